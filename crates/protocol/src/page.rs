@@ -1,0 +1,362 @@
+//! What computes say to pageservers.
+//!
+//! Requests may be sent without waiting; answers carry the request's id and come in any order.
+
+use crate::frame::{Frame, FrameError};
+use bytes::Bytes;
+use quire_types::key::KEY_BYTES;
+use quire_types::{BranchId, CodecError, Key, Lsn, PAGE_SIZE, ProjectId, Reader, ShardId, TimelineKey, Writer};
+
+/// The version said in `Hello`; a pageserver refuses any other.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The most keys in one `GetPages`, entries in one `Scan` answer, pages in one `ImportValues`.
+pub const MAX_KEYS: usize = 1024;
+
+/// What a compute asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// The first message on a connection. Answer: [`Response::Welcome`], or `Error` and the end.
+    Hello {
+        /// The branch that all further messages are about.
+        timeline: TimelineKey,
+        /// The shard that is asked.
+        shard: ShardId,
+    },
+    /// Pages as of `lsn`, once ingest has reached it. Answer: [`Response::Pages`], in the order asked.
+    GetPages {
+        /// The LSN to rebuild at.
+        lsn: Lsn,
+        /// Page keys, at most [`MAX_KEYS`].
+        keys: Vec<Key>,
+    },
+    /// Values of all keys in `[from, to]` alive at `lsn` that are not pages. Answer: [`Response::Values`].
+    Scan {
+        /// The LSN to look at; waits until ingest has reached it.
+        lsn: Lsn,
+        /// First key.
+        from: Key,
+        /// Last key.
+        to: Key,
+    },
+    /// Where ingest stands. Answer: [`Response::Position`].
+    GetPosition,
+    /// What a shutdown checkpoint at `lsn` has to say; `lsn` must be the end of the log, which ingest waits for. Answer: [`Response::Checkpoint`].
+    GetCheckpoint {
+        /// The end of the log.
+        lsn: Lsn,
+    },
+    /// Creates the branch, empty, to be filled by `ImportValues`. An unfinished import is discarded. Answer: `Done`.
+    ImportBegin {
+        /// Everything imported is as of this LSN, and ingest will start here: a segment boundary.
+        start: Lsn,
+        /// Bytes in a WAL segment.
+        segment_bytes: u32,
+        /// PostgreSQL's major version, such as 15.
+        postgres_version: u32,
+    },
+    /// Values of the import: page images, sizes, files. Answer: `Done`.
+    ImportValues(Vec<(Key, Bytes)>),
+    /// The import is complete; `Done` is sent once it is durable and ingest may start.
+    ImportFinish,
+}
+
+/// What a pageserver answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Response {
+    /// The branch here, and how far it is; none if it was never imported.
+    Welcome {
+        /// Ingest position, if the branch exists.
+        ingested: Option<Lsn>,
+    },
+    /// One 8 KiB page for each key asked.
+    Pages(Vec<Bytes>),
+    /// Live entries in key order. If `more`, ask again from the key after the last.
+    Values {
+        /// Keys and values.
+        entries: Vec<(Key, Bytes)>,
+        /// Whether the range holds more.
+        more: bool,
+    },
+    /// LSNs of the branch.
+    Position {
+        /// Everything before is ingested.
+        ingested: Lsn,
+        /// Everything before is in layer files.
+        durable: Lsn,
+    },
+    /// The state of counters at the end of the log.
+    Checkpoint {
+        /// Start of the last record before it, for the next record's `xl_prev`; invalid if there is none.
+        last_record: Lsn,
+        /// `quire_wal::CheckpointState`, encoded.
+        state: Bytes,
+        /// Whether that last record is a shutdown checkpoint.
+        shut_down: bool,
+    },
+    /// It is done.
+    Done,
+    /// The request cannot be answered.
+    Error {
+        /// For programs.
+        code: ErrorCode,
+        /// For people.
+        message: String,
+    },
+}
+
+/// Why a pageserver refuses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum ErrorCode {
+    /// The branch is not here.
+    NoSuchBranch = 1,
+    /// The page does not exist at that LSN.
+    NoSuchKey = 2,
+    /// Ingest did not reach the LSN in time.
+    Timeout = 3,
+    /// A record could not be redone, or a file is damaged: a wrong page is never served.
+    Corrupt = 4,
+    /// Ingest of the branch has stopped at a record it cannot take.
+    IngestStopped = 5,
+    /// The message does not fit the state of the conversation.
+    Protocol = 6,
+    /// The disk failed.
+    Storage = 7,
+}
+
+impl ErrorCode {
+    fn from_number(number: u8) -> Result<ErrorCode, CodecError> {
+        use ErrorCode::{Corrupt, IngestStopped, NoSuchBranch, NoSuchKey, Protocol, Storage, Timeout};
+        [NoSuchBranch, NoSuchKey, Timeout, Corrupt, IngestStopped, Protocol, Storage]
+            .into_iter()
+            .find(|code| *code as u8 == number)
+            .ok_or(CodecError::Invalid { field: "error code", value: number.into() })
+    }
+}
+
+impl Request {
+    /// The frame that carries this request.
+    pub fn to_frame(&self, request_id: u64) -> Frame {
+        let mut out = Writer::new();
+        let kind = match self {
+            Request::Hello { timeline, shard } => {
+                out.u32(PROTOCOL_VERSION).bytes(&timeline.project.0).bytes(&timeline.branch.0);
+                out.u8(shard.number).u8(shard.count);
+                1
+            }
+            Request::GetPages { lsn, keys } => {
+                out.u64(lsn.0).u32(keys.len() as u32);
+                keys.iter().for_each(|key| {
+                    out.bytes(&key.encode());
+                });
+                2
+            }
+            Request::Scan { lsn, from, to } => {
+                out.u64(lsn.0).bytes(&from.encode()).bytes(&to.encode());
+                3
+            }
+            Request::GetPosition => 4,
+            Request::GetCheckpoint { lsn } => {
+                out.u64(lsn.0);
+                5
+            }
+            Request::ImportBegin { start, segment_bytes, postgres_version } => {
+                out.u64(start.0).u32(*segment_bytes).u32(*postgres_version);
+                6
+            }
+            Request::ImportValues(entries) => {
+                write_entries(&mut out, entries);
+                7
+            }
+            Request::ImportFinish => 8,
+        };
+        Frame { kind, request_id, payload: out.into_bytes() }
+    }
+
+    /// Reads a request out of a frame.
+    pub fn from_frame(frame: &Frame) -> Result<Request, FrameError> {
+        let mut input = Reader::new(&frame.payload);
+        let request = match frame.kind {
+            1 => {
+                let theirs = input.u32("protocol version")?;
+                if theirs != PROTOCOL_VERSION {
+                    return Err(FrameError::Version { theirs, ours: PROTOCOL_VERSION });
+                }
+                let (project, branch) = (ProjectId(input.array("project")?), BranchId(input.array("branch")?));
+                let shard = ShardId { number: input.u8("shard number")?, count: input.u8("shard count")? };
+                Request::Hello { timeline: TimelineKey { project, branch }, shard }
+            }
+            2 => {
+                let lsn = Lsn(input.u64("lsn")?);
+                let count = read_count(&mut input, KEY_BYTES)?;
+                let keys = (0..count).map(|_| read_key(&mut input)).collect::<Result<_, _>>()?;
+                Request::GetPages { lsn, keys }
+            }
+            3 => Request::Scan {
+                lsn: Lsn(input.u64("lsn")?),
+                from: read_key(&mut input)?,
+                to: read_key(&mut input)?,
+            },
+            4 => Request::GetPosition,
+            5 => Request::GetCheckpoint { lsn: Lsn(input.u64("lsn")?) },
+            6 => Request::ImportBegin {
+                start: Lsn(input.u64("start")?),
+                segment_bytes: input.u32("segment bytes")?,
+                postgres_version: input.u32("postgres version")?,
+            },
+            7 => Request::ImportValues(read_entries(&mut input, frame)?),
+            8 => Request::ImportFinish,
+            other => return Err(FrameError::Unexpected(other)),
+        };
+        input.finish()?;
+        Ok(request)
+    }
+}
+
+impl Response {
+    /// The frame that carries this response to the request of that id.
+    pub fn to_frame(&self, request_id: u64) -> Frame {
+        let mut out = Writer::new();
+        let kind = match self {
+            Response::Welcome { ingested } => {
+                out.u64(ingested.unwrap_or(Lsn::INVALID).0);
+                65
+            }
+            Response::Pages(pages) => {
+                out = Writer::with_capacity(4 + pages.len() * PAGE_SIZE);
+                out.u32(pages.len() as u32);
+                pages.iter().for_each(|page| {
+                    out.bytes(page);
+                });
+                66
+            }
+            Response::Values { entries, more } => {
+                out.u8(u8::from(*more));
+                write_entries(&mut out, entries);
+                67
+            }
+            Response::Position { ingested, durable } => {
+                out.u64(ingested.0).u64(durable.0);
+                68
+            }
+            Response::Checkpoint { last_record, state, shut_down } => {
+                out.u64(last_record.0).u8(u8::from(*shut_down)).length_prefixed(state);
+                69
+            }
+            Response::Done => 70,
+            Response::Error { code, message } => {
+                out.u8(*code as u8).length_prefixed(message.as_bytes());
+                71
+            }
+        };
+        Frame { kind, request_id, payload: out.into_bytes() }
+    }
+
+    /// Reads a response out of a frame.
+    pub fn from_frame(frame: &Frame) -> Result<Response, FrameError> {
+        let mut input = Reader::new(&frame.payload);
+        let response = match frame.kind {
+            65 => Response::Welcome { ingested: Some(Lsn(input.u64("ingested")?)).filter(|lsn| lsn.is_valid()) },
+            66 => {
+                let count = read_count(&mut input, PAGE_SIZE)?;
+                let page = |input: &mut Reader<'_>| Ok(frame.payload.slice_ref(input.bytes("page", PAGE_SIZE)?));
+                Response::Pages((0..count).map(|_| page(&mut input)).collect::<Result<_, CodecError>>()?)
+            }
+            67 => {
+                let more = input.u8("more")? != 0;
+                Response::Values { entries: read_entries(&mut input, frame)?, more }
+            }
+            68 => Response::Position { ingested: Lsn(input.u64("ingested")?), durable: Lsn(input.u64("durable")?) },
+            69 => Response::Checkpoint {
+                last_record: Lsn(input.u64("last record")?),
+                shut_down: input.u8("shut down")? != 0,
+                state: frame.payload.slice_ref(input.length_prefixed("state")?),
+            },
+            70 => Response::Done,
+            71 => Response::Error {
+                code: ErrorCode::from_number(input.u8("error code")?)?,
+                message: String::from_utf8_lossy(input.length_prefixed("message")?).into_owned(),
+            },
+            other => return Err(FrameError::Unexpected(other)),
+        };
+        input.finish()?;
+        Ok(response)
+    }
+}
+
+fn read_key(input: &mut Reader<'_>) -> Result<Key, CodecError> {
+    Key::decode(input.bytes("key", KEY_BYTES)?)
+}
+
+/// Reads a count of items of at least `item_bytes` each, and refuses one that the rest cannot hold.
+fn read_count(input: &mut Reader<'_>, item_bytes: usize) -> Result<usize, CodecError> {
+    let count = input.u32("count")? as usize;
+    match count > MAX_KEYS || count * item_bytes > input.remaining() {
+        true => Err(CodecError::Invalid { field: "count", value: count as u64 }),
+        false => Ok(count),
+    }
+}
+
+fn write_entries(out: &mut Writer, entries: &[(Key, Bytes)]) {
+    out.u32(entries.len() as u32);
+    for (key, value) in entries {
+        out.bytes(&key.encode()).length_prefixed(value);
+    }
+}
+
+fn read_entries(input: &mut Reader<'_>, frame: &Frame) -> Result<Vec<(Key, Bytes)>, CodecError> {
+    let count = read_count(input, KEY_BYTES + 4)?;
+    (0..count)
+        .map(|_| Ok((read_key(input)?, frame.payload.slice_ref(input.length_prefixed("value")?))))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_request_reads_back() {
+        let requests = [
+            Request::Hello { timeline: TimelineKey::default(), shard: ShardId::UNSHARDED },
+            Request::GetPages { lsn: Lsn(5), keys: vec![Key::Checkpoint, Key::ControlFile] },
+            Request::Scan { lsn: Lsn(5), from: Key::ControlFile, to: Key::Checkpoint },
+            Request::GetPosition,
+            Request::GetCheckpoint { lsn: Lsn(9) },
+            Request::ImportBegin { start: Lsn(16 << 20), segment_bytes: 16 << 20, postgres_version: 15 },
+            Request::ImportValues(vec![(Key::ControlFile, Bytes::from_static(b"control"))]),
+            Request::ImportFinish,
+        ];
+        for request in requests {
+            assert_eq!(Request::from_frame(&request.to_frame(1)).expect("valid"), request);
+        }
+    }
+
+    #[test]
+    fn every_response_reads_back() {
+        let responses = [
+            Response::Welcome { ingested: None },
+            Response::Welcome { ingested: Some(Lsn(7)) },
+            Response::Pages(vec![Bytes::from(vec![7; PAGE_SIZE])]),
+            Response::Values { entries: vec![(Key::Checkpoint, Bytes::from_static(b"x"))], more: true },
+            Response::Position { ingested: Lsn(2), durable: Lsn(1) },
+            Response::Checkpoint { last_record: Lsn(1), state: Bytes::from_static(b"s"), shut_down: true },
+            Response::Done,
+            Response::Error { code: ErrorCode::Corrupt, message: "layer".into() },
+        ];
+        for response in responses {
+            assert_eq!(Response::from_frame(&response.to_frame(1)).expect("valid"), response);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_payloads_never_panic(kind in any::<u8>(), payload in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let frame = Frame { kind, request_id: 0, payload: payload.into() };
+            let _ = Request::from_frame(&frame);
+            let _ = Response::from_frame(&frame);
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Quire's vocabulary: log positions, identities, keys, and the bounded codec every format is written with.
+//!
+//! Nothing here does I/O, and nothing here knows what a WAL record means.
+
+pub mod codec;
+pub mod id;
+pub mod key;
+pub mod lsn;
+
+pub use codec::{CodecError, Reader, Writer};
+pub use id::{BranchId, NodeId, ProjectId, ShardId, Term, TimelineKey};
+pub use key::{Fork, Key, RelTag, Slru};
+pub use lsn::Lsn;
+
+/// Bytes in a PostgreSQL page (`BLCKSZ`); Quire serves servers built with the default.
+pub const PAGE_SIZE: usize = 8192;
+
+/// Blocks in one segment file of a relation (`RELSEG_SIZE`): files are cut at 1 GiB.
+pub const RELATION_SEGMENT_BLOCKS: u32 = 131_072;
+
+/// Pages in one SLRU segment file (`SLRU_PAGES_PER_SEGMENT`).
+pub const SLRU_SEGMENT_PAGES: u32 = 32;
