@@ -6,5 +6,6 @@
 pub mod frame;
 pub mod page;
 pub mod quorum;
+pub mod quorum_client;
 
 pub use frame::{Frame, FrameError};

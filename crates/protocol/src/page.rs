@@ -193,11 +193,7 @@ impl Request {
                 let keys = (0..count).map(|_| read_key(&mut input)).collect::<Result<_, _>>()?;
                 Request::GetPages { lsn, keys }
             }
-            3 => Request::Scan {
-                lsn: Lsn(input.u64("lsn")?),
-                from: read_key(&mut input)?,
-                to: read_key(&mut input)?,
-            },
+            3 => Request::Scan { lsn: Lsn(input.u64("lsn")?), from: read_key(&mut input)?, to: read_key(&mut input)? },
             4 => Request::GetPosition,
             5 => Request::GetCheckpoint { lsn: Lsn(input.u64("lsn")?) },
             6 => Request::ImportBegin {
@@ -307,9 +303,7 @@ fn write_entries(out: &mut Writer, entries: &[(Key, Bytes)]) {
 
 fn read_entries(input: &mut Reader<'_>, frame: &Frame) -> Result<Vec<(Key, Bytes)>, CodecError> {
     let count = read_count(input, KEY_BYTES + 4)?;
-    (0..count)
-        .map(|_| Ok((read_key(input)?, frame.payload.slice_ref(input.length_prefixed("value")?))))
-        .collect()
+    (0..count).map(|_| Ok((read_key(input)?, frame.payload.slice_ref(input.length_prefixed("value")?)))).collect()
 }
 
 #[cfg(test)]

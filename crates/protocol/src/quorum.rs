@@ -74,7 +74,8 @@ pub enum Request {
         /// The proposer's history, ending with its own term.
         history: TermHistory,
     },
-    /// WAL `[begin, begin + wal.len())`, ending at a record boundary; empty as a heartbeat. Answer: `Appended` once it is flushed.
+    /// WAL `[begin, begin + wal.len())`; empty as a heartbeat. Answer: `Appended`, once everything up to the last record
+    /// boundary is flushed.
     Append {
         /// The proposer's term.
         term: Term,
@@ -84,11 +85,17 @@ pub enum Request {
         commit: Lsn,
         /// What every pageserver shard has made durable: WAL before it may be removed.
         durable: Lsn,
+        /// Whether the bytes end at a record boundary. If not, more of a long record follows, and the acceptor's flush
+        /// position, which is always a record boundary, stays where it is.
+        ends_record: bool,
         /// The bytes.
         wal: Bytes,
     },
-    /// Asks for flushed WAL `[begin, end)`, at most [`MAX_WAL_BYTES`]. Answer: [`Response::Wal`].
+    /// Asks for WAL `[begin, end)`, at most [`MAX_WAL_BYTES`]. Answer: [`Response::Wal`].
     ReadWal {
+        /// 0 asks for committed WAL, which is the same whoever leads. Otherwise all that is flushed may be asked for, and is
+        /// given only while the acceptor's term is this one: the elected proposer's way to bring others up to date.
+        term: Term,
         /// First byte.
         begin: Lsn,
         /// One past the last byte.
@@ -212,12 +219,18 @@ impl Request {
                 write_history(&mut out, history);
                 4
             }
-            Request::Append { term, begin, commit, durable, wal } => {
-                out.u64(term.0).u64(begin.0).u64(commit.0).u64(durable.0).length_prefixed(wal);
+            Request::Append { term, begin, commit, durable, ends_record, wal } => {
+                out = Writer::with_capacity(37 + wal.len());
+                out.u64(term.0)
+                    .u64(begin.0)
+                    .u64(commit.0)
+                    .u64(durable.0)
+                    .u8(u8::from(*ends_record))
+                    .length_prefixed(wal);
                 5
             }
-            Request::ReadWal { begin, end } => {
-                out.u64(begin.0).u64(end.0);
+            Request::ReadWal { term, begin, end } => {
+                out.u64(term.0).u64(begin.0).u64(end.0);
                 6
             }
             Request::Follow { from, shard, send_wal } => {
@@ -256,9 +269,14 @@ impl Request {
                 begin: Lsn(input.u64("begin")?),
                 commit: Lsn(input.u64("commit")?),
                 durable: Lsn(input.u64("durable")?),
+                ends_record: input.u8("ends_record")? != 0,
                 wal: read_wal(&mut input, frame)?,
             },
-            6 => Request::ReadWal { begin: Lsn(input.u64("begin")?), end: Lsn(input.u64("end")?) },
+            6 => Request::ReadWal {
+                term: Term(input.u64("term")?),
+                begin: Lsn(input.u64("begin")?),
+                end: Lsn(input.u64("end")?),
+            },
             7 => Request::Follow {
                 from: Lsn(input.u64("from")?),
                 shard: ShardId { number: input.u8("shard number")?, count: input.u8("shard count")? },
@@ -424,9 +442,10 @@ mod tests {
                 begin: Lsn(1),
                 commit: Lsn(2),
                 durable: Lsn(3),
+                ends_record: true,
                 wal: Bytes::from_static(b"wal"),
             },
-            Request::ReadWal { begin: Lsn(1), end: Lsn(2) },
+            Request::ReadWal { term: Term(5), begin: Lsn(1), end: Lsn(2) },
             Request::Follow { from: Lsn(1), shard: ShardId::UNSHARDED, send_wal: true },
             Request::Durable { lsn: Lsn(8) },
         ]
@@ -458,6 +477,16 @@ mod tests {
         for response in responses {
             assert_eq!(Response::from_frame(&response.to_frame(1)).expect("valid"), response);
         }
+    }
+
+    #[test]
+    fn the_bytes_of_an_append_are_those_of_the_document() {
+        let (term, begin, commit, durable) = (Term(1), Lsn(2), Lsn(3), Lsn(4));
+        let wal = Bytes::from_static(b"wal");
+        let frame = Request::Append { term, begin, commit, durable, ends_record: true, wal }.to_frame(9);
+        let expected: Vec<u8> = [1u64, 2, 3, 4].iter().flat_map(|field| field.to_le_bytes()).collect();
+        assert_eq!((frame.kind, frame.request_id), (5, 9));
+        assert_eq!(frame.payload, [&expected[..], &[1, 3, 0, 0, 0], b"wal"].concat());
     }
 
     #[test]

@@ -24,6 +24,7 @@ impl Lsn {
     }
 
     /// The position `bytes` later, saturating.
+    #[expect(clippy::should_implement_trait, reason = "`+` would promise an overflow check")]
     #[must_use]
     pub fn add(self, bytes: u64) -> Lsn {
         Lsn(self.0.saturating_add(bytes))

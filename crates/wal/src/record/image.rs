@@ -1,0 +1,146 @@
+//! Page images inside records: with or without their hole, compressed or not. Source: `xlogrecord.h`
+//! (`XLogRecordBlockImageHeader`), `xlogreader.c` (`RestoreBlockImage`).
+
+use super::{Fault, WalError};
+use crate::pglz;
+use bytes::Bytes;
+use quire_types::{PAGE_SIZE, Reader};
+
+const HAS_HOLE: u8 = 0x01;
+const APPLY: u8 = 0x02;
+const COMPRESS_PGLZ: u8 = 0x04;
+const COMPRESS_LZ4: u8 = 0x08;
+const COMPRESS_ZSTD: u8 = 0x10;
+
+/// How a page image is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ImageCompression {
+    /// Not at all.
+    None,
+    /// PostgreSQL's own LZ.
+    Pglz,
+    /// LZ4 block format.
+    Lz4,
+    /// Zstandard.
+    Zstd,
+}
+
+/// A page image within a record.
+#[derive(Clone, Debug)]
+pub struct BlockImage {
+    /// As logged: without the hole, perhaps compressed.
+    pub bytes: Bytes,
+    /// Where the hole starts.
+    pub hole_offset: u16,
+    /// How long the hole is; 0 if there is none.
+    pub hole_length: u16,
+    /// How `bytes` are compressed.
+    pub compression: ImageCompression,
+    /// `BKPIMAGE_APPLY`: redo restores it. Images of `wal_consistency_checking` alone do not have it.
+    pub apply: bool,
+}
+
+impl BlockImage {
+    /// The page: decompressed, its hole refilled with zeroes, its LSN as logged (which is the one *before* the record;
+    /// redo sets it to the record's end).
+    pub fn restore(&self) -> Result<Box<[u8; PAGE_SIZE]>, WalError> {
+        let (hole_start, hole_bytes) = (usize::from(self.hole_offset), usize::from(self.hole_length));
+        if hole_start + hole_bytes > PAGE_SIZE {
+            return Err(invalid(format!("a hole of {hole_bytes} bytes at {hole_start} leaves the page")));
+        }
+        let mut page = Box::new([0; PAGE_SIZE]);
+        let logged_bytes = PAGE_SIZE - hole_bytes;
+        self.decompress(&mut page[..logged_bytes])?;
+        page.copy_within(hole_start..logged_bytes, hole_start + hole_bytes);
+        page[hole_start..hole_start + hole_bytes].fill(0);
+        Ok(page)
+    }
+
+    /// Fills `logged`, the page without its hole, exactly.
+    fn decompress(&self, logged: &mut [u8]) -> Result<(), WalError> {
+        let written = match self.compression {
+            ImageCompression::None => copy(&self.bytes, logged),
+            ImageCompression::Pglz => pglz::decompress_exact(&self.bytes, logged),
+            ImageCompression::Lz4 => lz4_flex::block::decompress_into(&self.bytes, logged).ok(),
+            ImageCompression::Zstd => zstd::bulk::decompress_to_buffer(&self.bytes[..], logged).ok(),
+        };
+        if written == Some(logged.len()) {
+            return Ok(());
+        }
+        let (bytes, wanted) = (self.bytes.len(), logged.len());
+        Err(invalid(format!("{bytes} bytes ({:?}) do not restore {wanted} bytes of page", self.compression)))
+    }
+}
+
+fn copy(from: &[u8], to: &mut [u8]) -> Option<usize> {
+    if from.len() != to.len() {
+        return None;
+    }
+    to.copy_from_slice(from);
+    Some(to.len())
+}
+
+fn invalid(reason: String) -> WalError {
+    WalError::InvalidImage { reason }
+}
+
+/// An image's header within a block reference. Invariant: its hole lies in the page, and `bytes` is at most a page.
+pub(super) struct ImageHeader {
+    /// Length of the image as logged.
+    pub(super) bytes: usize,
+    hole_offset: u16,
+    hole_length: u16,
+    compression: ImageCompression,
+    apply: bool,
+}
+
+impl ImageHeader {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<ImageHeader, Fault> {
+        let length = reader.u16("image length")?;
+        let hole_offset = reader.u16("hole offset")?;
+        let flags = reader.u8("image flags")?;
+        let compression = compression(flags)?;
+        let hole_length = match (compression, flags & HAS_HOLE != 0) {
+            (ImageCompression::None, _) => (PAGE_SIZE as u16).checked_sub(length).ok_or_else(|| too_long(length))?,
+            (_, true) => reader.u16("hole length")?,
+            (_, false) => 0,
+        };
+        let header =
+            ImageHeader { bytes: length.into(), hole_offset, hole_length, compression, apply: flags & APPLY != 0 };
+        header.check(flags & HAS_HOLE != 0)?;
+        Ok(header)
+    }
+
+    fn check(&self, has_hole: bool) -> Result<(), Fault> {
+        let (offset, length, bytes) = (self.hole_offset, self.hole_length, self.bytes);
+        let consistent = match has_hole {
+            true => offset > 0 && length > 0 && usize::from(offset) + usize::from(length) <= PAGE_SIZE,
+            false => offset == 0 && length == 0,
+        };
+        let fits = bytes < PAGE_SIZE || (bytes == PAGE_SIZE && self.compression == ImageCompression::None);
+        if consistent && fits {
+            return Ok(());
+        }
+        let compression = self.compression;
+        Err(Fault(format!("image of {bytes} bytes ({compression:?}) with a hole of {length} bytes at {offset}")))
+    }
+
+    pub(super) fn cut(self, payload: &mut Bytes) -> BlockImage {
+        let ImageHeader { bytes, hole_offset, hole_length, compression, apply } = self;
+        BlockImage { bytes: payload.split_to(bytes), hole_offset, hole_length, compression, apply }
+    }
+}
+
+fn compression(flags: u8) -> Result<ImageCompression, Fault> {
+    match flags & !(HAS_HOLE | APPLY) {
+        0 => Ok(ImageCompression::None),
+        COMPRESS_PGLZ => Ok(ImageCompression::Pglz),
+        COMPRESS_LZ4 => Ok(ImageCompression::Lz4),
+        COMPRESS_ZSTD => Ok(ImageCompression::Zstd),
+        unknown => Err(Fault(format!("image with unknown flags {unknown:#04x}"))),
+    }
+}
+
+fn too_long(length: u16) -> Fault {
+    Fault(format!("image of {length} bytes is longer than a page"))
+}
