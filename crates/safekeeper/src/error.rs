@@ -1,0 +1,93 @@
+//! What goes wrong in a safekeeper.
+
+use quire_consensus::acceptor::LostWal;
+use quire_types::{CodecError, NodeId, TimelineKey};
+use std::io;
+use std::path::PathBuf;
+
+/// Why a safekeeper cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SafekeeperError {
+    /// A file or folder could not be used.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another process has the data directory.
+    #[error("{0} is in use by another safekeeper")]
+    Locked(PathBuf),
+    /// The data directory is another safekeeper's.
+    #[error("{path} belongs to safekeeper {owner}, not to {node}")]
+    OtherNode {
+        /// The data directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who wants it.
+        node: NodeId,
+    },
+    /// A branch cannot be opened.
+    #[error("branch {branch}: {source}")]
+    Branch {
+        /// Which.
+        branch: TimelineKey,
+        /// Why not.
+        source: BranchError,
+    },
+    /// A listener failed.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A thread could not be started or has panicked.
+    #[error("thread {0} failed")]
+    Thread(&'static str),
+}
+
+/// Why a branch's log cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BranchError {
+    /// The disk failed, now or since it was last opened: what is on it is known again only after a restart.
+    #[error("storage failed: {0}")]
+    Storage(String),
+    /// The disk failed just now.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The state file is not one.
+    #[error("state file: {0}")]
+    State(#[from] StateError),
+    /// WAL that was committed is not there.
+    #[error(transparent)]
+    LostWal(#[from] LostWal),
+}
+
+/// Why a state file cannot be read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum StateError {
+    /// It does not begin as one.
+    #[error("it does not begin with the magic bytes")]
+    Magic,
+    /// It is of another version of the format.
+    #[error("it has format version {0}, which this program does not know")]
+    Version(u32),
+    /// It was damaged.
+    #[error("checksum mismatch")]
+    Checksum,
+    /// Its content makes no sense.
+    #[error(transparent)]
+    Malformed(#[from] CodecError),
+}
+
+impl SafekeeperError {
+    /// Wraps an I/O error with the path it is about.
+    pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> SafekeeperError {
+        let path = path.into();
+        move |source| SafekeeperError::File { path, source }
+    }
+}

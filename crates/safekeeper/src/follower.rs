@@ -1,0 +1,83 @@
+//! Sending committed WAL to a pageserver as it is committed.
+
+use crate::branch::Branch;
+use crate::connection::Sender;
+use crate::metrics::Metrics;
+use crate::segments::SegmentReader;
+use quire_protocol::quorum::{MAX_WAL_BYTES, Response};
+use quire_types::Lsn;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// How often an idle follower hears that the connection lives.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A thread that sends WAL. It ends with the connection, at the latest one heartbeat after this handle is dropped.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    stopped: Arc<AtomicBool>,
+}
+
+struct Stream {
+    branch: Arc<Branch>,
+    sender: Sender,
+    metrics: Arc<Metrics>,
+    reader: SegmentReader,
+    position: Lsn,
+    send_wal: bool,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Follower {
+    /// Starts to send what is committed from `from` on, or heartbeats only.
+    pub fn start(
+        branch: Arc<Branch>,
+        sender: Sender,
+        metrics: Arc<Metrics>,
+        from: Lsn,
+        send_wal: bool,
+    ) -> io::Result<Follower> {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let reader = branch.reader();
+        let stream = Stream { branch, sender, metrics, reader, position: from, send_wal, stopped: stopped.clone() };
+        thread::Builder::new().name("follower".into()).spawn(move || stream.run())?;
+        Ok(Follower { stopped })
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Stream {
+    fn run(mut self) {
+        while !self.stopped.load(Ordering::Relaxed) {
+            match self.step() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::info!(branch = %self.branch.key(), position = %self.position, %error, "follower lost");
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Sends the next piece or a heartbeat; `false` at shutdown.
+    fn step(&mut self) -> io::Result<bool> {
+        let awaited = if self.send_wal { self.position } else { Lsn::MAX };
+        let published = self.branch.wait_committed(awaited, HEARTBEAT);
+        let (begin, commit) = (self.position, published.commit);
+        let end = if self.send_wal { commit.max(begin).min(begin.add(MAX_WAL_BYTES as u64)) } else { begin };
+        let wal = self.reader.read(begin, end)?;
+        self.metrics.sent(wal.len() as u64);
+        self.sender.send(&Response::Wal { begin, commit, wal }.to_frame(0).encode())?;
+        self.position = end;
+        Ok(!published.closed)
+    }
+}

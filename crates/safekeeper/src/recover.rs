@@ -1,0 +1,87 @@
+//! Finding the end of a log after a crash.
+//!
+//! Records carry checksums and follow each other without gaps, so the end is where decoding stops: at zeroes, at a record
+//! of which only a part was written, or at remains of what a truncation was about to remove. The commit position of the state
+//! file is a record boundary that is never cut, so the search starts there. What lies before it in the same segment is
+//! decoded too: should it not lead to the commit position, WAL that others rely on is lost, and that must not pass as an end.
+
+use crate::error::BranchError;
+use crate::segments::{SegmentFolder, SegmentReader, SegmentWriter};
+use quire_consensus::AcceptorState;
+use quire_consensus::acceptor::LostWal;
+use quire_types::Lsn;
+use quire_wal::WalStream;
+use std::fs::File;
+use std::io;
+
+const READ_BYTES: u64 = 256 << 10;
+
+/// The end of the last complete record, or the commit position if none follows it.
+pub(crate) fn find_end(folder: &SegmentFolder, state: &AcceptorState) -> Result<Lsn, BranchError> {
+    check_committed(folder, state)?;
+    let mut stream = WalStream::at_boundary(state.commit, folder.segment_bytes, Some(state.identity.system_id));
+    decode(folder, &mut stream, Lsn::MAX)?;
+    Ok(stream.boundary())
+}
+
+/// Refuses a log whose records do not lead up to the commit position.
+fn check_committed(folder: &SegmentFolder, state: &AcceptorState) -> Result<(), BranchError> {
+    let commit = state.commit;
+    if commit == state.identity.start {
+        return Ok(());
+    }
+    let start = segment_start(folder, Lsn(commit.0 - 1));
+    let mut stream = WalStream::new(start, folder.segment_bytes, Some(state.identity.system_id));
+    decode(folder, &mut stream, commit)?;
+    // All of it may be the rest of one record that began in an earlier segment.
+    let is_rest = stream.last_record().is_none() && begins_with_a_page(folder, start)?;
+    match stream.boundary() == commit || is_rest {
+        true => Ok(()),
+        false => Err(LostWal { flush: stream.boundary(), commit }.into()),
+    }
+}
+
+/// Feeds the stream from the log, at most up to `limit`, until it has no more to give.
+fn decode(folder: &SegmentFolder, stream: &mut WalStream, limit: Lsn) -> io::Result<()> {
+    let mut reader = SegmentReader::new(folder.clone());
+    loop {
+        match stream.next_record() {
+            Ok(Some(_)) => continue,
+            Ok(None) => {}
+            Err(error) => {
+                tracing::info!(%error, end = %stream.boundary(), "the log ends at bytes that are no record");
+                return Ok(());
+            }
+        }
+        let begin = stream.position();
+        let segment_end = segment_start(folder, begin).add(folder.segment_bytes);
+        match reader.read(begin, limit.min(segment_end).min(begin.add(READ_BYTES))) {
+            Ok(wal) if wal.is_empty() => return Ok(()),
+            Ok(wal) => stream.feed(&wal),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn segment_start(folder: &SegmentFolder, lsn: Lsn) -> Lsn {
+    Lsn(lsn.0 - lsn.segment_offset(folder.segment_bytes))
+}
+
+fn begins_with_a_page(folder: &SegmentFolder, segment_start: Lsn) -> io::Result<bool> {
+    match SegmentReader::new(folder.clone()).read(segment_start, segment_start.add(8)) {
+        Ok(start) => Ok(start.iter().any(|byte| *byte != 0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Cuts the log at its end and makes what is left durable: it was written, but perhaps never flushed.
+pub(crate) fn cut_and_flush(writer: &mut SegmentWriter, end: Lsn, commit: Lsn) -> io::Result<()> {
+    let folder = writer.folder().clone();
+    let (first, last) = (commit.segment_number(folder.segment_bytes), end.segment_number(folder.segment_bytes));
+    for segment in folder.list()?.into_iter().filter(|segment| (first..=last).contains(segment)) {
+        File::open(folder.file(segment))?.sync_data()?;
+    }
+    writer.truncate(end)
+}

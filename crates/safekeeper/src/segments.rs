@@ -1,0 +1,319 @@
+//! WAL in segment files, as PostgreSQL lays it out and names it: timeline 1, zeroes after the end.
+//!
+//! A segment file always has its full length and was zeroed and made durable before it got its name, so that flushing WAL
+//! into it changes no file metadata. The next one is prepared by the [`Helper`] thread when the current one is half full.
+
+use crate::helper::Helper;
+use crate::publish::{aside_of, sync_folder_of};
+use bytes::{Bytes, BytesMut};
+use quire_types::Lsn;
+use quire_types::lsn::segment_file_name;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
+
+/// Where a branch's segments lie and how long they are.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentFolder {
+    /// The branch's folder.
+    pub path: PathBuf,
+    /// Bytes in a segment.
+    pub segment_bytes: u64,
+}
+
+impl SegmentFolder {
+    /// The file of a segment.
+    pub fn file(&self, segment: u64) -> PathBuf {
+        self.path.join(segment_file_name(1, segment, self.segment_bytes))
+    }
+
+    /// Numbers of the segments that exist, ascending.
+    pub fn list(&self) -> io::Result<Vec<u64>> {
+        let mut segments = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            segments.extend(entry?.file_name().to_str().and_then(|name| self.segment_of(name)));
+        }
+        segments.sort_unstable();
+        Ok(segments)
+    }
+
+    fn segment_of(&self, name: &str) -> Option<u64> {
+        let (high, low) = (name.get(8..16)?, name.get(16..24)?);
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let segment = number(high)? * (0x1_0000_0000 / self.segment_bytes) + number(low)?;
+        (segment_file_name(1, segment, self.segment_bytes) == name).then_some(segment)
+    }
+
+    /// Creates a segment of zeroes, unless it exists. A file that another thread put there in the meantime is left alone.
+    pub fn create(&self, segment: u64) -> io::Result<()> {
+        static DISTINCT: AtomicU64 = AtomicU64::new(0);
+        let path = self.file(segment);
+        let aside = aside_of(&path, &format!(".{}", DISTINCT.fetch_add(1, Ordering::Relaxed)));
+        write_zeroes(&aside, self.segment_bytes)?;
+        match fs::hard_link(&aside, &path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => fs::remove_file(&aside)?,
+        }
+        sync_folder_of(&path)
+    }
+
+    fn open(&self, segment: u64) -> io::Result<File> {
+        let file = OpenOptions::new().read(true).write(true).open(self.file(segment))?;
+        if file.metadata()?.len() != self.segment_bytes {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a WAL segment has the wrong length"));
+        }
+        Ok(file)
+    }
+
+    fn open_or_create(&self, segment: u64) -> io::Result<File> {
+        match self.open(segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.create(segment)?;
+                self.open(segment)
+            }
+            other => other,
+        }
+    }
+
+    /// The part of `[begin, end)` that lies in the segment of `begin`: its number, the offset in it, and the length.
+    fn first_part(&self, begin: Lsn, end: Lsn) -> (u64, u64, u64) {
+        let (segment, offset) = (begin.segment_number(self.segment_bytes), begin.segment_offset(self.segment_bytes));
+        (segment, offset, end.bytes_since(begin).min(self.segment_bytes - offset))
+    }
+}
+
+fn write_zeroes(path: &Path, length: u64) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    let mut left = length;
+    while left > 0 {
+        let count = left.min(ZEROES.len() as u64);
+        file.write_all(&ZEROES[..count as usize])?;
+        left -= count;
+    }
+    file.sync_all()
+}
+
+/// The writing end of a log. One per branch, behind its lock.
+#[derive(Debug)]
+pub(crate) struct SegmentWriter {
+    folder: SegmentFolder,
+    helper: Helper,
+    current: Option<(u64, File)>,
+    /// Whether the current segment has bytes that were not flushed; earlier ones never have.
+    dirty: bool,
+    /// The highest segment that the helper was asked for.
+    asked_for: u64,
+}
+
+impl SegmentWriter {
+    /// A writer into the folder.
+    pub fn new(folder: SegmentFolder, helper: Helper) -> SegmentWriter {
+        SegmentWriter { folder, helper, current: None, dirty: false, asked_for: 0 }
+    }
+
+    /// Where it writes.
+    pub fn folder(&self) -> &SegmentFolder {
+        &self.folder
+    }
+
+    /// Writes bytes at a position.
+    pub fn write(&mut self, begin: Lsn, wal: &[u8]) -> io::Result<()> {
+        let end = begin.add(wal.len() as u64);
+        let (mut at, mut left) = (begin, wal);
+        while !left.is_empty() {
+            let (segment, offset, length) = self.folder.first_part(at, end);
+            let (part, rest) = left.split_at(length as usize);
+            self.write_part(segment, offset, part)?;
+            (at, left) = (at.add(length), rest);
+        }
+        Ok(())
+    }
+
+    fn write_part(&mut self, segment: u64, offset: u64, part: &[u8]) -> io::Result<()> {
+        self.dirty = true;
+        self.switch_to(segment)?.write_all_at(part, offset)?;
+        if offset + part.len() as u64 >= self.folder.segment_bytes / 2 && self.asked_for <= segment {
+            self.asked_for = segment + 1;
+            self.helper.prepare(self.folder.clone(), segment + 1);
+        }
+        Ok(())
+    }
+
+    fn switch_to(&mut self, segment: u64) -> io::Result<&File> {
+        if self.current.as_ref().is_none_or(|(current, _)| *current != segment) {
+            self.sync_current()?;
+            self.current = Some((segment, self.folder.open_or_create(segment)?));
+        }
+        Ok(&self.current.as_ref().expect("it was just set").1)
+    }
+
+    /// Makes everything written durable; `false` if it was already.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        if !self.dirty {
+            return Ok(false);
+        }
+        self.sync_current()?;
+        self.dirty = false;
+        Ok(true)
+    }
+
+    fn sync_current(&self) -> io::Result<()> {
+        self.current.as_ref().map_or(Ok(()), |(_, file)| file.sync_data())
+    }
+
+    /// Removes every byte from `to` on, durably. A crash on the way leaves a shorter part of what was there, possibly with
+    /// remains after it: opening a log cuts again.
+    pub fn truncate(&mut self, to: Lsn) -> io::Result<()> {
+        (self.current, self.asked_for) = (None, 0);
+        let (segment, offset, _) = self.folder.first_part(to, Lsn::MAX);
+        let keeps_first = offset > 0;
+        for later in self.folder.list()?.into_iter().rev() {
+            if later > segment || (later == segment && !keeps_first) {
+                fs::remove_file(self.folder.file(later))?;
+            }
+        }
+        if keeps_first {
+            let file = self.folder.open_or_create(segment)?;
+            zero_from(&file, offset, self.folder.segment_bytes)?;
+            file.sync_data()?;
+        }
+        self.dirty = false;
+        sync_folder_of(&self.folder.file(segment))
+    }
+}
+
+/// Zeroes a file's bytes from `offset` on, writing only where they are not zero.
+fn zero_from(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    let mut buffer = vec![0; ZEROES.len()];
+    let mut at = offset;
+    while at < length {
+        let count = (length - at).min(buffer.len() as u64) as usize;
+        file.read_exact_at(&mut buffer[..count], at)?;
+        if buffer[..count] != ZEROES[..count] {
+            file.write_all_at(&ZEROES[..count], at)?;
+        }
+        at += count as u64;
+    }
+    Ok(())
+}
+
+/// A reading end of a log; keeps the segment open that it last read.
+#[derive(Debug)]
+pub(crate) struct SegmentReader {
+    folder: SegmentFolder,
+    current: Option<(u64, File)>,
+}
+
+impl SegmentReader {
+    /// A reader of the folder.
+    pub fn new(folder: SegmentFolder) -> SegmentReader {
+        SegmentReader { folder, current: None }
+    }
+
+    /// Reads `[begin, end)`.
+    pub fn read(&mut self, begin: Lsn, end: Lsn) -> io::Result<Bytes> {
+        let mut wal = BytesMut::zeroed(end.bytes_since(begin) as usize);
+        let (mut at, mut done) = (begin, 0);
+        while at < end {
+            let (segment, offset, length) = self.folder.first_part(at, end);
+            let part = done..done + length as usize;
+            done = part.end;
+            self.switch_to(segment)?.read_exact_at(&mut wal[part], offset)?;
+            at = at.add(length);
+        }
+        Ok(wal.freeze())
+    }
+
+    fn switch_to(&mut self, segment: u64) -> io::Result<&File> {
+        if self.current.as_ref().is_none_or(|(current, _)| *current != segment) {
+            self.current = Some((segment, self.folder.open(segment)?));
+        }
+        Ok(&self.current.as_ref().expect("it was just set").1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    struct Fixture {
+        _folder: tempfile::TempDir,
+        writer: SegmentWriter,
+        reader: SegmentReader,
+    }
+
+    fn fixture() -> Fixture {
+        let temporary = tempfile::tempdir().expect("folder");
+        let folder = SegmentFolder { path: temporary.path().to_owned(), segment_bytes: MIB };
+        let writer = SegmentWriter::new(folder.clone(), Helper::start().expect("thread"));
+        Fixture { _folder: temporary, writer, reader: SegmentReader::new(folder) }
+    }
+
+    #[test]
+    fn wal_that_crosses_segments_reads_back() {
+        let mut log = fixture();
+        let wal: Vec<u8> = (0..3 * MIB).map(|byte| byte as u8 | 1).collect();
+        log.writer.write(Lsn(5 * MIB + 100), &wal).expect("write");
+        assert!(log.writer.flush().expect("flush"));
+        assert!(!log.writer.flush().expect("flush"), "nothing is left to flush");
+        assert_eq!(log.reader.read(Lsn(5 * MIB + 100), Lsn(8 * MIB + 100)).expect("read"), wal);
+        assert_eq!(log.reader.read(Lsn(5 * MIB), Lsn(5 * MIB + 100)).expect("read"), vec![0; 100]);
+    }
+
+    #[test]
+    fn truncation_zeroes_the_rest_of_the_segment_and_removes_later_ones() {
+        let mut log = fixture();
+        log.writer.write(Lsn(5 * MIB), &vec![7; 3 * MIB as usize]).expect("write");
+        log.writer.truncate(Lsn(5 * MIB + 10)).expect("truncate");
+        let mut expected = vec![0; MIB as usize];
+        expected[..10].fill(7);
+        assert_eq!(log.reader.read(Lsn(5 * MIB), Lsn(6 * MIB)).expect("read"), expected);
+        assert!(!log.writer.folder().file(6).exists() && !log.writer.folder().file(7).exists());
+    }
+
+    #[test]
+    fn truncation_at_a_segments_start_removes_it_whole() {
+        let mut log = fixture();
+        log.writer.write(Lsn(5 * MIB), &vec![7; 2 * MIB as usize]).expect("write");
+        log.writer.truncate(Lsn(6 * MIB)).expect("truncate");
+        assert!(log.writer.folder().file(5).exists());
+        assert!(!log.writer.folder().file(6).exists());
+    }
+
+    #[test]
+    fn creating_a_segment_leaves_one_that_exists_alone() {
+        let mut log = fixture();
+        log.writer.write(Lsn(5 * MIB), &[7; 8]).expect("write");
+        log.writer.folder().create(5).expect("create");
+        assert_eq!(log.reader.read(Lsn(5 * MIB), Lsn(5 * MIB + 8)).expect("read"), vec![7; 8]);
+        assert_eq!(fs::read_dir(&log.writer.folder().path).expect("list").count(), 1);
+    }
+
+    #[test]
+    fn only_segment_names_are_listed() {
+        let log = fixture();
+        let folder = log.writer.folder();
+        folder.create(4096 * 3 + 2).expect("create");
+        for other in ["state", "000000020000000000000001", "00000001000000000000000g"] {
+            fs::write(folder.path.join(other), b"").expect("write");
+        }
+        assert_eq!(folder.list().expect("list"), [4096 * 3 + 2]);
+    }
+
+    #[test]
+    fn the_next_segment_is_prepared_when_half_of_one_is_written() {
+        let mut log = fixture();
+        log.writer.write(Lsn(5 * MIB), &vec![7; MIB as usize / 2 - 1]).expect("write");
+        log.writer.helper.wait_idle();
+        assert!(!log.writer.folder().file(6).exists());
+        log.writer.write(Lsn(5 * MIB + MIB / 2 - 1), &[7]).expect("write");
+        log.writer.helper.wait_idle();
+        assert!(log.writer.folder().file(6).exists());
+    }
+}
