@@ -1,0 +1,391 @@
+//! The meta file: which blocks of one relation or SLRU segment file are in the local cache.
+//!
+//! ```text
+//! offset 0    header, 128 bytes: magic, build, which file, its inode, capacity, remote_nblocks, request_lsn, drops
+//! offset 128  one little-endian u32 for every 16 blocks: two bits each, the lowest for the first block
+//! ```
+//!
+//! The agent writes one when it materialises a file that storage has blocks of. A file without one is wholly local. The inode
+//! ties it to that file: one of the same name that was made later is another file, and wholly local.
+
+use crate::BUILD_ID;
+use crate::error::{CacheError, io};
+use crate::mapping::Mapping;
+use crate::protocol::{BlockState, Blocks};
+use quire_types::{Fork, Lsn, RELATION_SEGMENT_BLOCKS, RelTag, Slru};
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// `QuireMet` as a little-endian number.
+const META_MAGIC: u64 = 0x7465_4D65_7269_7551;
+
+/// Bytes before the state words.
+const HEADER_BYTES: usize = 128;
+
+/// Blocks whose states share a word.
+const BLOCKS_PER_WORD: u32 = 16;
+
+/// A file of pages: one segment of a relation's fork, or one of an SLRU area.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum FileId {
+    /// A relation's segment.
+    Relation {
+        /// The relation's fork.
+        rel: RelTag,
+        /// Segment number; its first block is this times [`RELATION_SEGMENT_BLOCKS`].
+        segment: u32,
+    },
+    /// A segment of an SLRU area.
+    Slru {
+        /// The area.
+        slru: Slru,
+        /// Segment number; its first page is this times 32.
+        segment: u32,
+    },
+}
+
+/// Words a [`FileId`] is written in.
+pub(crate) const FILE_ID_WORDS: usize = 6;
+
+impl FileId {
+    /// As six numbers: kind, tablespace, database, relation, fork or area, segment.
+    pub(crate) fn to_words(self) -> [u32; FILE_ID_WORDS] {
+        match self {
+            FileId::Relation { rel, segment } => {
+                [1, rel.tablespace, rel.database, rel.relation, rel.fork as u32, segment]
+            }
+            FileId::Slru { slru, segment } => [2, 0, 0, 0, slru as u32, segment],
+        }
+    }
+
+    /// Reads back [`FileId::to_words`].
+    pub(crate) fn from_words(words: [u32; FILE_ID_WORDS]) -> Result<FileId, CacheError> {
+        let [kind, tablespace, database, relation, small, segment] = words;
+        let wrong = |field, value: u32| CacheError::Invalid { field, value: value.into() };
+        let small_byte = u8::try_from(small).unwrap_or(u8::MAX);
+        match kind {
+            1 => {
+                let fork = Fork::from_number(small_byte).ok_or(wrong("fork", small))?;
+                Ok(FileId::Relation { rel: RelTag { tablespace, database, relation, fork }, segment })
+            }
+            2 => {
+                let slru = Slru::from_number(small_byte).ok_or(wrong("SLRU area", small))?;
+                Ok(FileId::Slru { slru, segment })
+            }
+            other => Err(wrong("file kind", other)),
+        }
+    }
+}
+
+/// The start of a meta file.
+#[repr(C)]
+#[derive(Debug)]
+struct Header {
+    magic: AtomicU64,
+    build_id: AtomicU64,
+    inode: AtomicU64,
+    request_lsn: AtomicU64,
+    drops: AtomicU64,
+    capacity: AtomicU32,
+    remote_nblocks: AtomicU32,
+    file: [AtomicU32; FILE_ID_WORDS],
+}
+
+const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
+
+impl Header {
+    fn file_id(&self) -> Result<FileId, CacheError> {
+        FileId::from_words(self.file.each_ref().map(|word| word.load(Ordering::Relaxed)))
+    }
+}
+
+fn words_for(blocks: u32) -> usize {
+    blocks.div_ceil(BLOCKS_PER_WORD) as usize
+}
+
+fn bytes_for(blocks: u32) -> usize {
+    HEADER_BYTES + words_for(blocks) * size_of::<u32>()
+}
+
+/// What a new meta file says; all blocks are absent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MetaSpec {
+    /// Which file it is about.
+    pub file: FileId,
+    /// Inode of that file.
+    pub inode: u64,
+    /// How many blocks of it storage has: 1 to [`RELATION_SEGMENT_BLOCKS`] (a file with none needs no meta).
+    pub remote_nblocks: u32,
+    /// The LSN at which absent blocks are to be read.
+    pub request_lsn: Lsn,
+}
+
+impl MetaSpec {
+    /// Writes the file, which must not exist yet, readable and writable by its owner (for the agent, which may have to change
+    /// the owner by the handle that is returned).
+    pub fn create(&self, path: &Path) -> Result<File, CacheError> {
+        check_capacity(self.remote_nblocks)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(path).map_err(io("cannot create a meta file"))?;
+        file.set_len(bytes_for(self.remote_nblocks) as u64).map_err(io("cannot size a meta file"))?;
+        file.write_all_at(&self.header(), 0).map_err(io("cannot write a meta file"))?;
+        Ok(file)
+    }
+
+    fn header(&self) -> [u8; size_of::<Header>()] {
+        let mut raw = [0; size_of::<Header>()];
+        let longs = [META_MAGIC, BUILD_ID, self.inode, self.request_lsn.0, 0];
+        let shorts = [self.remote_nblocks; 2].into_iter().chain(self.file.to_words());
+        let bytes = longs.into_iter().flat_map(u64::to_ne_bytes).chain(shorts.flat_map(u32::to_ne_bytes));
+        for (slot, byte) in raw.iter_mut().zip(bytes) {
+            *slot = byte;
+        }
+        raw
+    }
+}
+
+fn check_capacity(blocks: u32) -> Result<(), CacheError> {
+    let fits = (1..=RELATION_SEGMENT_BLOCKS).contains(&blocks);
+    fits.then_some(()).ok_or(CacheError::Invalid { field: "blocks of a meta file", value: blocks.into() })
+}
+
+/// A mapped meta file.
+#[derive(Debug)]
+pub struct Meta(Mapping);
+
+impl Meta {
+    /// Maps the file at `path` (for the agent).
+    pub fn open(path: &Path) -> Result<Meta, CacheError> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).open(path).map_err(io("cannot open a meta file"))?;
+        Meta::from_fd(file.as_raw_fd())
+    }
+
+    /// Maps the file behind `fd`, which may be closed afterwards (for the shim).
+    pub fn from_fd(fd: RawFd) -> Result<Meta, CacheError> {
+        let mapping = Mapping::of_fd(fd)?;
+        check(&mapping)?;
+        Ok(Meta(mapping))
+    }
+
+    /// A second, independent mapping of the same file.
+    pub fn duplicate(&self) -> Result<Meta, CacheError> {
+        Ok(Meta(self.0.duplicate()?))
+    }
+
+    /// Gives up ownership as one page-aligned address, for [`Meta::from_raw`] and [`Meta::borrow_raw`].
+    pub fn into_raw(self) -> NonNull<u8> {
+        self.0.into_raw().0
+    }
+
+    /// Takes back what [`Meta::into_raw`] gave up.
+    ///
+    /// # Safety
+    /// The address came from `into_raw` and is taken back once, with no borrow left.
+    pub unsafe fn from_raw(start: NonNull<u8>) -> Meta {
+        // SAFETY: the mapping begins with a header that was checked before it was given up, and its capacity never changes.
+        let header: &Header = unsafe { start.cast().as_ref() };
+        let bytes = bytes_for(header.capacity.load(Ordering::Relaxed));
+        // SAFETY: the caller says that the range is its own.
+        Meta(unsafe { Mapping::from_raw(start, bytes) })
+    }
+
+    /// Uses what [`Meta::into_raw`] gave up, without taking it back.
+    ///
+    /// # Safety
+    /// The address came from `into_raw` and is not taken back while `body` runs.
+    pub unsafe fn borrow_raw<R>(start: NonNull<u8>, body: impl FnOnce(&Meta) -> R) -> R {
+        // SAFETY: as the caller says; never dropped, so it is not unmapped here.
+        let meta = std::mem::ManuallyDrop::new(unsafe { Meta::from_raw(start) });
+        body(&meta)
+    }
+
+    /// Which file this is about.
+    ///
+    /// # Panics
+    /// If the shared memory was scribbled over since it was mapped.
+    pub fn file(&self) -> FileId {
+        self.header().file_id().expect("the file's identity was checked when it was mapped, and is never changed")
+    }
+
+    /// Inode of that file.
+    pub fn inode(&self) -> u64 {
+        self.header().inode.load(Ordering::Relaxed)
+    }
+
+    /// The LSN at which absent blocks are to be read.
+    pub fn request_lsn(&self) -> Lsn {
+        Lsn(self.header().request_lsn.load(Ordering::SeqCst))
+    }
+
+    /// Raises it: a dropped page may be newer than the compute's start (for the agent).
+    pub fn raise_request_lsn(&self, lsn: Lsn) {
+        self.header().request_lsn.fetch_max(lsn.0, Ordering::SeqCst);
+    }
+
+    /// Blocks that have a state: `remote_nblocks` as it was at first.
+    pub fn capacity(&self) -> u32 {
+        self.header().capacity.load(Ordering::Relaxed)
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: the mapping is page-aligned, was checked to be long enough, and lives as long as `self`; a header is
+        // atomics only.
+        unsafe { self.0.start().cast().as_ref() }
+    }
+
+    /// The word a block's state is in, and how far to shift it; none for a block past the capacity.
+    fn word(&self, block: u32) -> Option<(&AtomicU32, u32)> {
+        if block >= self.capacity() {
+            return None;
+        }
+        let index = (block / BLOCKS_PER_WORD) as usize;
+        // SAFETY: `check` made sure that the mapping holds the words of all blocks below the capacity; the offset is a
+        // multiple of 4.
+        let word = unsafe { self.0.start().add(HEADER_BYTES).cast::<AtomicU32>().add(index).as_ref() };
+        Some((word, block % BLOCKS_PER_WORD * 2))
+    }
+}
+
+/// Makes sure that a mapping is a whole meta file of this build.
+fn check(mapping: &Mapping) -> Result<(), CacheError> {
+    if mapping.bytes() < bytes_for(0) {
+        return Err(CacheError::Invalid { field: "length of a meta file", value: mapping.bytes() as u64 });
+    }
+    // SAFETY: page-aligned, long enough (just checked), atomics only.
+    let header: &Header = unsafe { mapping.start().cast().as_ref() };
+    if header.magic.load(Ordering::Relaxed) != META_MAGIC {
+        return Err(CacheError::WrongMagic("a meta file"));
+    }
+    let found = header.build_id.load(Ordering::Relaxed);
+    if found != BUILD_ID {
+        return Err(CacheError::WrongBuild { found, expected: BUILD_ID });
+    }
+    let capacity = header.capacity.load(Ordering::Relaxed);
+    check_capacity(capacity)?;
+    if mapping.bytes() != bytes_for(capacity) {
+        return Err(CacheError::Invalid { field: "length of a meta file", value: mapping.bytes() as u64 });
+    }
+    header.file_id().map(drop)
+}
+
+impl Blocks for Meta {
+    fn remote_nblocks(&self) -> u32 {
+        self.header().remote_nblocks.load(Ordering::SeqCst)
+    }
+
+    fn lower_remote_nblocks(&self, blocks: u32) -> u32 {
+        self.header().remote_nblocks.fetch_min(blocks, Ordering::SeqCst)
+    }
+
+    fn state(&self, block: u32) -> BlockState {
+        let Some((word, shift)) = self.word(block) else { return BlockState::Present };
+        BlockState::from_bits(word.load(Ordering::SeqCst) >> shift)
+    }
+
+    fn exchange(&self, block: u32, from: BlockState, to: BlockState) -> bool {
+        let Some((word, shift)) = self.word(block) else { return false };
+        let change = |now: u32| {
+            let same = BlockState::from_bits(now >> shift) == from;
+            same.then_some(now & !(3 << shift) | (to as u32) << shift)
+        };
+        word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok()
+    }
+
+    fn drops(&self) -> u64 {
+        fence(Ordering::SeqCst);
+        let drops = self.header().drops.load(Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        drops
+    }
+
+    fn count_drop(&self) {
+        self.header().drops.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{claim, publish};
+
+    const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 1259, fork: Fork::VisibilityMap };
+
+    fn spec(remote_nblocks: u32) -> MetaSpec {
+        let file = FileId::Relation { rel: REL, segment: 2 };
+        MetaSpec { file, inode: 99, remote_nblocks, request_lsn: Lsn(0x100) }
+    }
+
+    #[test]
+    fn a_new_meta_says_what_it_was_made_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1259_vm.2");
+        spec(33).create(&path).unwrap();
+        let meta = Meta::open(&path).unwrap();
+        assert_eq!(meta.file(), spec(33).file);
+        assert_eq!(
+            (meta.inode(), meta.request_lsn(), meta.capacity(), meta.remote_nblocks()),
+            (99, Lsn(0x100), 33, 33)
+        );
+        assert!((0..33).all(|block| meta.state(block) == BlockState::Absent));
+        assert_eq!(meta.state(33), BlockState::Present);
+    }
+
+    #[test]
+    fn states_are_apart_and_shared() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        spec(100).create(&path).unwrap();
+        let (agent, shim) = (Meta::open(&path).unwrap(), Meta::open(&path).unwrap());
+        let shim = shim.duplicate().unwrap();
+        for block in [0, 15, 16, 99] {
+            assert!(claim(&agent, block));
+            assert!(!claim(&shim, block));
+            publish(&agent, block);
+        }
+        let present: Vec<u32> = (0..100).filter(|block| shim.state(*block) == BlockState::Present).collect();
+        assert_eq!(present, [0, 15, 16, 99]);
+        assert!(!claim(&agent, 100), "a block past the capacity cannot be claimed");
+    }
+
+    #[test]
+    fn a_raw_address_is_the_same_meta() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        spec(1).create(&path).unwrap();
+        let raw = Meta::open(&path).unwrap().into_raw();
+        // SAFETY: `raw` comes from `into_raw` and is taken back last.
+        assert_eq!(unsafe { Meta::borrow_raw(raw, Meta::file) }, spec(1).file);
+        // SAFETY: as above.
+        assert_eq!(unsafe { Meta::from_raw(raw) }.inode(), 99);
+    }
+
+    #[test]
+    fn a_damaged_meta_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        let file = spec(100).create(&path).unwrap();
+        for (offset, bytes) in [(0, &[0][..]), (8, &[0; 8]), (40, &[0; 4]), (40, &[255; 4]), (48, &[9]), (64, &[4])] {
+            let mut before = vec![0; bytes.len()];
+            file.read_exact_at(&mut before, offset).unwrap();
+            file.write_all_at(bytes, offset).unwrap();
+            assert!(Meta::open(&path).is_err(), "{bytes:?} at {offset}");
+            file.write_all_at(&before, offset).unwrap();
+            assert!(Meta::open(&path).is_ok());
+        }
+        file.set_len(130).unwrap();
+        assert!(Meta::open(&path).is_err());
+    }
+
+    #[test]
+    fn no_meta_is_made_of_nothing_or_of_more_than_a_segment() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(spec(0).create(&dir.path().join("a")).is_err());
+        assert!(spec(RELATION_SEGMENT_BLOCKS + 1).create(&dir.path().join("b")).is_err());
+    }
+}

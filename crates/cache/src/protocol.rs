@@ -1,0 +1,273 @@
+//! Who may change a cached block, and when.
+//!
+//! Each block of a file that storage had at start ("remote", below [`Blocks::remote_nblocks`]) is in one of four states:
+//!
+//! ```text
+//!            claim            publish
+//!   Absent ---------> Filling --------> Present        the agent installs (or, from Present, drops) the block
+//!      ^                 |  ^               |
+//!      +---- release ----+  +--- drop_block-+
+//!
+//!   Absent | Present --> Writing --> Present           a PostgreSQL process overwrites the block
+//! ```
+//!
+//! `Filling` belongs to the agent and `Writing` to the one process that made it so; only the owner leaves it. Blocks at
+//! or past `remote_nblocks` are plain local file contents, and their states mean nothing.
+//!
+//! **Install against write.** A fetched page must never overwrite a newer one a backend has just written. The agent
+//! writes a block only while it owns it as `Filling`, which it takes from `Absent` only; a writer writes only while it
+//! owns it as `Writing`, and leaves `Present`. Both moves are compare-and-swap on the same word, so one of them
+//! comes first: if the install does, the writer waits and then overwrites it; if the write does, the block is not `Absent` any more
+//! and nothing is installed.
+//!
+//! **Drop against read.** A page leaving the cache must never show its zeroes to a reader that saw it present a moment
+//! before. The dropper takes `Present -> Filling`, then counts the drop, then punches the hole, then leaves `Absent`. A reader
+//! notes the count, checks `Present`, reads, and starts again if the count has changed. Suppose it did read punched
+//! bytes. If the drop was counted after the reader noted the count, the reader sees another count and starts again. If
+//! before, then the block left `Present` before the reader's check, so the check saw it present *again*: an install
+//! came after the punch (the dropper keeps the block `Filling` until then) and before the read, which
+//! therefore saw the installed page. A state check alone would not do: dropped and filled again looks like never dropped.
+//!
+//! **Drop against write.** A writer owns even a present block as `Writing`, so that no hole is punched under it.
+//!
+//! **Install against truncation.** An install after `ftruncate` would make the file longer again. So `remote_nblocks` is
+//! lowered first; then every block cut off is brought to `Present`, waiting for those that are owned, so that nothing can
+//! claim them; the file is cut after that.
+//!
+//! **Memory order.** State words, the count and `remote_nblocks` are `SeqCst` and the arguments above hold in that single order.
+//! Page bytes are reached by system calls; an implementation of [`Blocks`] puts a full fence around its loads of the
+//! count, so that on no processor a read of page bytes moves across them. An abstract model of these functions is checked
+//! under many thread schedules in `tests/`.
+
+use std::ops::Range;
+
+/// What is known about one block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum BlockState {
+    /// Storage has it, the local file has a hole.
+    Absent = 0,
+    /// The agent is installing or dropping it.
+    Filling = 1,
+    /// The local file has it.
+    Present = 2,
+    /// A PostgreSQL process is writing it.
+    Writing = 3,
+}
+
+impl BlockState {
+    /// From its two bits; higher bits are ignored.
+    pub fn from_bits(bits: u32) -> BlockState {
+        match bits & 3 {
+            0 => BlockState::Absent,
+            1 => BlockState::Filling,
+            2 => BlockState::Present,
+            _ => BlockState::Writing,
+        }
+    }
+}
+
+/// The shared words of one file. Every method is one atomic operation, sequentially consistent with all others.
+pub trait Blocks {
+    /// How many of the file's blocks were in storage and have not been truncated since.
+    fn remote_nblocks(&self) -> u32;
+    /// Lowers it to at most `blocks`, and says what it was.
+    fn lower_remote_nblocks(&self, blocks: u32) -> u32;
+    /// The state of a block; `Present` for one that the file has no state for.
+    fn state(&self, block: u32) -> BlockState;
+    /// Makes a block `to` if it is `from`, and says whether it was.
+    fn exchange(&self, block: u32, from: BlockState, to: BlockState) -> bool;
+    /// How many drops were counted.
+    fn drops(&self) -> u64;
+    /// Counts one.
+    fn count_drop(&self);
+}
+
+/// What a PostgreSQL process does when a block is not as it needs it.
+pub trait Helper {
+    /// Why it could not be helped.
+    type Error;
+    /// Has the agent bring in the absent ones of `count` blocks; they may have left again when it returns.
+    fn fetch(&self, first_block: u32, count: u32) -> Result<(), Self::Error>;
+    /// Lets the owner of a block make progress.
+    fn pause(&self) -> Result<(), Self::Error>;
+}
+
+/// Takes an absent block for an install; false if it is not absent.
+pub fn claim<B: Blocks + ?Sized>(blocks: &B, block: u32) -> bool {
+    blocks.exchange(block, BlockState::Absent, BlockState::Filling)
+}
+
+/// Ends an install whose bytes are in the file.
+pub fn publish<B: Blocks + ?Sized>(blocks: &B, block: u32) {
+    let owned = blocks.exchange(block, BlockState::Filling, BlockState::Present);
+    assert!(owned, "only a claimed block is published");
+}
+
+/// Gives up an install; the block is absent as before.
+pub fn release<B: Blocks + ?Sized>(blocks: &B, block: u32) {
+    let owned = blocks.exchange(block, BlockState::Filling, BlockState::Absent);
+    assert!(owned, "only a claimed block is released");
+}
+
+/// Takes a present block out of the cache; `punch` makes the hole and says whether it did. False if nothing was dropped.
+pub fn drop_block<B: Blocks + ?Sized>(blocks: &B, block: u32, punch: impl FnOnce() -> bool) -> bool {
+    if !blocks.exchange(block, BlockState::Present, BlockState::Filling) {
+        return false;
+    }
+    blocks.count_drop();
+    let punched = punch();
+    if punched {
+        release(blocks, block)
+    } else {
+        publish(blocks, block)
+    }
+    punched
+}
+
+/// Brings in what is missing of `range`; all of it was present at some moment (each block at its own) when it returns.
+pub fn make_present<B, H>(blocks: &B, range: Range<u32>, helper: &H) -> Result<(), H::Error>
+where
+    B: Blocks + ?Sized,
+    H: Helper,
+{
+    while let Some(missing) = first_missing(blocks, range.clone()) {
+        match blocks.state(missing.start) {
+            BlockState::Present => {}
+            BlockState::Writing => helper.pause()?,
+            BlockState::Absent | BlockState::Filling => helper.fetch(missing.start, missing.end - missing.start)?,
+        }
+    }
+    Ok(())
+}
+
+/// The part of `range` that storage had.
+fn remote_part<B: Blocks + ?Sized>(blocks: &B, range: Range<u32>) -> Range<u32> {
+    range.start..range.end.min(blocks.remote_nblocks())
+}
+
+/// From the first block of `range` that cannot simply be read to the end of what storage had; none if all can.
+fn first_missing<B: Blocks + ?Sized>(blocks: &B, range: Range<u32>) -> Option<Range<u32>> {
+    let remote = remote_part(blocks, range);
+    let end = remote.end;
+    remote.into_iter().find(|block| blocks.state(*block) != BlockState::Present).map(|first| first..end)
+}
+
+/// Reads the blocks `range` by `pread`, which may be called several times.
+pub fn read<B, H, R>(blocks: &B, range: Range<u32>, helper: &H, mut pread: impl FnMut() -> R) -> Result<R, H::Error>
+where
+    B: Blocks + ?Sized,
+    H: Helper,
+{
+    loop {
+        let drops = blocks.drops();
+        make_present(blocks, range.clone(), helper)?;
+        let result = pread();
+        if blocks.drops() == drops {
+            return Ok(result);
+        }
+    }
+}
+
+/// Writes into the blocks `touched`, of which `covered` are overwritten from end to end, by `pwrite`.
+///
+/// `pwrite` says its result, and before which block everything is written (`touched.end` if it succeeded).
+pub fn write<B, H, R>(
+    blocks: &B,
+    touched: Range<u32>,
+    covered: &Range<u32>,
+    helper: &H,
+    pwrite: impl FnOnce() -> (R, u32),
+) -> Result<R, H::Error>
+where
+    B: Blocks + ?Sized,
+    H: Helper,
+{
+    let mut grant = WriteGrant { blocks, first: touched.start, owned: 0, was_absent: 0, written_before: 0 };
+    for block in remote_part(blocks, touched) {
+        grant.take(block, covered.contains(&block), helper)?;
+    }
+    let (result, written_before) = pwrite();
+    grant.written_before = written_before;
+    Ok(result)
+}
+
+/// The blocks one write owns. Blocks are taken in ascending order, so that two writes cannot wait for each other.
+struct WriteGrant<'a, B: Blocks + ?Sized> {
+    blocks: &'a B,
+    first: u32,
+    owned: u32,
+    /// Which of the first 64 blocks were absent; later ones are fetched first, so that they never are.
+    was_absent: u64,
+    written_before: u32,
+}
+
+impl<B: Blocks + ?Sized> WriteGrant<'_, B> {
+    fn take<H: Helper>(&mut self, block: u32, covered: bool, helper: &H) -> Result<(), H::Error> {
+        let may_be_absent = covered && self.owned < u64::BITS;
+        loop {
+            match self.blocks.state(block) {
+                from @ BlockState::Present => {
+                    if self.own(block, from) {
+                        return Ok(());
+                    }
+                }
+                from @ BlockState::Absent if may_be_absent => {
+                    if self.own(block, from) {
+                        return Ok(());
+                    }
+                }
+                BlockState::Absent => make_present(self.blocks, block..block + 1, helper)?,
+                BlockState::Filling | BlockState::Writing => helper.pause()?,
+            }
+        }
+    }
+
+    fn own(&mut self, block: u32, from: BlockState) -> bool {
+        let owned = self.blocks.exchange(block, from, BlockState::Writing);
+        if owned {
+            if from == BlockState::Absent {
+                self.was_absent |= 1 << self.owned;
+            }
+            self.owned += 1;
+        }
+        owned
+    }
+
+    /// What a block becomes: an absent one that was not completely overwritten is what storage has, as before.
+    fn left_as(&self, index: u32) -> BlockState {
+        let was_absent = index < u64::BITS && self.was_absent >> index & 1 == 1;
+        let written = self.first + index < self.written_before;
+        if was_absent && !written { BlockState::Absent } else { BlockState::Present }
+    }
+}
+
+impl<B: Blocks + ?Sized> Drop for WriteGrant<'_, B> {
+    fn drop(&mut self) {
+        for index in 0..self.owned {
+            self.blocks.exchange(self.first + index, BlockState::Writing, self.left_as(index));
+        }
+    }
+}
+
+/// Forgets all blocks from `keep` on, so that the file may be cut there.
+pub fn truncate<B, H>(blocks: &B, keep: u32, helper: &H) -> Result<(), H::Error>
+where
+    B: Blocks + ?Sized,
+    H: Helper,
+{
+    for block in keep..blocks.lower_remote_nblocks(keep) {
+        loop {
+            match blocks.state(block) {
+                BlockState::Present => break,
+                BlockState::Absent => {
+                    if blocks.exchange(block, BlockState::Absent, BlockState::Present) {
+                        break;
+                    }
+                }
+                BlockState::Filling | BlockState::Writing => helper.pause()?,
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Database directories, which exist from the start but are filled with (sparse) files when first touched.
+
+use crate::errno::{self, Errno};
+use crate::shim::Shim;
+use crate::{agent, process};
+use quire_cache::{Answer, Request};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A database's directory in one tablespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Database {
+    /// The tablespace.
+    pub tablespace: u32,
+    /// The database.
+    pub oid: u32,
+    /// Whether a path names something in the directory, or the directory itself.
+    pub inside: bool,
+}
+
+/// A relation cache file: local, never in storage. The startup process unlinks those of *all* databases, which
+/// must not cost a visit to each.
+const RELATION_CACHE_FILE: &[u8] = b"pg_internal.init";
+
+impl Database {
+    /// From a path's components; none if they are no numbers, or if `name` in the directory is certainly local.
+    pub fn named(tablespace: &[u8], database: &[u8], name: &[u8]) -> Option<Database> {
+        if name == RELATION_CACHE_FILE {
+            return None;
+        }
+        Some(Database { tablespace: decimal(tablespace)?, oid: decimal(database)?, inside: !name.is_empty() })
+    }
+
+    /// Makes sure that whatever storage has in this directory is there. `errno` stays as it is.
+    pub fn materialise(self, shim: &Shim) -> Result<(), Errno> {
+        if KNOWN.contains(self.code()) {
+            return Ok(());
+        }
+        shim.control().counters().materialisations.fetch_add(1, Ordering::Relaxed);
+        let request = Request::MaterialiseDatabase { tablespace: self.tablespace, database: self.oid };
+        match errno::preserved(|| agent::call(shim, &request))? {
+            Answer::Ok | Answer::NotFound => {
+                KNOWN.insert(self.code());
+                Ok(())
+            }
+            _ => Err(Errno(libc::EIO)),
+        }
+    }
+
+    /// Makes sure that a listing of the directory is complete.
+    ///
+    /// The postmaster is let off: at start it looks through all databases for temporary files that a crash left, which
+    /// are local, and must not visit each for it.
+    pub fn materialise_for_listing(self, shim: &Shim) -> Result<(), Errno> {
+        if process::is_first() { Ok(()) } else { self.materialise(shim) }
+    }
+
+    fn code(self) -> u64 {
+        u64::from(self.tablespace) << 32 | u64::from(self.oid)
+    }
+}
+
+fn decimal(digits: &[u8]) -> Option<u32> {
+    let add = |value: u32, digit: &u8| value.checked_mul(10)?.checked_add(char::from(*digit).to_digit(10)?);
+    if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
+}
+
+/// Directories this process knows to be complete; a child knows what its parent knew. Full or crowded, it forgets.
+struct Known([AtomicU64; 256]);
+
+static KNOWN: Known = Known([const { AtomicU64::new(0) }; 256]);
+
+impl Known {
+    fn slot(&self, code: u64) -> Option<&AtomicU64> {
+        let mixed = code.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+        usize::try_from(mixed).ok().and_then(|index| self.0.get(index))
+    }
+
+    fn contains(&self, code: u64) -> bool {
+        self.slot(code).is_some_and(|slot| slot.load(Ordering::Relaxed) == code)
+    }
+
+    fn insert(&self, code: u64) {
+        if let Some(slot) = self.slot(code) {
+            slot.store(code, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowded_slot_forgets_and_never_lies() {
+        let known = Known([const { AtomicU64::new(0) }; 256]);
+        (1..2000).for_each(|code| known.insert(code));
+        assert!(known.contains(1999));
+        assert!(!known.contains(2000));
+        assert!((1..2000).filter(|code| known.contains(*code)).count() <= 256);
+    }
+
+    #[test]
+    fn only_numbers_name_databases() {
+        assert!(Database::named(b"1663", b"5", b"").is_some());
+        for wrong in [&b""[..], b"5x", b"pgsql_tmp", b"4294967296"] {
+            assert!(Database::named(b"1663", wrong, b"").is_none());
+        }
+    }
+}

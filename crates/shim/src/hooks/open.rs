@@ -1,0 +1,195 @@
+//! Opening files and directories: this is where a descriptor becomes what it is to the shim.
+
+use crate::errno::{self, Errno};
+use crate::fds::{self, Descriptor};
+use crate::hooks::paths;
+use crate::names::{self, FileKind, Target};
+use crate::shim::{self, Shim};
+use crate::{process, real, tracked, wal};
+use libc::{DIR, FILE, c_char, c_int, mode_t};
+use quire_cache::Meta;
+
+/// Opens by `real`, which is given the flags to use, and notes what the new descriptor is.
+fn open_as(target: Option<Target>, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
+    let (Some(shim), Some(target)) = (shim::current(), target) else {
+        return noted(real(flags), Descriptor::Foreign);
+    };
+    process::bind_to_parent();
+    if let Err(error) = paths::prepare(shim, &target) {
+        return error.fail();
+    }
+    match target.kind {
+        FileKind::Pages => open_pages(shim, &target, flags, real),
+        FileKind::Wal { timeline, segment_number } => open_wal(shim, timeline, segment_number, flags, real),
+        FileKind::Other => noted(real(flags), Descriptor::Local),
+    }
+}
+
+/// Notes what a descriptor is that was just opened; one that cannot be looked after is not opened.
+fn noted(fd: c_int, descriptor: Descriptor) -> c_int {
+    if fd < 0 {
+        return fd;
+    }
+    if descriptor == Descriptor::Foreign {
+        fds::forget(fd);
+    } else if !fds::set(fd, descriptor) {
+        // SAFETY: opened just now for a caller who will not get it.
+        unsafe { real::close(fd) };
+        return Errno(libc::EMFILE).fail();
+    }
+    fd
+}
+
+/// `O_TRUNC` is taken out and done afterwards: truncation takes part in the cache's protocols.
+fn open_pages(shim: &Shim, target: &Target, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
+    let fd = real(flags & !libc::O_TRUNC);
+    if fd < 0 {
+        return fd;
+    }
+    let meta = match errno::preserved(|| tracked::open_meta(shim, target.relative(), fd)) {
+        Ok(meta) => meta,
+        Err(error) => return given_up(fd, error),
+    };
+    if flags & libc::O_TRUNC != 0
+        && let Err(error) = emptied(shim, meta.as_ref(), fd)
+    {
+        return given_up(fd, error);
+    }
+    noted(fd, meta.map_or(Descriptor::Local, |meta| Descriptor::Tracked(meta.into_raw())))
+}
+
+fn emptied(shim: &Shim, meta: Option<&Meta>, fd: c_int) -> Result<(), Errno> {
+    if let Some(meta) = meta {
+        tracked::before_truncate(shim, meta, 0)?;
+    }
+    // SAFETY: a descriptor that was opened just now.
+    if unsafe { real::ftruncate(fd, 0) } == 0 { Ok(()) } else { Err(Errno::last()) }
+}
+
+fn given_up(fd: c_int, error: Errno) -> c_int {
+    fds::forget(fd);
+    // SAFETY: opened just now for a caller who will not get it.
+    unsafe { real::close(fd) };
+    error.fail()
+}
+
+fn open_wal(shim: &Shim, timeline: u32, segment_number: u64, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
+    let mut fd = real(flags);
+    let missing = fd < 0 && flags & libc::O_CREAT == 0 && Errno::last() == Errno(libc::ENOENT);
+    if missing {
+        match wal::fetch_segment(shim, timeline, segment_number) {
+            Ok(true) => fd = real(flags),
+            Ok(false) => {}
+            Err(error) => return error.fail(),
+        }
+    }
+    let written = timeline == shim.control().timeline();
+    noted(fd, if written { Descriptor::Wal { segment_number } } else { Descriptor::OtherTimeline })
+}
+
+/// What a path names, if the library serves a compute.
+unsafe fn target_of(path: *const c_char) -> Option<Target> {
+    // SAFETY: as the caller of the C function says.
+    shim::current().and_then(|shim| unsafe { names::target(shim, path) })
+}
+
+/// As [`target_of`], relative to a directory.
+unsafe fn target_at(dir: c_int, path: *const c_char) -> Option<Target> {
+    // SAFETY: as the caller of the C function says.
+    shim::current().and_then(|shim| unsafe { names::target_at(shim, dir, path) })
+}
+
+/// A stream reads past this library: all of a file of pages is fetched first. Writing one that way is refused.
+fn before_stream(shim: &Shim, path: *const c_char, target: &Target, for_reading: bool) -> Result<(), Errno> {
+    // SAFETY: the path is the caller's C string; the descriptor is ours and closed once.
+    let fd = unsafe { real::open(path, libc::O_RDONLY | libc::O_CLOEXEC, 0) };
+    if fd < 0 {
+        return Ok(());
+    }
+    let meta = tracked::open_meta(shim, target.relative(), fd);
+    // SAFETY: as above.
+    unsafe { real::close(fd) };
+    match meta? {
+        None => Ok(()),
+        Some(meta) if for_reading => tracked::fetch_all(shim, &meta),
+        Some(_) => Err(Errno(libc::EPERM)),
+    }
+}
+
+unsafe fn open_stream(path: *const c_char, mode: *const c_char) -> *mut FILE {
+    // SAFETY: as the caller of the C function says, here and below; a mode is a C string, so it has a first byte.
+    let for_reading = !mode.is_null() && unsafe { *mode }.cast_unsigned() == b'r';
+    // SAFETY: as above.
+    if let (Some(shim), Some(target)) = (shim::current(), unsafe { target_of(path) }) {
+        let pages = target.kind == FileKind::Pages;
+        let ready = paths::prepare(shim, &target).and_then(|()| {
+            let fetch = || before_stream(shim, path, &target, for_reading);
+            if pages { errno::preserved(fetch) } else { Ok(()) }
+        });
+        if let Err(error) = ready {
+            return error.fail();
+        }
+    }
+    // SAFETY: as above.
+    unsafe { real::fopen(path, mode) }
+}
+
+intercept! {
+    fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+        // SAFETY: the caller keeps the C function's promises. It is variadic in C; where there is no third argument, this
+        // one is some register's contents, which the kernel ignores.
+        unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, mode)) }
+    }
+
+    fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+        // SAFETY: as for `open`.
+        unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, mode)) }
+    }
+
+    fn __open_2(path: *const c_char, flags: c_int) -> c_int {
+        // SAFETY: as for `open`; the mode is not needed, or the program would have passed one.
+        unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, 0)) }
+    }
+
+    fn __open64_2(path: *const c_char, flags: c_int) -> c_int {
+        // SAFETY: as for `__open_2`.
+        unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, 0)) }
+    }
+
+    fn creat(path: *const c_char, mode: mode_t) -> c_int {
+        let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+        // SAFETY: as for `open`.
+        unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, mode)) }
+    }
+
+    fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+        // SAFETY: as for `open`.
+        unsafe { open_as(target_at(dir, path), flags, |flags| real::openat(dir, path, flags, mode)) }
+    }
+
+    fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+        // SAFETY: as for `open`.
+        unsafe { open_as(target_at(dir, path), flags, |flags| real::openat(dir, path, flags, mode)) }
+    }
+
+    fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE {
+        // SAFETY: the caller keeps the C function's promises.
+        unsafe { open_stream(path, mode) }
+    }
+
+    fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE {
+        // SAFETY: the caller keeps the C function's promises.
+        unsafe { open_stream(path, mode) }
+    }
+
+    fn opendir(path: *const c_char) -> *mut DIR {
+        // SAFETY: the caller keeps the C function's promises, here and below.
+        if let (Some(shim), Some(target)) = (shim::current(), unsafe { target_of(path) })
+            && let Some(Err(error)) = target.database.map(|database| database.materialise_for_listing(shim))
+        {
+            return error.fail();
+        }
+        // SAFETY: as above.
+        unsafe { real::opendir(path) }
+    }
+}

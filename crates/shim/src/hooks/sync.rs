@@ -1,0 +1,61 @@
+//! Making things durable: WAL by the quorum, everything else in the data directory not at all.
+
+use crate::fds::{self, Descriptor};
+use crate::hooks::data;
+use crate::shim;
+use crate::{real, tracked, wal};
+use libc::{c_int, c_uint, off_t};
+
+/// What a request to make `fd` durable comes to; `real` does it for a file that is not the compute's.
+fn durable(fd: c_int, real: impl FnOnce() -> c_int) -> c_int {
+    match (fds::get(fd), shim::current()) {
+        (Descriptor::Foreign, _) | (_, None) => real(),
+        (Descriptor::Wal { .. }, Some(shim)) => wal::flush(shim),
+        (Descriptor::OtherTimeline, Some(shim)) => wal::refuse_timeline(shim),
+        (Descriptor::Tracked(_) | Descriptor::Local, Some(_)) => 0,
+    }
+}
+
+/// A hint to start writing back, which a cache does not need.
+fn written_back(fd: c_int, real: impl FnOnce() -> c_int) -> c_int {
+    if fds::get(fd) == Descriptor::Foreign { real() } else { 0 }
+}
+
+/// `POSIX_FADV_WILLNEED` on missing blocks is a prefetch. A length of 0 means up to the end.
+fn advise(fd: c_int, offset: off_t, bytes: off_t, advice: c_int) -> c_int {
+    let bytes_wanted = usize::try_from(bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(usize::MAX / 2);
+    let fetching = advice == libc::POSIX_FADV_WILLNEED
+        && data::if_tracked(fd, |shim, meta| tracked::prefetch(shim, meta, offset, bytes_wanted), || false);
+    // SAFETY: advice changes nothing.
+    if fetching { 0 } else { unsafe { real::posix_fadvise(fd, offset, bytes, advice) } }
+}
+
+intercept! {
+    fn fsync(fd: c_int) -> c_int {
+        // SAFETY: the caller keeps the C function's promises, here and in all functions below.
+        durable(fd, || unsafe { real::fsync(fd) })
+    }
+
+    fn fdatasync(fd: c_int) -> c_int {
+        // SAFETY: see `fsync`.
+        durable(fd, || unsafe { real::fdatasync(fd) })
+    }
+
+    fn sync_file_range(fd: c_int, offset: off_t, bytes: off_t, flags: c_uint) -> c_int {
+        // SAFETY: see `fsync`.
+        written_back(fd, || unsafe { real::sync_file_range(fd, offset, bytes, flags) })
+    }
+
+    fn syncfs(fd: c_int) -> c_int {
+        // SAFETY: see `fsync`.
+        written_back(fd, || unsafe { real::syncfs(fd) })
+    }
+
+    fn posix_fadvise(fd: c_int, offset: off_t, bytes: off_t, advice: c_int) -> c_int {
+        advise(fd, offset, bytes, advice)
+    }
+
+    fn posix_fadvise64(fd: c_int, offset: off_t, bytes: off_t, advice: c_int) -> c_int {
+        advise(fd, offset, bytes, advice)
+    }
+}

@@ -1,0 +1,251 @@
+//! What a path means: which of PostgreSQL's files it names, if any.
+//!
+//! PostgreSQL changes into its data directory and uses relative paths; absolute ones occur early and in a few
+//! functions. Paths are normalised as text; symbolic links inside the data directory (tablespaces) are followed by the
+//! kernel as usual, since a meta file has the same path below `meta/` as the path that was used.
+
+use crate::database::Database;
+use crate::shim::{self, Shim};
+use libc::{c_char, c_int};
+use std::ffi::CStr;
+
+/// Longest path that is looked at; PostgreSQL's own limit (`MAXPGPATH`).
+const PATH_BYTES_MAX: usize = 1024;
+
+/// Room for the path of a meta file.
+pub const META_PATH_BYTES_MAX: usize = PATH_BYTES_MAX + 128;
+
+/// A path on the stack.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffer {
+    bytes: [u8; PATH_BYTES_MAX],
+    length: usize,
+}
+
+impl Buffer {
+    /// The path without its leading slash, empty components, `.` and `..`; none if it is too long.
+    pub fn normalised(path: &[u8]) -> Option<Buffer> {
+        let mut buffer = Buffer { bytes: [0; PATH_BYTES_MAX], length: 0 };
+        for component in path.split(|byte| *byte == b'/') {
+            match component {
+                b"" | b"." => {}
+                b".." => buffer.pop(),
+                name => buffer.push(name)?,
+            }
+        }
+        Some(buffer)
+    }
+
+    /// What it holds.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    fn push(&mut self, name: &[u8]) -> Option<()> {
+        if self.length > 0 {
+            self.append(b"/")?;
+        }
+        self.append(name)
+    }
+
+    fn append(&mut self, text: &[u8]) -> Option<()> {
+        let end = self.length.checked_add(text.len())?;
+        self.bytes.get_mut(self.length..end)?.copy_from_slice(text);
+        self.length = end;
+        Some(())
+    }
+
+    fn pop(&mut self) {
+        self.length = self.bytes().iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    }
+}
+
+/// What a file of PostgreSQL's is to the shim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileKind {
+    /// It may have a meta file: by its name, a relation's or an SLRU area's segment.
+    Pages,
+    /// A WAL segment.
+    Wal {
+        /// Its timeline.
+        timeline: u32,
+        /// Its number.
+        segment_number: u64,
+    },
+    /// Something else.
+    Other,
+}
+
+/// A path below the data directory.
+#[derive(Debug)]
+pub struct Target {
+    relative: Buffer,
+    /// What it names.
+    pub kind: FileKind,
+    /// The database directory it is, or lies in.
+    pub database: Option<Database>,
+}
+
+impl Target {
+    /// The path below the data directory, normalised.
+    pub fn relative(&self) -> &[u8] {
+        self.relative.bytes()
+    }
+}
+
+/// What `path` names, if it lies below the data directory.
+///
+/// # Safety
+/// `path` is null or a C string.
+pub unsafe fn target(shim: &Shim, path: *const c_char) -> Option<Target> {
+    if path.is_null() {
+        return None;
+    }
+    // SAFETY: not null, so a C string.
+    let path = unsafe { CStr::from_ptr(path) }.to_bytes();
+    let relative = if path.first() == Some(&b'/') {
+        let absolute = Buffer::normalised(path)?;
+        Buffer::normalised(shim.below_pgdata(absolute.bytes())?)?
+    } else if shim::in_pgdata() {
+        Buffer::normalised(path)?
+    } else {
+        return None;
+    };
+    Some(classify(relative, shim.control().segment_bytes()))
+}
+
+/// As [`target`], for the `...at` functions: none if `path` is relative to another directory than the working one.
+///
+/// # Safety
+/// `path` is null or a C string.
+pub unsafe fn target_at(shim: &Shim, dir: c_int, path: *const c_char) -> Option<Target> {
+    // SAFETY: as the caller says.
+    let absolute = !path.is_null() && unsafe { *path }.cast_unsigned() == b'/';
+    if dir == libc::AT_FDCWD || absolute {
+        // SAFETY: as the caller says.
+        return unsafe { target(shim, path) };
+    }
+    None
+}
+
+fn classify(relative: Buffer, segment_bytes: u64) -> Target {
+    let mut parts = [&b""[..]; 6];
+    let mut count = 0;
+    for part in relative.bytes().split(|byte| *byte == b'/') {
+        if let Some(slot) = parts.get_mut(count) {
+            *slot = part;
+        }
+        count += 1;
+    }
+    let (kind, database) = match (count, parts) {
+        (2, [b"base", database, ..]) => (FileKind::Other, Database::named(b"1663", database, b"")),
+        (3, [b"base", database, name, ..]) => in_database(Database::named(b"1663", database, name), name),
+        (4, [b"pg_tblspc", tablespace, _, database, ..]) => {
+            (FileKind::Other, Database::named(tablespace, database, b""))
+        }
+        (5, [b"pg_tblspc", tablespace, _, database, name, ..]) => {
+            in_database(Database::named(tablespace, database, name), name)
+        }
+        (2, [b"global", name, ..]) => (relation_kind(name), None),
+        (2, [b"pg_xact" | b"pg_commit_ts", name, ..]) => (slru_kind(name), None),
+        (3, [b"pg_multixact", b"offsets" | b"members", name, ..]) => (slru_kind(name), None),
+        (2, [b"pg_wal", name, ..]) => (wal_kind(name, segment_bytes), None),
+        _ => (FileKind::Other, None),
+    };
+    Target { relative, kind, database }
+}
+
+fn in_database(database: Option<Database>, name: &[u8]) -> (FileKind, Option<Database>) {
+    let kind = if database.is_some() { relation_kind(name) } else { FileKind::Other };
+    (kind, database)
+}
+
+/// Relations of storage have names that begin with a digit; temporary ones (`t3_16384`) are local.
+fn relation_kind(name: &[u8]) -> FileKind {
+    if name.first().is_some_and(u8::is_ascii_digit) { FileKind::Pages } else { FileKind::Other }
+}
+
+fn slru_kind(name: &[u8]) -> FileKind {
+    let segment = (4..=6).contains(&name.len()) && name.iter().all(u8::is_ascii_hexdigit);
+    if segment { FileKind::Pages } else { FileKind::Other }
+}
+
+fn wal_kind(name: &[u8], segment_bytes: u64) -> FileKind {
+    wal_segment(name, segment_bytes).unwrap_or(FileKind::Other)
+}
+
+fn wal_segment(name: &[u8], segment_bytes: u64) -> Option<FileKind> {
+    let (timeline, rest) = name.split_at_checked(8)?;
+    let (high, low) = rest.split_at_checked(8)?;
+    if low.len() != 8 {
+        return None;
+    }
+    let per_id = 0x1_0000_0000_u64.checked_div(segment_bytes)?;
+    let segment_number = u64::from(hexadecimal(high)?).checked_mul(per_id)?.checked_add(hexadecimal(low)?.into())?;
+    Some(FileKind::Wal { timeline: hexadecimal(timeline)?, segment_number })
+}
+
+fn hexadecimal(digits: &[u8]) -> Option<u32> {
+    let add = |value: u32, digit: &u8| Some(value << 4 | char::from(*digit).to_digit(16)?);
+    digits.iter().try_fold(0, add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind_of(path: &str) -> (FileKind, Option<(u32, u32, bool)>) {
+        let target = classify(Buffer::normalised(path.as_bytes()).unwrap(), 16 << 20);
+        (target.kind, target.database.map(|database| (database.tablespace, database.oid, database.inside)))
+    }
+
+    #[test]
+    fn paths_are_normalised_as_text() {
+        for (path, normal) in
+            [("/a//b/", "a/b"), ("./base/5", "base/5"), ("a/../b/./c", "b/c"), ("../..", ""), ("", "")]
+        {
+            assert_eq!(Buffer::normalised(path.as_bytes()).unwrap().bytes(), normal.as_bytes(), "{path}");
+        }
+        assert!(Buffer::normalised(&[b'a'; PATH_BYTES_MAX + 1]).is_none());
+    }
+
+    #[test]
+    fn files_of_pages_are_told_from_others() {
+        for path in ["base/5/1259", "base/5/1259_vm.1", "pg_tblspc/16400/PG_15_202209061/5/16401"] {
+            assert_eq!(kind_of(path).0, FileKind::Pages, "{path}");
+        }
+        for path in ["global/1262", "pg_xact/0000", "pg_multixact/offsets/0001", "pg_multixact/members/14078"] {
+            assert_eq!(kind_of(path), (FileKind::Pages, None), "{path}");
+        }
+        for path in ["base/5/PG_VERSION", "base/5/t3_16384", "base/pgsql_tmp/1", "base/5", "PG_VERSION", ""] {
+            assert_eq!(kind_of(path).0, FileKind::Other, "{path}");
+        }
+        for path in ["global/pg_control", "pg_xact", "pg_subtrans/0000", "a/b/c/d/e/f/g/h", "pg_wal/xlogtemp.17"] {
+            assert_eq!(kind_of(path), (FileKind::Other, None), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_database_directory_is_told_from_what_lies_in_it() {
+        assert_eq!(kind_of("base/5").1, Some((1663, 5, false)));
+        assert_eq!(kind_of("base/5/PG_VERSION").1, Some((1663, 5, true)));
+        assert_eq!(kind_of("pg_tblspc/16400/PG_15_202209061/7").1, Some((16400, 7, false)));
+        assert_eq!(kind_of("base/5/pg_internal.init").1, None, "relation cache files are local");
+        assert_eq!(kind_of("base/pgsql_tmp").1, None);
+        assert_eq!(kind_of("base").1, None);
+    }
+
+    #[test]
+    fn wal_segments_are_numbered_as_postgresql_does() {
+        let segment = |timeline, segment_number| (FileKind::Wal { timeline, segment_number }, None);
+        assert_eq!(kind_of("pg_wal/000000010000000000000001"), segment(1, 1));
+        assert_eq!(kind_of("pg_wal/0000000A00000001000000FF"), segment(10, 0x1FF));
+        for path in [
+            "pg_wal/00000001000000000000000",
+            "pg_wal/00000001000000000000000G",
+            "pg_wal/000000010000000000000001.partial",
+        ] {
+            assert_eq!(kind_of(path), (FileKind::Other, None), "{path}");
+        }
+    }
+}
