@@ -1,0 +1,109 @@
+//! Native redo: what a change does to a page, one module per resource manager.
+//!
+//! Pure: a page, a delta, the LSN; out comes the page. Nothing here knows where pages are kept.
+//!
+//! An `UPDATE` whose new row version went to another page is one WAL record with two block references. Storage keeps
+//! it under both pages' keys, and each page's redo looks at the reference that is the page itself, and at nothing else
+//! than the record: no redo of PostgreSQL's needs the contents of a second page. What the same record does to a page it
+//! does not reference, such as clearing bits of the visibility map, is a small [`Delta`] of its own.
+//!
+//! # Invariants
+//! - A delta is applied once, to the page as the deltas before it left it. A page that is already as new as a record is
+//!   an error, because it would hide a fault of storage.
+//! - The page afterwards equals PostgreSQL's under the masks of [`mask`], tuple placement included.
+//! - Neither a record nor a page is trusted: what does not fit is a [`RedoError`], never a panic, and the page is to be
+//!   thrown away.
+
+mod btree;
+pub mod clog;
+pub mod commit_ts;
+pub mod delta;
+mod effect;
+pub mod error;
+mod heap;
+mod heap2;
+mod heap_tuple;
+mod index_tuple;
+mod manager;
+pub mod mask;
+pub mod multixact;
+mod page_items;
+mod record_view;
+mod sequence;
+#[cfg(test)]
+mod test_record;
+#[cfg(test)]
+mod tests;
+pub mod visibility_map;
+mod xlog;
+
+pub use delta::{Delta, MultixactMember, TransactionStatus};
+pub use error::{Effect, Malformed, Misfit, RecordKind, RedoError};
+
+use bytes::Bytes;
+use manager::{BlockRedo, is_without_pages, resource_manager};
+use quire_types::{Key, Lsn, PAGE_SIZE};
+use quire_wal::{Record, page};
+use record_view::{ImageUse, RecordView};
+
+/// Changes `page`, which is the page of `key`, as `delta` says. `lsn` is the end of the record that the delta came
+/// from.
+///
+/// The page is a zeroed one if nothing was stored before, or if the delta [initialises](Delta::will_init) it.
+///
+/// # Errors
+/// See [`RedoError`]; the page's contents are undefined then.
+pub fn apply(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, delta: &Delta) -> Result<(), RedoError> {
+    match delta {
+        Delta::Record(bytes, start) => apply_record(page, key, lsn, bytes, *start),
+        effect => effect::apply(page, key, effect).map_err(|what| RedoError::WrongPage { what, lsn, key }),
+    }
+}
+
+/// Whether [`apply`] knows what records of this kind do to the pages they reference.
+///
+/// An image that redo restores can be applied whoever logged it; this asks for redo proper. Kinds of records that
+/// reference no page need none, so they are supported. Extensions' resource managers are not.
+pub fn supports(rmgr: u8, info: u8) -> bool {
+    is_without_pages(rmgr) || resource_manager(rmgr).is_some_and(|manager| (manager.supports)(info))
+}
+
+fn apply_record(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &Bytes, start: Lsn) -> Result<(), RedoError> {
+    let record = RecordView::parse(bytes).map_err(|reason| RedoError::Malformed { start, reason })?;
+    let block = record.block_of(key).ok_or(RedoError::NotReferenced { start, key })?;
+    if block.image == ImageUse::Restore {
+        return restore_image(page, key, lsn, bytes, start, block.id);
+    }
+    let kind = RecordKind { rmgr: record.rmgr, info: record.info };
+    let manager = resource_manager(record.rmgr).filter(|manager| (manager.supports)(record.info));
+    let manager = manager.ok_or(RedoError::Unsupported { start, kind })?;
+    if block.will_init {
+        // Redo must not lean on what was there before.
+        page.fill(0);
+    } else if page::lsn(page) >= lsn {
+        return Err(RedoError::NotNewer { key, page_lsn: page::lsn(page), lsn });
+    }
+    let redo = BlockRedo { record, block, lsn };
+    (manager.redo)(page, &redo).map_err(|reason| RedoError::Misfit { kind, lsn, key, reason })
+}
+
+/// `XLogReadBufferForRedoExtended` for a block with an image. An image of a page that was never initialised has no LSN
+/// to set.
+fn restore_image(
+    page: &mut [u8; PAGE_SIZE],
+    key: Key,
+    lsn: Lsn,
+    bytes: &Bytes,
+    start: Lsn,
+    block_id: u8,
+) -> Result<(), RedoError> {
+    let failed = |source| RedoError::Image { start, key, source };
+    let record = Record::decode(start, lsn, bytes.clone()).map_err(failed)?;
+    let image = record.block(block_id).and_then(|block| block.image.as_ref());
+    let image = image.ok_or(RedoError::NotReferenced { start, key })?;
+    *page = *image.restore().map_err(failed)?;
+    if !page::is_new(page) {
+        page::set_lsn(page, lsn);
+    }
+    Ok(())
+}

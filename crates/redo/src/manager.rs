@@ -1,0 +1,70 @@
+//! Which module redoes which records.
+
+use crate::error::Misfit;
+use crate::page_items::Page;
+use crate::record_view::{BlockView, RecordView};
+use crate::{btree, heap, heap2, sequence, xlog};
+use quire_types::Lsn;
+use quire_wal::rmgr;
+
+/// What a resource manager's redo gets to see: one record, and the block reference that is the page at hand.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockRedo<'a> {
+    /// The record.
+    pub record: RecordView<'a>,
+    /// The reference to the page.
+    pub block: BlockView<'a>,
+    /// The record's end, which becomes the page's LSN.
+    pub lsn: Lsn,
+}
+
+impl BlockRedo<'_> {
+    /// The block number of another reference of the record.
+    pub fn block_number(&self, id: u8) -> Result<u32, Misfit> {
+        self.record.block(id).map(|block| block.block).ok_or(Misfit::MissingBlock(id))
+    }
+
+    /// The error for a reference that this kind of record does not have.
+    pub fn unexpected_block(&self) -> Misfit {
+        Misfit::UnexpectedBlock(self.block.id)
+    }
+}
+
+/// A resource manager whose records reference pages.
+pub(crate) struct ResourceManager {
+    /// Whether `redo` knows this kind of record.
+    pub supports: fn(info: u8) -> bool,
+    /// Does to the page what the record says. Restoring images, and the check that the record is newer than the page,
+    /// come before it; setting the page's LSN is its own duty, because not every record does.
+    pub redo: fn(&mut Page, &BlockRedo<'_>) -> Result<(), Misfit>,
+}
+
+/// The manager with this id, if it is one of those that are implemented.
+pub(crate) fn resource_manager(id: u8) -> Option<ResourceManager> {
+    Some(match id {
+        rmgr::XLOG => xlog::MANAGER,
+        rmgr::HEAP2 => heap2::MANAGER,
+        rmgr::HEAP => heap::MANAGER,
+        rmgr::BTREE => btree::MANAGER,
+        rmgr::SEQ => sequence::MANAGER,
+        _ => return None,
+    })
+}
+
+/// Whether records of this manager never reference a page.
+pub(crate) fn is_without_pages(id: u8) -> bool {
+    matches!(
+        id,
+        rmgr::XACT
+            | rmgr::SMGR
+            | rmgr::CLOG
+            | rmgr::DBASE
+            | rmgr::TBLSPC
+            | rmgr::MULTIXACT
+            | rmgr::RELMAP
+            | rmgr::STANDBY
+            | rmgr::COMMIT_TS
+            | rmgr::REPLORIGIN
+            | rmgr::LOGICALMSG
+    )
+}

@@ -1,0 +1,170 @@
+//! A PostgreSQL server of the test's own: private directory, Unix socket only, stopped when dropped.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use tempfile::TempDir;
+
+/// A database cluster, started and stopped as the test says.
+pub struct Cluster {
+    home: TempDir,
+    bin: PathBuf,
+    /// Whom PostgreSQL runs as, if the test runs as root, which PostgreSQL refuses.
+    user: Option<(u32, u32)>,
+}
+
+impl Cluster {
+    /// `initdb`, with these lines added to the configuration.
+    pub fn create(settings: &str) -> Result<Cluster> {
+        let home = tempfile::tempdir()?;
+        let user = unprivileged_user()?;
+        if let Some((uid, gid)) = user {
+            chown(home.path(), Some(uid), Some(gid))?;
+        }
+        let cluster = Cluster { home, bin: find_binaries()?, user };
+        let data = cluster.data();
+        let data = data.to_str().context("temporary directory is not UTF-8")?;
+        cluster
+            .run("initdb", &["-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8"])?;
+        let socket =
+            format!("\nlisten_addresses = ''\nunix_socket_directories = '{}'\n", cluster.home.path().display());
+        let mut file = fs::OpenOptions::new().append(true).open(cluster.data().join("postgresql.conf"))?;
+        file.write_all((socket + settings).as_bytes())?;
+        Ok(cluster)
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// Starts the server and waits until it takes connections.
+    pub fn start(&self) -> Result<()> {
+        self.control("start", &["-l", &self.home.path().join("log").to_string_lossy()])
+    }
+
+    /// Stops the server cleanly.
+    pub fn stop(&self) -> Result<()> {
+        self.control("stop", &["-m", "fast"])
+    }
+
+    fn control(&self, action: &str, more: &[&str]) -> Result<()> {
+        let data = self.data();
+        let fixed = [action, "-w", "-s", "-D", data.to_str().context("data directory is not UTF-8")?];
+        self.run("pg_ctl", &[&fixed, more].concat())
+    }
+
+    /// Runs SQL statement by statement; the first error fails.
+    pub fn sql(&self, sql: &str) -> Result<()> {
+        self.run("psql", &["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-c", sql])
+    }
+
+    /// Runs a script of `psql`; the first error fails.
+    pub fn script(&self, script: &str) -> Result<()> {
+        let file = self.home.path().join("script.sql");
+        fs::write(&file, script)?;
+        self.run("psql", &["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", "postgres", "-f", &file.to_string_lossy()])
+    }
+
+    /// Runs `pgbench` with a script of its own, or the built-in one.
+    pub fn pgbench(&self, arguments: &[&str], script: Option<&str>) -> Result<()> {
+        let file = self.home.path().join("pgbench.sql");
+        let file_name = file.to_string_lossy();
+        fs::write(&file, script.unwrap_or_default())?;
+        let scripted = if script.is_some() { vec!["-f", &*file_name] } else { vec![] };
+        self.run("pgbench", &[&["-n"], arguments, &scripted, &["postgres"]].concat())
+    }
+
+    /// Runs one of PostgreSQL's programs; output appears only if it fails.
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
+        // The server inherits its starter's output, so that goes to a file and not to a pipe, which would never end.
+        let log = self.home.path().join(format!("{program}.out"));
+        let output = fs::File::create(&log)?;
+        let mut command = self.command(program);
+        let status =
+            command.args(arguments).stdout(output.try_clone()?).stderr(output).stdin(Stdio::null()).status()?;
+        ensure!(status.success(), "{program} {arguments:?}: {status}\n{}", fs::read_to_string(&log)?);
+        Ok(())
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
+        command.current_dir(self.home.path()).env("PGHOST", self.home.path()).env("PGUSER", "postgres");
+        if let Some((uid, gid)) = self.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    /// An interactive session, for transactions that overlap.
+    pub fn session(&self) -> Result<Session> {
+        let mut command = self.command("psql");
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = child.stdin.take().context("no pipe to psql")?;
+        let output = BufReader::new(child.stdout.take().context("no pipe from psql")?);
+        Ok(Session { child, input, output })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.data().join("postmaster.pid").exists() {
+            let _ = self.control("stop", &["-m", "immediate"]);
+        }
+    }
+}
+
+/// A `psql` that is fed line by line.
+pub struct Session {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Session {
+    /// Runs SQL to its end.
+    pub fn sql(&mut self, sql: &str) -> Result<()> {
+        const MARK: &str = "statement done";
+        writeln!(self.input, "{sql};\n\\echo {MARK}")?;
+        loop {
+            let mut line = String::new();
+            if self.output.read_line(&mut line)? == 0 {
+                bail!("psql ended during {sql:?}");
+            }
+            if line.trim_end() == MARK {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends the session.
+    pub fn close(mut self) -> Result<()> {
+        writeln!(self.input, "\\q")?;
+        ensure!(self.child.wait()?.success(), "psql failed");
+        Ok(())
+    }
+}
+
+fn find_binaries() -> Result<PathBuf> {
+    let named = std::env::var_os("QUIRE_PG_BIN").map(PathBuf::from);
+    let usual = ["/usr/lib/postgresql/15/bin", "/usr/pgsql-15/bin", "/usr/local/pgsql/bin"].map(PathBuf::from);
+    let found = named.into_iter().chain(usual).find(|bin| bin.join("initdb").exists());
+    found.context("no PostgreSQL 15 found: set QUIRE_PG_BIN to the folder of its programs")
+}
+
+/// The user `postgres`, if this process is root.
+fn unprivileged_user() -> Result<Option<(u32, u32)>> {
+    if fs::metadata(Path::new("/proc/self"))?.uid() != 0 {
+        return Ok(None);
+    }
+    let users = fs::read_to_string("/etc/passwd")?;
+    let entry = users.lines().find_map(|line| line.strip_prefix("postgres:")).context("no user postgres")?;
+    let mut fields = entry.split(':').skip(1);
+    let mut number = || -> Result<u32> { Ok(fields.next().context("short entry in /etc/passwd")?.parse()?) };
+    Ok(Some((number()?, number()?)))
+}

@@ -1,0 +1,85 @@
+//! Real records and pages with bytes turned over: redo may refuse them or make nonsense of them, but it must return.
+
+use quire_redo::{Delta, apply};
+use quire_types::{Key, Lsn, PAGE_SIZE};
+use std::fmt;
+
+/// One record in this many is tried out.
+const ONE_IN: u64 = 8;
+
+/// A source of damage; the same records meet the same damage.
+pub struct Damage {
+    state: u64,
+    tried: u64,
+    refused: u64,
+}
+
+impl Damage {
+    pub fn new() -> Damage {
+        Damage { state: 0x9E37_79B9_7F4A_7C15, tried: 0, refused: 0 }
+    }
+
+    /// Applies a damaged copy of the record to a damaged copy of the page.
+    pub fn try_out(&mut self, page: Option<&[u8; PAGE_SIZE]>, key: Key, lsn: Lsn, record: &[u8]) {
+        if self.random(ONE_IN) != 0 {
+            return;
+        }
+        let mut page = page.map_or([0; PAGE_SIZE], |page| *page);
+        let record = self.damage_record(record);
+        if self.random(2) == 0 {
+            self.damage_page(&mut page);
+        }
+        self.tried += 1;
+        if apply(&mut page, key, lsn, &Delta::Record(record.into(), Lsn(8))).is_err() {
+            self.refused += 1;
+        }
+    }
+
+    /// Turns over a few bytes, most often in the short parts, or cuts the end off.
+    fn damage_record(&mut self, record: &[u8]) -> Vec<u8> {
+        let mut damaged = record.to_vec();
+        if self.random(8) == 0 {
+            damaged.truncate(24 + self.random(record.len() as u64 - 23) as usize);
+        }
+        for _ in 0..self.random(3) {
+            let from_start = self.random(2) == 0;
+            let reach = self.random(120).min(damaged.len() as u64 - 1) as usize;
+            let at = if from_start { reach } else { damaged.len() - 1 - reach };
+            damaged[at] = self.byte();
+        }
+        let length = damaged.len() as u32;
+        damaged[..4].copy_from_slice(&length.to_le_bytes());
+        damaged
+    }
+
+    /// Turns over a few bytes of the header, the line pointers, the tuples or the special space.
+    fn damage_page(&mut self, page: &mut [u8; PAGE_SIZE]) {
+        for _ in 0..=self.random(3) {
+            let (start, length) = [(8, 16), (24, 400), (4096, 4096), (8176, 16)][self.random(4) as usize];
+            page[start + self.random(length) as usize] = self.byte();
+        }
+    }
+
+    /// A byte that is a bound as often as not.
+    fn byte(&mut self) -> u8 {
+        match self.random(4) {
+            0 => 0,
+            1 => 0xFF,
+            _ => self.random(256) as u8,
+        }
+    }
+
+    /// Below `bound` (xorshift).
+    fn random(&mut self, bound: u64) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        (self.state >> 11) % bound
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "damaged records: {} applied, {} of them refused", self.tried, self.refused)
+    }
+}

@@ -1,0 +1,129 @@
+//! PostgreSQL as the oracle: with `wal_consistency_checking` each record carries the pages as the server has them after
+//! the record, and redo must arrive at the same pages. Afterwards the server is stopped and all its files are compared
+//! with the pages that redo arrived at, so that what no record carries (the visibility map, transaction status) is
+//! checked as well.
+
+mod cluster;
+mod damage;
+mod replay;
+mod workload;
+
+use anyhow::{Result, ensure};
+use cluster::Cluster;
+use quire_wal::{ControlFile, rmgr};
+use replay::{Files, Mismatch, Replay};
+use std::collections::BTreeMap;
+use std::fs;
+
+/// Runs the workload with these settings and replays its WAL. Prints what was seen, fails on any difference.
+fn check(settings: &str, more_required: &[(u8, u8)]) -> Result<()> {
+    let cluster = Cluster::create(&format!("{COMMON_SETTINGS}{settings}"))?;
+    // The first start makes what a start with these settings makes, so that it is in the copy that replay begins with.
+    cluster.start()?;
+    cluster.stop()?;
+    let mut replay = Replay::new(Files::load(&cluster.data())?.pages);
+    let before = control_file(&cluster)?;
+    cluster.start()?;
+    workload::run(&cluster)?;
+    cluster.stop()?;
+    replay.run(&cluster.data(), before.checkpoint, before.system_identifier)?;
+    let after = control_file(&cluster)?;
+    ensure!(replay.last_record == after.checkpoint, "replay ended at {}", replay.last_record);
+    report(&replay);
+    require(&replay, more_required)?;
+    ensure!(replay.mismatches.is_empty(), "pages differ from images:\n{}", first_few(&replay.mismatches));
+    let (mismatches, compared) = replay.compare_files(&Files::load(&cluster.data())?);
+    println!("compared with files: {compared:?}");
+    ensure!(mismatches.is_empty(), "pages differ from files:\n{}", first_few(&mismatches));
+    Ok(())
+}
+
+const COMMON_SETTINGS: &str = "
+wal_consistency_checking = 'all'
+full_page_writes = off
+track_commit_timestamp = on
+max_prepared_transactions = 5
+autovacuum = off
+fsync = off
+shared_buffers = 64MB
+wal_keep_size = 8GB
+max_wal_size = 8GB
+checkpoint_timeout = 1h
+";
+
+/// Kinds of records that a run must contain, or it proves too little. The top bit of a heap's kind says that the page
+/// is initialised.
+const REQUIRED: &[(u8, u8)] = &[
+    (rmgr::XLOG, rmgr::XLOG_FPI),
+    (rmgr::HEAP, rmgr::XLOG_HEAP_INSERT),
+    (rmgr::HEAP, rmgr::XLOG_HEAP_INSERT | rmgr::XLOG_HEAP_INIT_PAGE),
+    (rmgr::HEAP, rmgr::XLOG_HEAP_DELETE),
+    (rmgr::HEAP, rmgr::XLOG_HEAP_UPDATE),
+    (rmgr::HEAP, rmgr::XLOG_HEAP_UPDATE | rmgr::XLOG_HEAP_INIT_PAGE),
+    (rmgr::HEAP, rmgr::XLOG_HEAP_HOT_UPDATE),
+    (rmgr::HEAP, rmgr::XLOG_HEAP_CONFIRM),
+    (rmgr::HEAP, rmgr::XLOG_HEAP_LOCK),
+    (rmgr::HEAP, rmgr::XLOG_HEAP_INPLACE),
+    (rmgr::HEAP2, rmgr::XLOG_HEAP2_PRUNE),
+    (rmgr::HEAP2, rmgr::XLOG_HEAP2_VACUUM),
+    (rmgr::HEAP2, rmgr::XLOG_HEAP2_FREEZE_PAGE),
+    (rmgr::HEAP2, rmgr::XLOG_HEAP2_VISIBLE),
+    (rmgr::HEAP2, rmgr::XLOG_HEAP2_MULTI_INSERT),
+    (rmgr::HEAP2, rmgr::XLOG_HEAP2_MULTI_INSERT | rmgr::XLOG_HEAP_INIT_PAGE),
+    (rmgr::HEAP2, rmgr::XLOG_HEAP2_LOCK_UPDATED),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_INSERT_LEAF),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_INSERT_UPPER),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_INSERT_META),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_SPLIT_L),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_SPLIT_R),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_INSERT_POST),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_DEDUP),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_DELETE),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_UNLINK_PAGE),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_UNLINK_PAGE_META),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_NEWROOT),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_MARK_PAGE_HALFDEAD),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_VACUUM),
+    (rmgr::BTREE, rmgr::XLOG_BTREE_META_CLEANUP),
+    (rmgr::SEQ, rmgr::XLOG_SEQ_LOG),
+];
+
+fn require(replay: &Replay, more: &[(u8, u8)]) -> Result<()> {
+    let is_missing = |(id, info): &&(u8, u8)| !replay.seen.keys().any(|(rmgr, kind, _)| (rmgr, kind) == (id, info));
+    let missing: Vec<_> = REQUIRED.iter().chain(more).filter(is_missing).collect();
+    ensure!(replay.map_truncations > 0, "the workload truncated no relation with a visibility map");
+    ensure!(missing.is_empty(), "the workload made no records of these kinds: {missing:02x?}");
+    Ok(())
+}
+
+fn report(replay: &Replay) {
+    println!("{:<12} {:<6} {:>10} {:>10}", "manager", "kind", "pages", "compared");
+    for ((id, info, block), (pages, compared)) in &replay.seen {
+        let name = rmgr::name(*id).unwrap_or("?");
+        println!("{name:<12} {info:#04x}/{block} {pages:>10} {compared:>10}");
+    }
+    let mut by_kind = BTreeMap::new();
+    for mismatch in &replay.mismatches {
+        *by_kind.entry(&mismatch.what).or_insert(0) += 1;
+    }
+    println!("mismatches: {by_kind:?}; relations with other records: {}", replay.foreign.len());
+    println!("{}", replay.damage);
+}
+
+fn first_few(all: &[Mismatch]) -> String {
+    all.iter().take(10).map(|mismatch| format!("{mismatch}\n")).collect()
+}
+
+fn control_file(cluster: &Cluster) -> Result<ControlFile> {
+    Ok(ControlFile::parse(&fs::read(cluster.data().join("global/pg_control"))?)?)
+}
+
+#[test]
+fn pages_equal_postgresqls_at_wal_level_replica() -> Result<()> {
+    check("wal_level = replica\nwal_compression = lz4\n", &[])
+}
+
+#[test]
+fn pages_equal_postgresqls_at_wal_level_logical() -> Result<()> {
+    check("wal_level = logical\n", &[])
+}
