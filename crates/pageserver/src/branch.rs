@@ -1,0 +1,118 @@
+//! A shard of a branch that is open, and the tasks that keep it going.
+
+use crate::compactor::Compactor;
+use crate::error::{ReadError, StorageError};
+use crate::pipeline::{LogEnd, Pipeline, PipelineError};
+use crate::timeline::Timeline;
+use bytes::Bytes;
+use quire_types::{Key, Lsn, ShardId, TimelineKey};
+use quire_wal::effects::FullPageWrites;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tracing::error;
+
+/// How often a branch looks whether its memtable is old.
+const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Names a shard of a branch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BranchKey {
+    /// The branch.
+    pub timeline: TimelineKey,
+    /// The shard.
+    pub shard: ShardId,
+}
+
+impl BranchKey {
+    /// Its directory under `data_dir`.
+    pub fn directory(&self, data_dir: &Path) -> PathBuf {
+        let shard = format!("{}-{}", self.shard.number, self.shard.count);
+        data_dir.join(self.timeline.project.to_string()).join(self.timeline.branch.to_string()).join(shard)
+    }
+}
+
+/// An open branch.
+#[derive(Debug)]
+pub struct Branch {
+    timeline: Arc<Timeline>,
+    pipeline: Mutex<Pipeline>,
+}
+
+impl Branch {
+    /// A timeline with the one who feeds it.
+    pub fn new(timeline: Arc<Timeline>, pipeline: Pipeline) -> Arc<Branch> {
+        Arc::new(Branch { timeline, pipeline: Mutex::new(pipeline) })
+    }
+
+    /// What was ingested.
+    pub fn timeline(&self) -> &Arc<Timeline> {
+        &self.timeline
+    }
+
+    /// The next byte of WAL that is needed.
+    pub fn wal_position(&self) -> Lsn {
+        self.pipeline().position()
+    }
+
+    /// Takes WAL; see [`Pipeline::feed`]. Blocks while storage is behind.
+    pub fn feed(&self, begin: Lsn, wal: &Bytes) -> Result<Lsn, PipelineError> {
+        self.pipeline().feed(begin, wal)
+    }
+
+    /// What a shutdown checkpoint at `lsn` has to say; none if ingest is not exactly there.
+    pub fn log_end(&self, lsn: Lsn) -> Option<LogEnd> {
+        self.pipeline().log_end(lsn)
+    }
+
+    /// What the log says of full-page writes.
+    pub fn full_page_writes(&self) -> Result<Option<FullPageWrites>, ReadError> {
+        let key = Key::FullPageWrites;
+        let value = self.timeline.value(key, self.timeline.progress().ingested)?;
+        let decode = |raw: Bytes| FullPageWrites::decode(&raw).map_err(|source| ReadError::Value { key, source });
+        value.map(decode).transpose()
+    }
+
+    /// Freezes a memtable that is due and flushes what is frozen.
+    fn maintain(&self) -> Result<(), StorageError> {
+        // Ingest that is busy freezes by itself, and may be waiting for this very flush.
+        match self.pipeline.try_lock() {
+            Ok(mut pipeline) => pipeline.freeze_if_due(),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Poisoned(_)) => self.timeline.stop_ingest("ingest panicked"),
+        }
+        self.timeline.flush()
+    }
+
+    fn pipeline(&self) -> MutexGuard<'_, Pipeline> {
+        self.pipeline.lock().expect("ingest that panics is not gone on with")
+    }
+}
+
+/// Keeps a branch's memtables moving until shutdown: old ones are frozen, frozen ones flushed, layers handed to
+/// compaction.
+pub async fn keep_flushing(branch: Arc<Branch>, compactor: Compactor, mut shutdown: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(AGE_CHECK_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = shutdown.wait_for(|ended| *ended) => return,
+            () = branch.timeline.wait_for_freeze() => {}
+            _ = ticks.tick() => {}
+        }
+        let maintained = spawn_blocking({
+            let branch = Arc::clone(&branch);
+            move || branch.maintain()
+        });
+        match maintained.await {
+            Ok(Ok(())) => compactor.request(&branch.timeline),
+            Ok(Err(reason)) => {
+                error!(branch = %branch.timeline.origin().timeline, %reason, "cannot flush; ingest stops");
+                branch.timeline.stop_ingest(&reason.to_string());
+                return;
+            }
+            Err(_) => return,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! All branches of a pageserver: opening, importing, looking up.
+
+use crate::branch::{Branch, BranchKey, keep_flushing};
+use crate::chain::native_redo;
+use crate::compactor::Compactor;
+use crate::config::Config;
+use crate::error::StorageError;
+use crate::follower::{FollowerConfig, follow};
+use crate::images::ImagePool;
+use crate::import::{self, Import, ImportError};
+use crate::layer::BlockCache;
+use crate::manifest::{Manifest, Origin};
+use crate::metrics::Metrics;
+use crate::pipeline::{MemtableLimits, Pipeline, PipelineError};
+use crate::store::Store;
+use crate::timeline::{Timeline, TimelineParts};
+use bytes::Bytes;
+use quire_types::{BranchId, Key, ProjectId, ShardId, TimelineKey};
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+/// A branch that is known here.
+#[derive(Clone, Debug)]
+pub enum Known {
+    /// It is served.
+    Open(Arc<Branch>),
+    /// Its files could not be opened; the reason is for people.
+    Failed(Arc<str>),
+}
+
+/// Why a branch could not be opened or imported.
+#[derive(Debug, thiserror::Error)]
+pub enum BranchError {
+    /// The branch was imported before.
+    #[error("branch {0} exists")]
+    Exists(TimelineKey),
+    /// Values were sent without a beginning.
+    #[error("no import of branch {0} is under way")]
+    NoImport(TimelineKey),
+    /// The start of an import must be a segment boundary.
+    #[error("an import starts at a segment boundary, not at {0}")]
+    Start(quire_types::Lsn),
+    /// What was imported does not suffice for ingest.
+    #[error("the import is incomplete: {0}")]
+    Incomplete(PipelineError),
+    /// A value was not taken.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The disk failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// The branches of one pageserver, and what they share.
+#[derive(Debug)]
+pub struct Branches {
+    config: Config,
+    metrics: Arc<Metrics>,
+    cache: Arc<BlockCache>,
+    pool: Arc<ImagePool>,
+    compactor: Compactor,
+    known: RwLock<BTreeMap<BranchKey, Known>>,
+    imports: Mutex<HashMap<BranchKey, Import>>,
+    tasks: Mutex<JoinSet<()>>,
+    shutdown: watch::Sender<bool>,
+}
+
+impl Branches {
+    /// No branches yet.
+    pub fn new(config: Config, metrics: Arc<Metrics>, pool: Arc<ImagePool>, compactor: Compactor) -> Branches {
+        Branches {
+            cache: BlockCache::new(config.block_cache_bytes),
+            config,
+            metrics,
+            pool,
+            compactor,
+            known: RwLock::default(),
+            imports: Mutex::default(),
+            tasks: Mutex::default(),
+            shutdown: watch::Sender::new(false),
+        }
+    }
+
+    /// Opens every branch in the data directory, and removes unfinished imports. One that cannot be opened is known as
+    /// failed; the others are served.
+    pub fn open_all(&self) -> Result<(), StorageError> {
+        for key in self.found_on_disk()? {
+            let dir = key.directory(&self.config.data_dir);
+            let opened = match Manifest::load(&dir) {
+                Ok(None) => {
+                    info!(branch = %key.timeline, "removing an unfinished import");
+                    import::discard(&dir)?;
+                    continue;
+                }
+                Ok(Some(manifest)) => self.open(&dir, manifest),
+                Err(error) => Err(error.into()),
+            };
+            let known = opened.map_or_else(
+                |reason| {
+                    error!(branch = %key.timeline, %reason, "cannot open");
+                    Known::Failed(reason.to_string().into())
+                },
+                Known::Open,
+            );
+            self.known.write().expect("nothing panics under this lock").insert(key, known);
+        }
+        Ok(())
+    }
+
+    fn found_on_disk(&self) -> Result<Vec<BranchKey>, StorageError> {
+        let mut found = Vec::new();
+        for (project, dir) in subdirectories::<ProjectId>(&self.config.data_dir)? {
+            for (branch, dir) in subdirectories::<BranchId>(&dir)? {
+                let timeline = TimelineKey { project, branch };
+                for (Shard(shard), _) in subdirectories::<Shard>(&dir)? {
+                    found.push(BranchKey { timeline, shard });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The branch, if it is known.
+    pub fn get(&self, key: BranchKey) -> Option<Known> {
+        self.known.read().expect("nothing panics under this lock").get(&key).cloned()
+    }
+
+    /// All branches, in order.
+    pub fn list(&self) -> Vec<(BranchKey, Known)> {
+        let known = self.known.read().expect("nothing panics under this lock");
+        known.iter().map(|(key, known)| (*key, known.clone())).collect()
+    }
+
+    /// Begins an import; one of the same branch that is under way is discarded.
+    pub fn begin_import(&self, origin: Origin) -> Result<(), BranchError> {
+        let key = BranchKey { timeline: origin.timeline, shard: origin.shard };
+        if self.get(key).is_some() {
+            return Err(BranchError::Exists(key.timeline));
+        }
+        if origin.segment_bytes == 0 || origin.start.segment_offset(origin.segment_bytes.into()) != 0 {
+            return Err(BranchError::Start(origin.start));
+        }
+        let mut imports = self.imports();
+        imports.remove(&key);
+        let dir = key.directory(&self.config.data_dir);
+        imports.insert(key, Import::begin(&dir, origin, self.config.images, self.config.memtable_bytes)?);
+        Ok(())
+    }
+
+    /// Takes values of an import.
+    pub fn import(&self, key: BranchKey, values: Vec<(Key, Bytes)>) -> Result<(), BranchError> {
+        let mut imports = self.imports();
+        let import = imports.get_mut(&key).ok_or(BranchError::NoImport(key.timeline))?;
+        for (key, value) in values {
+            import.put(key, value)?;
+        }
+        Ok(())
+    }
+
+    /// Ends an import: the branch exists durably, and is opened.
+    pub fn finish_import(&self, key: BranchKey) -> Result<Arc<Branch>, BranchError> {
+        let mut imports = self.imports();
+        let import = imports.remove(&key).ok_or(BranchError::NoImport(key.timeline))?;
+        import.finish()?;
+        let dir = key.directory(&self.config.data_dir);
+        let manifest = Manifest::load(&dir)?.ok_or(BranchError::NoImport(key.timeline))?;
+        let opened = self.open(&dir, manifest);
+        if opened.is_err() {
+            import::discard(&dir)?;
+        }
+        let branch = opened?;
+        let mut known = self.known.write().expect("nothing panics under this lock");
+        known.insert(key, Known::Open(Arc::clone(&branch)));
+        Ok(branch)
+    }
+
+    fn open(&self, dir: &Path, manifest: Manifest) -> Result<Arc<Branch>, BranchError> {
+        let origin = manifest.origin;
+        let store = Store::open(dir, manifest, &self.cache, self.config.layer_bytes)?;
+        let parts = TimelineParts {
+            redo: native_redo,
+            backlog_max: self.config.image_backlog_max,
+            pool: Arc::clone(&self.pool),
+            metrics: self.metrics.timeline(origin.timeline, origin.shard),
+        };
+        let timeline = Timeline::new(store, parts);
+        let limits = MemtableLimits { bytes: self.config.memtable_bytes, age: self.config.memtable_age() };
+        let pipeline = Pipeline::open(&timeline, limits).map_err(BranchError::Incomplete)?;
+        Ok(Branch::new(timeline, pipeline))
+    }
+
+    /// Starts the tasks of a branch: flushing, and following the WAL.
+    pub fn start(&self, branch: &Arc<Branch>) {
+        let follower = FollowerConfig {
+            node: self.config.node,
+            safekeepers: self.config.safekeepers.clone(),
+            timeout: self.config.safekeeper_timeout(),
+        };
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.spawn(keep_flushing(Arc::clone(branch), self.compactor.clone(), self.shutdown.subscribe()));
+        tasks.spawn(follow(Arc::clone(branch), follower, self.shutdown.subscribe()));
+    }
+
+    /// Ends all tasks of all branches. What is in memory is in the WAL, too, and is not written.
+    pub async fn shut_down(&self) {
+        self.shutdown.send_replace(true);
+        for (_, known) in self.list() {
+            if let Known::Open(branch) = known {
+                branch.timeline().shut_down();
+            }
+        }
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn imports(&self) -> MutexGuard<'_, HashMap<BranchKey, Import>> {
+        self.imports.lock().expect("nothing panics while imports are locked")
+    }
+}
+
+/// The name of a shard's directory.
+struct Shard(ShardId);
+
+impl FromStr for Shard {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Shard, ()> {
+        let (number, count) = text.split_once('-').ok_or(())?;
+        let part = |text: &str| text.parse().map_err(|_| ());
+        Ok(Shard(ShardId { number: part(number)?, count: part(count)? }))
+    }
+}
+
+/// The subdirectories whose names are of one kind; others are none of ours.
+fn subdirectories<T: FromStr>(dir: &Path) -> Result<Vec<(T, PathBuf)>, StorageError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(StorageError::io("list", dir))? {
+        let path = entry.map_err(StorageError::io("list", dir))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        if let Some(name) = name.filter(|_| path.is_dir()) {
+            found.push((name, path));
+        }
+    }
+    Ok(found)
+}

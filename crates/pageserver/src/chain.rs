@@ -1,0 +1,170 @@
+//! What a read has to put together: a base and the deltas after it.
+//!
+//! Sources are asked from the newest to the oldest, but their LSNs overlap: a worker's image has the LSN of the last
+//! delta it includes and lies in a newer memtable or layer than that delta. So a base ends the search only within its
+//! source; other sources are still asked for what lies between the base and the LSN that is read.
+
+use crate::error::ReadError;
+use crate::value::{Kind, Version};
+use bytes::Bytes;
+use quire_redo::delta::Delta;
+use quire_types::{Key, Lsn, PAGE_SIZE};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// Applies one delta to a page; in production `quire_redo::apply`.
+pub type Redo = fn(&mut [u8; PAGE_SIZE], Key, Lsn, &Delta) -> Result<(), String>;
+
+/// The redo that production uses.
+pub fn native_redo(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, delta: &Delta) -> Result<(), String> {
+    quire_redo::apply(page, key, lsn, delta).map_err(|error| error.to_string())
+}
+
+/// The versions that make up a page at an LSN.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    key: Key,
+    upto: Lsn,
+    base: Option<Version>,
+    deltas: BTreeMap<Lsn, Version>,
+}
+
+impl Chain {
+    /// Nothing found yet of `key` as of `upto`.
+    pub fn new(key: Key, upto: Lsn) -> Chain {
+        Chain { key, upto, base: None, deltas: BTreeMap::new() }
+    }
+
+    /// The page it is of.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// The LSN it is as of.
+    pub fn upto(&self) -> Lsn {
+        self.upto
+    }
+
+    /// Only versions above this LSN matter any more.
+    pub fn floor(&self) -> Lsn {
+        self.base.as_ref().map_or(Lsn::INVALID, |base| base.lsn)
+    }
+
+    /// Takes a version above the floor and at most at the LSN that is read; says when its source is exhausted.
+    pub fn offer(&mut self, version: Version) -> ControlFlow<()> {
+        debug_assert!(version.lsn > self.floor() && version.lsn <= self.upto);
+        if version.kind.is_base() {
+            self.deltas.retain(|lsn, _| *lsn > version.lsn);
+            self.base = Some(version);
+            return ControlFlow::Break(());
+        }
+        self.deltas.insert(version.lsn, version);
+        ControlFlow::Continue(())
+    }
+
+    /// Whether there is no version at all.
+    pub fn is_empty(&self) -> bool {
+        self.base.is_none() && self.deltas.is_empty()
+    }
+
+    /// The base and the deltas, oldest first.
+    pub fn versions(&self) -> impl Iterator<Item = &Version> {
+        self.base.iter().chain(self.deltas.values())
+    }
+
+    /// Deltas that have to be replayed.
+    pub fn delta_count(&self) -> u32 {
+        self.to_replay().count() as u32
+    }
+
+    /// Their length together.
+    pub fn delta_bytes(&self) -> u64 {
+        self.to_replay().map(|version| version.payload.len() as u64).sum()
+    }
+
+    /// LSN of the newest version; invalid if there is none.
+    pub fn last_lsn(&self) -> Lsn {
+        self.deltas.last_key_value().map_or(self.floor(), |(lsn, _)| *lsn)
+    }
+
+    /// LSN of the image that the page is rebuilt from; none if it starts from zeroes.
+    pub fn image_lsn(&self) -> Option<Lsn> {
+        self.base.as_ref().filter(|base| base.kind == Kind::Image).map(|base| base.lsn)
+    }
+
+    fn to_replay(&self) -> impl Iterator<Item = &Version> {
+        self.versions().filter(|version| version.kind.is_delta())
+    }
+
+    /// The page. A stored image is given out as it is; anything else is rebuilt in one pass.
+    pub fn replay(&self, redo: Redo) -> Result<Bytes, ReadError> {
+        let image = self.base.as_ref().filter(|base| base.kind == Kind::Image);
+        if let Some(image) = image.filter(|image| self.deltas.is_empty() && image.payload.len() == PAGE_SIZE) {
+            return Ok(image.payload.clone());
+        }
+        let mut raw = self.first_page()?;
+        let page: &mut [u8; PAGE_SIZE] = raw.as_mut_slice().try_into().expect("a first page is a page");
+        for version in self.to_replay() {
+            let failed = |reason: String| self.failure(version.lsn, reason);
+            let delta = Delta::decode(version.payload.clone()).map_err(|error| failed(error.to_string()))?;
+            redo(page, self.key, version.lsn, &delta).map_err(failed)?;
+        }
+        Ok(raw.into())
+    }
+
+    fn first_page(&self) -> Result<Vec<u8>, ReadError> {
+        match self.base.as_ref().filter(|base| base.kind == Kind::Image) {
+            None => Ok(vec![0; PAGE_SIZE]),
+            Some(image) if image.payload.len() == PAGE_SIZE => Ok(image.payload.to_vec()),
+            Some(image) => Err(self.failure(image.lsn, "the image is not a page")),
+        }
+    }
+
+    fn failure(&self, lsn: Lsn, reason: impl Into<String>) -> ReadError {
+        ReadError::Redo { key: self.key, lsn, reason: reason.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire_types::Slru;
+
+    const KEY: Key = Key::SlruBlock { slru: Slru::Clog, page: 0 };
+
+    fn version(lsn: u64, kind: Kind) -> Version {
+        Version { lsn: Lsn(lsn), kind, payload: Bytes::new() }
+    }
+
+    fn lsns(chain: &Chain) -> Vec<u64> {
+        chain.versions().map(|version| version.lsn.0).collect()
+    }
+
+    #[test]
+    fn a_base_from_an_older_source_may_lie_above_one_from_a_newer_source() {
+        let mut chain = Chain::new(KEY, Lsn(100));
+        assert!(chain.offer(version(50, Kind::Image)).is_break());
+        assert!(chain.offer(version(90, Kind::Delta)).is_continue());
+        assert!(chain.offer(version(70, Kind::Delta)).is_continue());
+        assert!(chain.offer(version(80, Kind::Image)).is_break());
+        assert_eq!(lsns(&chain), [80, 90]);
+        assert_eq!((chain.floor(), chain.last_lsn(), chain.image_lsn()), (Lsn(80), Lsn(90), Some(Lsn(80))));
+    }
+
+    #[test]
+    fn an_initialising_delta_is_a_base_and_is_replayed() {
+        let mut chain = Chain::new(KEY, Lsn(100));
+        assert!(chain.offer(version(90, Kind::Delta)).is_continue());
+        assert!(chain.offer(version(60, Kind::InitialDelta)).is_break());
+        assert_eq!((chain.delta_count(), chain.image_lsn()), (2, None));
+    }
+
+    #[test]
+    fn without_a_version_a_page_is_zeroes_and_a_malformed_delta_is_an_error() {
+        let mut chain = Chain::new(KEY, Lsn(100));
+        assert!(chain.is_empty());
+        assert!(chain.replay(native_redo).unwrap().iter().all(|byte| *byte == 0));
+        assert!(chain.offer(version(60, Kind::Delta)).is_continue());
+        assert!(matches!(chain.replay(native_redo), Err(ReadError::Redo { lsn: Lsn(60), .. })));
+    }
+}

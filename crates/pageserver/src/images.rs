@@ -1,0 +1,73 @@
+//! The threads that make images, shared by all branches of a pageserver.
+//!
+//! Each queued page puts one token with its timeline into the pool. A worker takes a token and makes the next image of
+//! that timeline, so branches are served in the order in which their pages were queued.
+
+use crate::timeline::{ImageOutcome, Timeline};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::thread::{self, JoinHandle};
+use tracing::error;
+
+/// Work for the threads.
+#[derive(Debug, Default)]
+pub struct ImagePool {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    tokens: VecDeque<Weak<Timeline>>,
+    ended: bool,
+}
+
+impl ImagePool {
+    /// A pool without threads.
+    pub fn new() -> Arc<ImagePool> {
+        Arc::default()
+    }
+
+    /// Starts `threads` workers; they end with [`ImagePool::end`].
+    pub fn start(self: &Arc<ImagePool>, threads: usize) -> std::io::Result<Vec<JoinHandle<()>>> {
+        let start = |number| {
+            let pool = Arc::clone(self);
+            thread::Builder::new().name(format!("images-{number}")).spawn(move || pool.work())
+        };
+        (0..threads).map(start).collect()
+    }
+
+    /// One more page of this timeline waits.
+    pub fn add(&self, timeline: &Weak<Timeline>) {
+        self.lock().tokens.push_back(Weak::clone(timeline));
+        self.changed.notify_one();
+    }
+
+    /// Lets the workers end.
+    pub fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    fn work(&self) {
+        while let Some(token) = self.next() {
+            if let Some(ImageOutcome::Failed(key, reason)) = token.upgrade().and_then(|line| line.make_next_image()) {
+                error!(%key, %reason, "cannot make an image; reads of the page will fail");
+            }
+        }
+    }
+
+    fn next(&self) -> Option<Weak<Timeline>> {
+        let waiting = |inner: &mut Inner| inner.tokens.is_empty() && !inner.ended;
+        let inner = self.changed.wait_while(self.lock(), waiting);
+        let mut inner = inner.expect("nothing panics while the pool is locked");
+        match inner.ended {
+            true => None,
+            false => inner.tokens.pop_front(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("nothing panics while the pool is locked")
+    }
+}

@@ -1,0 +1,94 @@
+//! The blocks that a record names, and the visibility map pages that heap records mean without naming them.
+
+use super::changes::Batch;
+use super::error::IngestError;
+use crate::value::Value;
+use bytes::Bytes;
+use quire_redo::{Delta, visibility_map};
+use quire_types::{Fork, Key};
+use quire_wal::effects::heap::{VisibilityCleared, visibility_cleared};
+use quire_wal::effects::xlog::{self, XlogEffect};
+use quire_wal::{Block, BlockImage, page, rmgr};
+
+/// Changes every block that the record names, but those of the free space map.
+pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
+    let record = batch.record;
+    for block in record.blocks.iter().filter(|block| block.rel.fork != Fork::FreeSpaceMap) {
+        batch.check_tablespace(block.rel.tablespace)?;
+        match block.image.as_ref().filter(|image| image.apply) {
+            Some(image) => restore(batch, block, image)?,
+            None => redo(batch, block)?,
+        }
+    }
+    Ok(())
+}
+
+/// Redo of a block whose image is restored ends there (`BLK_RESTORED`).
+fn restore(batch: &mut Batch<'_>, block: &Block, image: &BlockImage) -> Result<(), IngestError> {
+    let mut restored = image.restore()?;
+    if !page::is_new(restored.as_slice()) {
+        page::set_lsn(restored.as_mut_slice(), batch.record.end);
+    }
+    batch.extend_relation(block.rel, block.block)?;
+    let key = Key::RelBlock { rel: block.rel, block: block.block };
+    batch.push(key, Value::Image(Bytes::copy_from_slice(restored.as_slice())));
+    Ok(())
+}
+
+fn redo(batch: &mut Batch<'_>, block: &Block) -> Result<(), IngestError> {
+    let key = Key::RelBlock { rel: block.rel, block: block.block };
+    let record = batch.record;
+    if record.rmgr == rmgr::XLOG {
+        return without_image(batch, key);
+    }
+    if !quire_redo::supports(record.rmgr, record.info) {
+        return Err(batch.unsupported());
+    }
+    let is_new = batch.extend_relation(block.rel, block.block)?;
+    batch.change_page(key, is_new, Delta::Record(batch.bytes.clone(), record.start))
+}
+
+/// A page image for hint bits may come without the image when full-page writes are off, and then says nothing; the
+/// plain kind may not.
+fn without_image(batch: &Batch<'_>, key: Key) -> Result<(), IngestError> {
+    let record = batch.record;
+    match xlog::parse(record.info, &record.main_data) {
+        Ok(XlogEffect::PageImagesForHints) => Ok(()),
+        Ok(_) => Err(IngestError::MissingImage { key, lsn: record.start }),
+        Err(source) => Err(batch.malformed(source)),
+    }
+}
+
+/// Clears the bits of heap pages that are no longer all-visible, on map pages that exist.
+pub(super) fn clear_visibility(batch: &mut Batch<'_>) -> Result<(), IngestError> {
+    let mut pages: Vec<(Key, Delta)> = Vec::new();
+    for cleared in visibility_cleared(batch.record) {
+        note_cleared(&mut pages, map_page(&cleared), &cleared);
+    }
+    for (key, delta) in pages {
+        if let Key::RelBlock { rel, block } = key
+            && batch.relation_size(rel)?.is_some_and(|blocks| block < blocks)
+        {
+            batch.push(key, Value::Delta(delta));
+        }
+    }
+    Ok(())
+}
+
+fn map_page(cleared: &VisibilityCleared) -> Key {
+    let rel = cleared.rel.with_fork(Fork::VisibilityMap);
+    Key::RelBlock { rel, block: visibility_map::map_block(cleared.block) }
+}
+
+/// The two heap blocks of an update mostly share a map page, which gets one delta.
+fn note_cleared(pages: &mut Vec<(Key, Delta)>, key: Key, cleared: &VisibilityCleared) {
+    for (known, delta) in pages.iter_mut() {
+        if let Delta::VisibilityCleared { heap_blocks, .. } = delta
+            && *known == key
+        {
+            heap_blocks.push(cleared.block);
+            return;
+        }
+    }
+    pages.push((key, Delta::VisibilityCleared { heap_blocks: vec![cleared.block], bits: cleared.bits }));
+}

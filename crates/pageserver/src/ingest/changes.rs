@@ -1,0 +1,210 @@
+//! Collecting the changes of one record, and knowing how large things are.
+
+use super::error::IngestError;
+use super::view::StateView;
+use crate::change::Change;
+use crate::value::Value;
+use bytes::Bytes;
+use quire_redo::Delta;
+use quire_types::{CodecError, Fork, Key, PAGE_SIZE, Reader, RelTag, SLRU_SEGMENT_PAGES, Slru};
+use quire_wal::{Record, rmgr};
+use std::collections::HashMap;
+
+/// Sizes remembered before all are forgotten; some 40 bytes each.
+const REMEMBERED_SIZES_MAX: usize = 1 << 18;
+
+/// The most blocks a relation may be extended by at once: 32 GiB. A hash index adds half its size with one record.
+const GAP_BLOCKS_MAX: u32 = 1 << 22;
+
+/// Sizes of relations and SLRU segments, as of the last record, so that storage is not asked for each block.
+#[derive(Debug, Default)]
+pub(super) struct Sizes {
+    known: HashMap<Key, Option<u32>>,
+}
+
+impl Sizes {
+    /// Forgets everything once there is too much of it. Only between records: within one, storage does not yet know the
+    /// new sizes.
+    pub(super) fn shrink(&mut self) {
+        if self.known.len() > REMEMBERED_SIZES_MAX {
+            self.known.clear();
+        }
+    }
+
+    fn get(&mut self, key: Key, view: &dyn StateView) -> Result<Option<u32>, IngestError> {
+        if let Some(size) = self.known.get(&key) {
+            return Ok(*size);
+        }
+        let size = view.value(key)?.map(|raw| stored_size(key, &raw)).transpose()?;
+        self.known.insert(key, size);
+        Ok(size)
+    }
+}
+
+/// Reads the value of a size key.
+pub(super) fn stored_size(key: Key, raw: &[u8]) -> Result<u32, IngestError> {
+    let mut input = Reader::new(raw);
+    let size = input.u32("size").and_then(|size| input.finish().map(|()| size));
+    size.map_err(|source| IngestError::Stored { key, source })
+}
+
+/// The changes of one record while they are collected.
+pub(super) struct Batch<'a> {
+    /// The record.
+    pub(super) record: &'a Record,
+    /// Its bytes, which deltas carry.
+    pub(super) bytes: &'a Bytes,
+    /// Storage before the record.
+    pub(super) view: &'a dyn StateView,
+    sizes: &'a mut Sizes,
+    changes: Vec<Change>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(
+        record: &'a Record,
+        bytes: &'a Bytes,
+        view: &'a dyn StateView,
+        sizes: &'a mut Sizes,
+    ) -> Batch<'a> {
+        Batch { record, bytes, view, sizes, changes: Vec::with_capacity(record.blocks.len() + 1) }
+    }
+
+    pub(super) fn into_changes(self) -> Vec<Change> {
+        self.changes
+    }
+
+    /// Gives a key its new value. The caller sees to it that a key gets only one.
+    pub(super) fn push(&mut self, key: Key, value: Value) {
+        self.changes.push(Change::new(key, self.record.end, value));
+    }
+
+    /// Gives a key that is not a page its new value.
+    pub(super) fn set(&mut self, key: Key, value: impl Into<Bytes>) {
+        self.push(key, Value::Bytes(value.into()));
+    }
+
+    /// Ends a key, or zeroes a page.
+    pub(super) fn remove(&mut self, key: Key) {
+        self.push(key, Value::Tombstone);
+    }
+
+    /// How many blocks a relation has, if it exists.
+    pub(super) fn relation_size(&mut self, rel: RelTag) -> Result<Option<u32>, IngestError> {
+        self.sizes.get(Key::RelSize { rel }, self.view)
+    }
+
+    /// Sets a size key, in place of an earlier size from the same record.
+    pub(super) fn resize(&mut self, key: Key, size: u32) {
+        self.sizes.known.insert(key, Some(size));
+        let value = Value::Bytes(Bytes::copy_from_slice(&size.to_le_bytes()));
+        match self.changes.iter_mut().rev().find(|change| change.key == key) {
+            Some(change) => change.value = value,
+            None => self.push(key, value),
+        }
+    }
+
+    /// Ends a size key, if it exists: the relation or SLRU segment is gone.
+    pub(super) fn remove_sized(&mut self, key: Key) -> Result<(), IngestError> {
+        if self.sizes.get(key, self.view)?.is_some() {
+            self.sizes.known.insert(key, None);
+            self.remove(key);
+        }
+        Ok(())
+    }
+
+    /// Notes a size that the caller changes itself.
+    pub(super) fn remember_size(&mut self, key: Key, size: Option<u32>) {
+        self.sizes.known.insert(key, size);
+    }
+
+    /// Makes a relation hold a block; says whether the block is new. Blocks between become zeroes.
+    pub(super) fn extend_relation(&mut self, rel: RelTag, block: u32) -> Result<bool, IngestError> {
+        let blocks = self.relation_size(rel)?.unwrap_or(0);
+        if block < blocks {
+            return Ok(false);
+        }
+        if block - blocks > GAP_BLOCKS_MAX || block == u32::MAX {
+            return Err(IngestError::Gap { rel, blocks, block, lsn: self.record.start });
+        }
+        for skipped in blocks..block {
+            self.remove(Key::RelBlock { rel, block: skipped });
+        }
+        self.resize(Key::RelSize { rel }, block + 1);
+        Ok(true)
+    }
+
+    /// Makes an SLRU segment hold a page; says whether the page is new. Pages between become zeroes.
+    pub(super) fn extend_slru(&mut self, slru: Slru, page: u32) -> Result<bool, IngestError> {
+        let key = Key::SlruSegment { slru, segment: page / SLRU_SEGMENT_PAGES };
+        let (first, offset) = (page - page % SLRU_SEGMENT_PAGES, page % SLRU_SEGMENT_PAGES);
+        let pages = self.sizes.get(key, self.view)?.unwrap_or(0);
+        if offset < pages {
+            return Ok(false);
+        }
+        for skipped in pages..offset {
+            self.remove(Key::SlruBlock { slru, page: first + skipped });
+        }
+        self.resize(key, offset + 1);
+        Ok(true)
+    }
+
+    /// Changes a page: by a delta on what it was, or, if it was nothing, by the page that the delta makes of zeroes.
+    pub(super) fn change_page(&mut self, key: Key, is_new: bool, delta: Delta) -> Result<(), IngestError> {
+        let value = match is_new && !delta.will_init(key) {
+            false => Value::Delta(delta),
+            true => {
+                let mut page = Box::new([0; PAGE_SIZE]);
+                quire_redo::apply(&mut page, key, self.record.end, &delta)?;
+                Value::Image(Bytes::copy_from_slice(page.as_slice()))
+            }
+        };
+        self.push(key, value);
+        Ok(())
+    }
+
+    /// Changes an SLRU page, making its segment hold it; says whether the page is new.
+    pub(super) fn change_slru(&mut self, slru: Slru, page: u32, delta: Delta) -> Result<bool, IngestError> {
+        let is_new = self.extend_slru(slru, page)?;
+        self.change_page(Key::SlruBlock { slru, page }, is_new, delta)?;
+        Ok(is_new)
+    }
+
+    /// Refuses tablespaces other than the two that every cluster has.
+    pub(super) fn check_tablespace(&self, tablespace: u32) -> Result<(), IngestError> {
+        match tablespace {
+            RelTag::DEFAULT_TABLESPACE | RelTag::GLOBAL_TABLESPACE => Ok(()),
+            tablespace => Err(IngestError::Tablespace { tablespace, lsn: self.record.start }),
+        }
+    }
+
+    /// The error of a tablespace's own record, whose data start with the tablespace.
+    pub(super) fn tablespace_record(&self) -> IngestError {
+        match Reader::new(&self.record.main_data).u32("tablespace") {
+            Ok(tablespace) => IngestError::Tablespace { tablespace, lsn: self.record.start },
+            Err(source) => self.malformed(source),
+        }
+    }
+
+    /// The error of data that are not what the record's type says.
+    pub(super) fn malformed(&self, source: CodecError) -> IngestError {
+        let (rmgr, lsn) = (self.rmgr_name(), self.record.start);
+        IngestError::Malformed { rmgr, info: self.record.info, lsn, source }
+    }
+
+    /// The error of a record that redo does not know.
+    pub(super) fn unsupported(&self) -> IngestError {
+        IngestError::Unsupported { rmgr: self.rmgr_name(), info: self.record.info, lsn: self.record.start }
+    }
+
+    fn rmgr_name(&self) -> String {
+        let number = self.record.rmgr;
+        rmgr::name(number).map_or_else(|| format!("custom resource manager {number}"), str::to_owned)
+    }
+}
+
+/// The first and the last size key that relations of a database in a tablespace can have.
+pub(super) fn relations_of(tablespace: u32, database: u32) -> (Key, Key) {
+    let key = |relation, fork| Key::RelSize { rel: RelTag { tablespace, database, relation, fork } };
+    (key(0, Fork::Main), key(u32::MAX, Fork::Init))
+}

@@ -1,0 +1,121 @@
+//! What ingest remembers from record to record, and across restarts.
+
+use super::changes::Batch;
+use super::counters::Counters;
+use super::error::IngestError;
+use super::view::StateView;
+use bytes::Bytes;
+use quire_types::{CodecError, Key, Lsn, Reader, Writer};
+use quire_wal::CheckpointState;
+use quire_wal::effects::FullPageWrites;
+
+/// First byte of [`State::encode`].
+const FORMAT: u8 = 1;
+
+/// Ingest's memory as of one position in the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct State {
+    /// End of the last record.
+    pub(super) position: Lsn,
+    /// Start of the last record, invalid if there was none.
+    pub(super) last_record: Lsn,
+    /// Whether the last record is a shutdown checkpoint.
+    pub(super) shut_down: bool,
+    /// The counters, exactly.
+    pub(super) counters: Counters,
+    /// The newest version of `Key::Checkpoint`.
+    pub(super) written: CheckpointState,
+    /// The newest version of `Key::FullPageWrites`.
+    pub(super) full_page_writes: FullPageWrites,
+    /// A page of multixact offsets that came into being with an entry, before the record that would zero it.
+    pub(super) early_offsets_page: Option<u32>,
+}
+
+impl State {
+    /// The state that an import leaves.
+    pub(super) fn imported(start: Lsn, view: &dyn StateView) -> Result<State, IngestError> {
+        let checkpoint = imported_value(view, Key::Checkpoint, CheckpointState::decode)?;
+        let full_page_writes = imported_value(view, Key::FullPageWrites, FullPageWrites::decode)?;
+        Ok(State {
+            position: start,
+            last_record: Lsn::INVALID,
+            shut_down: false,
+            counters: Counters { checkpoint },
+            written: checkpoint,
+            full_page_writes,
+            early_offsets_page: None,
+        })
+    }
+
+    /// Writes a version of `Key::Checkpoint` if the rounded counters changed.
+    pub(super) fn write_counters(&mut self, batch: &mut Batch<'_>) {
+        let rounded = self.counters.rounded();
+        if rounded != self.written {
+            self.written = rounded;
+            batch.set(Key::Checkpoint, rounded.encode());
+        }
+    }
+
+    /// A format byte, `position` and `last_record` as `u64`, `shut_down` as a byte, the early offsets page as a byte that
+    /// says whether there is one and a `u32`, then three values with their lengths before them: the counters, the counters
+    /// as written, the full-page-writes state. Little endian.
+    pub(super) fn encode(&self) -> Bytes {
+        let mut out = Writer::new();
+        out.u8(FORMAT).u64(self.position.0).u64(self.last_record.0).u8(u8::from(self.shut_down));
+        out.u8(u8::from(self.early_offsets_page.is_some())).u32(self.early_offsets_page.unwrap_or(0));
+        out.length_prefixed(&self.counters.checkpoint.encode());
+        out.length_prefixed(&self.written.encode());
+        out.length_prefixed(&self.full_page_writes.encode());
+        out.into_bytes()
+    }
+
+    /// Reads back what [`State::encode`] wrote.
+    pub(super) fn decode(raw: &[u8]) -> Result<State, CodecError> {
+        let mut input = Reader::new(raw);
+        let format = input.u8("ingest state format")?;
+        if format != FORMAT {
+            return Err(CodecError::Invalid { field: "ingest state format", value: format.into() });
+        }
+        let (position, last_record) = (Lsn(input.u64("position")?), Lsn(input.u64("last record")?));
+        let shut_down = input.u8("shut down")? != 0;
+        let has_early_page = input.u8("early offsets page")? != 0;
+        let early_offsets_page = Some(input.u32("early offsets page")?).filter(|_| has_early_page);
+        let checkpoint = CheckpointState::decode(input.length_prefixed("counters")?)?;
+        let written = CheckpointState::decode(input.length_prefixed("written counters")?)?;
+        let full_page_writes = FullPageWrites::decode(input.length_prefixed("full-page writes")?)?;
+        input.finish()?;
+        let counters = Counters { checkpoint };
+        Ok(State { position, last_record, shut_down, counters, written, full_page_writes, early_offsets_page })
+    }
+}
+
+fn imported_value<T>(
+    view: &dyn StateView,
+    key: Key,
+    decode: impl Fn(&[u8]) -> Result<T, CodecError>,
+) -> Result<T, IngestError> {
+    let raw = view.value(key)?.ok_or(IngestError::NotImported(key))?;
+    decode(&raw).map_err(|source| IngestError::Stored { key, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_round_trips_and_a_cut_one_is_refused() {
+        let checkpoint = CheckpointState { next_xid: 5 << 32 | 7, next_oid: 99, ..CheckpointState::default() };
+        let state = State {
+            position: Lsn(0x200),
+            last_record: Lsn(0x180),
+            shut_down: true,
+            counters: Counters { checkpoint },
+            written: Counters { checkpoint }.rounded(),
+            full_page_writes: FullPageWrites { on: true, since: Lsn(0x100) },
+            early_offsets_page: Some(0),
+        };
+        let raw = state.encode();
+        assert_eq!(State::decode(&raw).as_ref(), Ok(&state));
+        assert!(State::decode(&raw[..raw.len() - 1]).is_err());
+    }
+}

@@ -1,0 +1,251 @@
+//! Reading a layer file: index and bloom filter in memory, blocks by `pread` through the cache.
+
+use super::block::Block;
+use super::bloom::{self, Bloom};
+use super::cache::BlockCache;
+use super::footer::{FOOTER_BYTES, Footer, MAGIC, Summary};
+use super::frame::{self, Extent};
+use super::sections::Records;
+use crate::accounts::Carry;
+use crate::error::StorageError;
+use crate::value::Version;
+use quire_types::key::KEY_BYTES;
+use quire_types::{CodecError, Key, Lsn, Reader};
+use std::fs::File;
+use std::ops::{Bound, ControlFlow};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An open layer. The file stays readable through it even after it was removed.
+#[derive(Debug)]
+pub struct Layer {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    number: u64,
+    footer: Footer,
+    index: Vec<IndexEntry>,
+    bloom: Bloom,
+    cache: Arc<BlockCache>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct IndexEntry {
+    first: (Key, Lsn),
+    extent: Extent,
+}
+
+impl Layer {
+    /// Opens a layer and checks its header, footer, index and filter; blocks are checked when they are read.
+    pub fn open(path: &Path, cache: &Arc<BlockCache>) -> Result<Arc<Layer>, StorageError> {
+        let file = File::open(path).map_err(StorageError::io("open", path))?;
+        let bytes = file.metadata().map_err(StorageError::io("stat", path))?.len();
+        let footer = read_footer(&file, path, bytes)?;
+        let index = frame::read(&file, path, footer.index)?;
+        let index = parse_index(&index, footer.carries).map_err(StorageError::malformed(path, footer.index.offset))?;
+        let bloom = frame::read(&file, path, footer.bloom)?;
+        let bloom = Bloom::decode(&bloom).map_err(StorageError::malformed(path, footer.bloom.offset))?;
+        let number = cache.number_layer();
+        let path = path.to_owned();
+        Ok(Arc::new(Layer { path, file, bytes, number, footer, index, bloom, cache: Arc::clone(cache) }))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What it spans.
+    pub fn summary(&self) -> &Summary {
+        &self.footer.summary
+    }
+
+    /// Whether it may have a version of `key` with an LSN above `after` and at most `upto`.
+    pub fn may_hold(&self, key: Key, after: Lsn, upto: Lsn) -> bool {
+        let summary = self.summary();
+        (summary.first_key..=summary.last_key).contains(&key)
+            && summary.first_lsn <= upto
+            && summary.last_lsn > after
+            && self.bloom.may_contain(bloom::hash(key))
+    }
+
+    /// Shows the versions of `key` with LSNs above `after` and at most `upto`, newest first, until told to stop.
+    pub fn visit(
+        &self,
+        key: Key,
+        after: Lsn,
+        upto: Lsn,
+        visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StorageError> {
+        let mut blocks_left = self.index.partition_point(|entry| entry.first <= (key, upto));
+        while blocks_left > 0 {
+            blocks_left -= 1;
+            let block = self.block(blocks_left)?;
+            for index in (0..block.count_up_to(key, upto)).rev() {
+                let (at, lsn) = block.position(index);
+                if at != key || lsn <= after || visit(block.version(index)).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The newest version of `key` at or below `upto`.
+    pub fn newest(&self, key: Key, upto: Lsn) -> Result<Option<Version>, StorageError> {
+        let mut newest = None;
+        if self.may_hold(key, Lsn::INVALID, upto) {
+            self.visit(key, Lsn::INVALID, upto, &mut |version| {
+                newest = Some(version);
+                ControlFlow::Break(())
+            })?;
+        }
+        Ok(newest)
+    }
+
+    /// The newest version at or below `upto` of each key in the range, up to `limit` keys, in key order.
+    pub fn newest_in_range(
+        &self,
+        from: Bound<Key>,
+        to: Key,
+        upto: Lsn,
+        limit: usize,
+    ) -> Result<Vec<(Key, Version)>, StorageError> {
+        let mut found: Vec<(Key, Version)> = Vec::new();
+        let below = match from {
+            Bound::Included(key) => (key, Lsn::INVALID),
+            Bound::Excluded(key) => (key, Lsn::MAX),
+            Bound::Unbounded => (self.summary().first_key, Lsn::INVALID),
+        };
+        let start = self.index.partition_point(|entry| entry.first <= below).saturating_sub(1);
+        for number in start..self.index.len() {
+            let block = self.block(number)?;
+            for index in block.count_up_to(below.0, below.1)..block.len() {
+                let (key, lsn) = block.position(index);
+                let same = found.last().is_some_and(|(last, _)| *last == key);
+                if key > to || (found.len() == limit && !same) {
+                    return Ok(found);
+                }
+                if lsn > upto {
+                    continue;
+                }
+                match same {
+                    true => found.last_mut().expect("just seen").1 = block.version(index),
+                    false => found.push((key, block.version(index))),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// All versions, in order, past the cache.
+    pub fn entries(self: &Arc<Layer>) -> Entries {
+        Entries { layer: Arc::clone(self), next_block: 0, block: None, next: 0 }
+    }
+
+    /// The image accounts it carries, in key order.
+    pub fn carries(self: &Arc<Layer>) -> Records<Carry> {
+        Records::new(Arc::clone(self), self.footer.carries, self.footer.bloom.offset)
+    }
+
+    pub(super) fn read_frame_at(&self, offset: u64, end: u64) -> Result<(Vec<u8>, u64), StorageError> {
+        frame::read_next(&self.file, &self.path, offset, end)
+    }
+
+    fn block(&self, number: usize) -> Result<Arc<Block>, StorageError> {
+        // An index of 2^32 blocks would be a layer of 100 TB.
+        let id = (self.number, number as u32);
+        if let Some(block) = self.cache.get(id) {
+            return Ok(block);
+        }
+        let block = Arc::new(self.read_block(number)?);
+        self.cache.put(id, &block);
+        Ok(block)
+    }
+
+    fn read_block(&self, number: usize) -> Result<Block, StorageError> {
+        let entry = self.index[number];
+        let raw = frame::read(&self.file, &self.path, entry.extent)?;
+        let malformed = StorageError::malformed(&self.path, entry.extent.offset);
+        let block = Block::parse(raw).map_err(malformed)?;
+        match block.len() > 0 && block.position(0) == entry.first {
+            true => Ok(block),
+            false => Err(StorageError::Corrupt {
+                path: self.path.clone(),
+                offset: entry.extent.offset,
+                reason: "the block is not the one in the index".into(),
+            }),
+        }
+    }
+}
+
+fn read_footer(file: &File, path: &Path, bytes: u64) -> Result<Footer, StorageError> {
+    let corrupt = |offset, reason: &str| StorageError::Corrupt { path: path.to_owned(), offset, reason: reason.into() };
+    let at = bytes.checked_sub(FOOTER_BYTES as u64).ok_or_else(|| corrupt(0, "shorter than a footer"))?;
+    let mut raw = [0; FOOTER_BYTES];
+    file.read_exact_at(&mut raw, at).map_err(StorageError::io("read", path))?;
+    let footer = Footer::decode(&raw).map_err(StorageError::malformed(path, at))?;
+    let mut magic = [0; 8];
+    file.read_exact_at(&mut magic, 0).map_err(StorageError::io("read", path))?;
+    match (magic == MAGIC, footer.fits(bytes)) {
+        (true, true) => Ok(footer),
+        (false, _) => Err(corrupt(0, "not a layer file")),
+        (_, false) => Err(corrupt(at, "the parts do not fill the file")),
+    }
+}
+
+fn parse_index(raw: &[u8], data_end: u64) -> Result<Vec<IndexEntry>, CodecError> {
+    let mut reader = Reader::new(raw);
+    let mut index: Vec<IndexEntry> = Vec::new();
+    while reader.remaining() > 0 {
+        let first = (Key::decode(reader.bytes("index key", KEY_BYTES)?)?, Lsn(reader.u64("index lsn")?));
+        let extent = Extent { offset: reader.u64("block offset")?, length: reader.u32("block length")? };
+        let inside = extent.offset.checked_add(u64::from(extent.length)).is_some_and(|end| end <= data_end);
+        let ascending = index.last().is_none_or(|last| last.first < first);
+        if !inside || !ascending {
+            return Err(CodecError::Invalid { field: "index entry", value: index.len() as u64 });
+        }
+        index.push(IndexEntry { first, extent });
+    }
+    Ok(index)
+}
+
+/// Walks a layer from front to back.
+#[derive(Debug)]
+pub struct Entries {
+    layer: Arc<Layer>,
+    next_block: usize,
+    block: Option<Block>,
+    next: usize,
+}
+
+impl Entries {
+    fn advance(&mut self) -> Result<Option<(Key, Version)>, StorageError> {
+        loop {
+            if let Some(block) = self.block.as_ref().filter(|block| self.next < block.len()) {
+                let entry = (block.position(self.next).0, block.version(self.next));
+                self.next += 1;
+                return Ok(Some(entry));
+            }
+            if self.next_block >= self.layer.index.len() {
+                return Ok(None);
+            }
+            self.block = Some(self.layer.read_block(self.next_block)?);
+            (self.next_block, self.next) = (self.next_block + 1, 0);
+        }
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<(Key, Version), StorageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
+    }
+}

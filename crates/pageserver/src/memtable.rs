@@ -1,0 +1,182 @@
+//! Versions that are not in a layer file yet: by key, and within a key by LSN.
+//!
+//! A memtable is open for a while, then frozen, then flushed to one layer. It holds encoded versions only, so that its
+//! size is what it says and nothing keeps a chunk of WAL alive.
+
+use crate::accounts::{Account, Carry};
+use crate::value::{Kind, Version};
+use quire_types::{Key, Lsn};
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+
+/// What an entry costs beside its payload.
+const VERSION_OVERHEAD_BYTES: usize = size_of::<Version>();
+const SLOT_OVERHEAD_BYTES: usize = size_of::<(Key, Slot)>() + VERSION_OVERHEAD_BYTES;
+
+/// The versions of one key, ascending by LSN, and its image account after the last of them.
+#[derive(Debug, Default)]
+struct Slot {
+    versions: Vec<Version>,
+    account: Account,
+}
+
+/// A sorted table of versions.
+#[derive(Debug)]
+pub struct Memtable {
+    slots: BTreeMap<Key, Slot>,
+    bytes: usize,
+    lsns: (Lsn, Lsn),
+}
+
+impl Default for Memtable {
+    fn default() -> Memtable {
+        Memtable { slots: BTreeMap::new(), bytes: 0, lsns: (Lsn::MAX, Lsn::INVALID) }
+    }
+}
+
+impl Memtable {
+    /// Takes in a version. One at the same LSN is replaced: an image takes the place of the last delta it includes.
+    pub fn insert(&mut self, key: Key, version: Version, account: Account) {
+        self.lsns = (self.lsns.0.min(version.lsn), self.lsns.1.max(version.lsn));
+        let slot = self.slots.entry(key).or_insert_with(|| {
+            self.bytes += SLOT_OVERHEAD_BYTES;
+            Slot::default()
+        });
+        slot.account = account;
+        self.bytes += version.payload.len();
+        let at = slot.versions.partition_point(|other| other.lsn < version.lsn);
+        match slot.versions.get_mut(at).filter(|other| other.lsn == version.lsn) {
+            Some(other) => {
+                self.bytes -= other.payload.len();
+                *other = version;
+            }
+            None => {
+                self.bytes += VERSION_OVERHEAD_BYTES;
+                slot.versions.insert(at, version);
+            }
+        }
+    }
+
+    /// Memory it takes, roughly.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there is nothing to flush.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Whether there is a version of `key` at exactly `lsn`, and of which kind.
+    pub fn kind_at(&self, key: Key, lsn: Lsn) -> Option<Kind> {
+        let versions = &self.slots.get(&key)?.versions;
+        let at = versions.binary_search_by_key(&lsn, |version| version.lsn).ok()?;
+        Some(versions[at].kind)
+    }
+
+    /// Shows the versions of `key` with LSNs above `after` and at most `upto`, newest first, until told to stop.
+    pub fn visit(&self, key: Key, after: Lsn, upto: Lsn, visit: &mut dyn FnMut(Version) -> ControlFlow<()>) {
+        if self.lsns.0 > upto || self.lsns.1 <= after {
+            return;
+        }
+        let Some(slot) = self.slots.get(&key) else { return };
+        let end = slot.versions.partition_point(|version| version.lsn <= upto);
+        for version in slot.versions[..end].iter().rev() {
+            if version.lsn <= after || visit(version.clone()).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// The newest version of `key` at or below `upto`.
+    pub fn newest(&self, key: Key, upto: Lsn) -> Option<Version> {
+        let versions = &self.slots.get(&key)?.versions;
+        versions[..versions.partition_point(|version| version.lsn <= upto)].last().cloned()
+    }
+
+    /// The newest version at or below `upto` of each key in the range, up to `limit` keys, in key order.
+    pub fn newest_in_range(&self, from: Bound<Key>, to: Key, upto: Lsn, limit: usize) -> Vec<(Key, Version)> {
+        let is_empty = match from {
+            Bound::Included(from) => from > to,
+            Bound::Excluded(from) => from >= to,
+            Bound::Unbounded => false,
+        };
+        if is_empty {
+            return Vec::new();
+        }
+        let newest = |(key, slot): (&Key, &Slot)| {
+            let version = slot.versions.iter().rev().find(|version| version.lsn <= upto)?;
+            Some((*key, version.clone()))
+        };
+        self.slots.range((from, Bound::Included(to))).filter_map(newest).take(limit).collect()
+    }
+
+    /// All versions in order.
+    pub fn entries(&self) -> impl Iterator<Item = (Key, &Version)> {
+        self.slots.iter().flat_map(|(key, slot)| slot.versions.iter().map(move |version| (*key, version)))
+    }
+
+    /// The image accounts of its pages, in key order.
+    pub fn carries(&self) -> impl Iterator<Item = Carry> + '_ {
+        let pages = self.slots.iter().filter(|(key, _)| key.is_page());
+        pages.map(|(key, slot)| Carry { key: *key, account: slot.account })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn version(lsn: u64, kind: Kind, payload: &'static str) -> Version {
+        Version { lsn: Lsn(lsn), kind, payload: Bytes::from_static(payload.as_bytes()) }
+    }
+
+    fn seen(table: &Memtable, after: u64, upto: u64) -> Vec<u64> {
+        let mut seen = Vec::new();
+        table.visit(Key::ControlFile, Lsn(after), Lsn(upto), &mut |version| {
+            seen.push(version.lsn.0);
+            ControlFlow::Continue(())
+        });
+        seen
+    }
+
+    #[test]
+    fn versions_come_newest_first_whatever_the_order_they_came_in() {
+        let mut table = Memtable::default();
+        for lsn in [10, 30, 20, 40] {
+            table.insert(Key::ControlFile, version(lsn, Kind::Delta, "x"), Account::default());
+        }
+        assert_eq!(seen(&table, 0, 100), [40, 30, 20, 10]);
+        assert_eq!(seen(&table, 10, 30), [30, 20]);
+        assert_eq!(seen(&table, 40, 100), [0; 0]);
+    }
+
+    #[test]
+    fn an_image_takes_the_place_of_the_delta_at_its_lsn() {
+        let mut table = Memtable::default();
+        table.insert(Key::ControlFile, version(10, Kind::Delta, "delta"), Account::default());
+        let bytes = table.bytes();
+        table.insert(Key::ControlFile, version(10, Kind::Image, "image!!"), Account::default());
+        assert_eq!(table.bytes(), bytes + 2);
+        assert_eq!(table.kind_at(Key::ControlFile, Lsn(10)), Some(Kind::Image));
+        assert_eq!(table.entries().count(), 1);
+    }
+
+    #[test]
+    fn a_range_gives_the_newest_visible_version_of_each_key() {
+        let mut table = Memtable::default();
+        for (xid, lsn) in [(1, 10), (1, 20), (2, 30), (3, 10)] {
+            table.insert(Key::TwoPhase { xid }, version(lsn, Kind::Bytes, "x"), Account::default());
+        }
+        let from = |xid| Bound::Included(Key::TwoPhase { xid });
+        let range = |from, upto, limit| {
+            let found = table.newest_in_range(from, Key::TwoPhase { xid: 9 }, Lsn(upto), limit);
+            found.into_iter().map(|(key, version)| (key.to_string(), version.lsn.0)).collect::<Vec<_>>()
+        };
+        let (one, three) = ("prepared transaction 1".to_owned(), "prepared transaction 3".to_owned());
+        assert_eq!(range(from(1), 25, 10), [(one.clone(), 20), (three.clone(), 10)]);
+        assert_eq!(range(from(1), 15, 1), [(one, 10)]);
+        assert_eq!(range(from(10), 15, 1), []);
+    }
+}

@@ -1,0 +1,120 @@
+//! One pageserver process: opened, run until it is told to stop.
+
+use crate::branches::{Branches, Known};
+use crate::compactor::Compactor;
+use crate::config::Config;
+use crate::error::StorageError;
+use crate::http::{self, HttpState};
+use crate::images::ImagePool;
+use crate::metrics::Metrics;
+use crate::publish;
+use crate::server;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::net::TcpListener;
+use tracing::info;
+
+/// Why a pageserver does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum PageserverError {
+    /// Another process has the data directory.
+    #[error("{0} is used by another pageserver")]
+    Locked(String),
+    /// An address cannot be listened at.
+    #[error("cannot listen at {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A thread cannot be started, or the HTTP server failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The data directory cannot be read.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A pageserver that has its files and its ports, and serves once it is [run](Pageserver::run).
+#[derive(Debug)]
+pub struct Pageserver {
+    config: Config,
+    branches: Arc<Branches>,
+    metrics: Arc<Metrics>,
+    pool: Arc<ImagePool>,
+    compactor: Compactor,
+    pages: TcpListener,
+    http: TcpListener,
+    _lock: Flock<File>,
+}
+
+impl Pageserver {
+    /// Takes the data directory and the ports, and opens every branch found.
+    pub async fn open(config: Config) -> Result<Pageserver, PageserverError> {
+        publish::create_directory(&config.data_dir)?;
+        let lock = lock(&config.data_dir)?;
+        let (pages, http) = (listen(config.listen).await?, listen(config.http).await?);
+        let (metrics, pool, compactor) = (Arc::new(Metrics::new()), ImagePool::new(), Compactor::default());
+        let branches = Branches::new(config.clone(), Arc::clone(&metrics), Arc::clone(&pool), compactor.clone());
+        let branches = Arc::new(branches);
+        branches.open_all()?;
+        Ok(Pageserver { config, branches, metrics, pool, compactor, pages, http, _lock: lock })
+    }
+
+    /// Where computes connect.
+    pub fn page_address(&self) -> io::Result<SocketAddr> {
+        self.pages.local_addr()
+    }
+
+    /// Where status and metrics are served.
+    pub fn http_address(&self) -> io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// Serves until `shutdown` is ready. What is in memory then is not written: it is in the WAL, as after a crash.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), PageserverError> {
+        let mut threads = self.pool.start(self.config.image_workers.max(1))?;
+        threads.push(self.compactor.start()?);
+        for (key, known) in self.branches.list() {
+            if let Known::Open(branch) = known {
+                info!(branch = %key.timeline, durable = %branch.timeline().progress().durable, "serving");
+                self.branches.start(&branch);
+            }
+        }
+        let state = HttpState { branches: Arc::clone(&self.branches), metrics: Arc::clone(&self.metrics) };
+        let served = tokio::select! {
+            () = server::serve(self.pages, Arc::clone(&self.branches), self.config.read_timeout()) => Ok(()),
+            result = async { axum::serve(self.http, http::router(state)).await } => result.map_err(Into::into),
+            () = shutdown => Ok(()),
+        };
+        self.branches.shut_down().await;
+        self.pool.end();
+        self.compactor.end();
+        join(threads).await;
+        served
+    }
+}
+
+async fn join(threads: Vec<JoinHandle<()>>) {
+    let join_all = move || threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
+    if tokio::task::spawn_blocking(join_all).await.unwrap_or(1) > 0 {
+        tracing::error!("a thread panicked");
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, PageserverError> {
+    TcpListener::bind(address).await.map_err(|source| PageserverError::Listen { address, source })
+}
+
+fn lock(data_dir: &Path) -> Result<Flock<File>, PageserverError> {
+    let path = data_dir.join("lock");
+    let file = File::create(&path).map_err(StorageError::io("create", &path))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| PageserverError::Locked(path.display().to_string()))
+}

@@ -1,0 +1,193 @@
+//! From WAL bytes to changes: the one who feeds a timeline.
+
+use crate::error::ApplyError;
+use crate::ingest::{Ingest, IngestError};
+use crate::timeline::{LatestView, MustWait, Timeline};
+use quire_types::Lsn;
+use quire_wal::{CheckpointState, RawRecord, Record, WalError, WalStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// So often in a row may bytes be fed that are not WAL, before they are believed to be what the log holds.
+const WAL_FAILURES_MAX: u32 = 8;
+
+/// Why ingest stopped. It does not go on before a restart, because going on would give wrong pages.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The bytes are not WAL.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The record cannot be ingested.
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    /// Its changes were refused.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The WAL does not follow what came before.
+    #[error("WAL at {got} was received where {expected} comes next")]
+    Gap {
+        /// The next byte.
+        expected: Lsn,
+        /// What came.
+        got: Lsn,
+    },
+    /// It stopped before.
+    #[error("ingest has stopped")]
+    Stopped,
+}
+
+/// What a shutdown checkpoint at the end of the log has to say.
+#[derive(Clone, Debug)]
+pub struct LogEnd {
+    /// Start of the last record; invalid if there is none.
+    pub last_record: Lsn,
+    /// The counters.
+    pub checkpoint: CheckpointState,
+    /// Whether the last record is a shutdown checkpoint.
+    pub shut_down: bool,
+}
+
+/// When an open memtable is frozen.
+#[derive(Clone, Copy, Debug)]
+pub struct MemtableLimits {
+    /// When it has this size.
+    pub bytes: usize,
+    /// When the last freeze was so long ago.
+    pub age: Duration,
+}
+
+/// Ingest of one timeline. It alone applies changes and freezes memtables.
+#[derive(Debug)]
+pub struct Pipeline {
+    timeline: Arc<Timeline>,
+    limits: MemtableLimits,
+    ingest: Ingest,
+    stream: WalStream,
+    last_freeze: Instant,
+    wal_failures: u32,
+    is_stopped: bool,
+}
+
+impl Pipeline {
+    /// Goes on where the timeline is durable.
+    pub fn open(timeline: &Arc<Timeline>, limits: MemtableLimits) -> Result<Pipeline, PipelineError> {
+        let origin = timeline.origin();
+        let state = timeline.store().ingest_state();
+        let ingest = match state.is_empty() {
+            true => Ingest::begin(origin.start, &LatestView(timeline))?,
+            false => Ingest::restore(&state)?,
+        };
+        let segment_bytes = origin.segment_bytes.into();
+        let stream = match ingest.last_record() {
+            Some(last) => WalStream::resume(ingest.position(), last, segment_bytes, None),
+            None => WalStream::new(ingest.position(), segment_bytes, None),
+        };
+        let (timeline, last_freeze) = (Arc::clone(timeline), Instant::now());
+        Ok(Pipeline { timeline, limits, ingest, stream, last_freeze, wal_failures: 0, is_stopped: false })
+    }
+
+    /// The next byte of WAL that is needed.
+    pub fn position(&self) -> Lsn {
+        self.stream.position()
+    }
+
+    /// Takes WAL that starts at `begin`; what came before is skipped. Gives the next byte that is needed.
+    ///
+    /// After bytes that are not WAL the same bytes may be fed again, from another source, some times. After any other
+    /// error the timeline is told why, and nothing more is taken.
+    pub fn feed(&mut self, begin: Lsn, wal: &[u8]) -> Result<Lsn, PipelineError> {
+        self.check_not_stopped()?;
+        let expected = self.position();
+        if begin > expected {
+            return Err(PipelineError::Gap { expected, got: begin });
+        }
+        let known = usize::try_from(expected.bytes_since(begin)).unwrap_or(usize::MAX);
+        self.stream.feed(wal.get(known..).unwrap_or_default());
+        let result = self.take_records();
+        if let Err(error) = &result {
+            self.note_failure(error);
+        }
+        result.map(|()| self.position())
+    }
+
+    fn take_records(&mut self) -> Result<(), PipelineError> {
+        while let Some(record) = self.stream.next_record()? {
+            self.take_record(&record)?;
+            self.wal_failures = 0;
+        }
+        self.freeze_if_due();
+        Ok(())
+    }
+
+    fn note_failure(&mut self, error: &PipelineError) {
+        self.wal_failures += 1;
+        match error {
+            PipelineError::Wal(_) if self.wal_failures < WAL_FAILURES_MAX => self.stream.rewind_to_boundary(),
+            _ => {
+                self.is_stopped = true;
+                self.timeline.stop_ingest(&error.to_string());
+            }
+        }
+    }
+
+    fn take_record(&mut self, raw: &RawRecord) -> Result<(), PipelineError> {
+        let changes = self.ingest.ingest(raw, &LatestView(&self.timeline))?;
+        let must_wait = self.timeline.apply(&changes, raw.end)?;
+        self.count(raw)?;
+        let is_full = self.is_full();
+        if is_full {
+            self.freeze();
+        }
+        if is_full || must_wait == MustWait::Yes {
+            self.timeline.metrics().ingest_waits();
+            self.timeline.wait_for_room();
+            self.check_not_stopped()?;
+        }
+        Ok(())
+    }
+
+    fn check_not_stopped(&self) -> Result<(), PipelineError> {
+        match self.is_stopped || self.timeline.progress().stopped.is_some() {
+            true => Err(PipelineError::Stopped),
+            false => Ok(()),
+        }
+    }
+
+    fn count(&self, raw: &RawRecord) -> Result<(), PipelineError> {
+        let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
+        let images = || record.blocks.iter().filter_map(|block| block.image.as_ref());
+        let image_bytes = images().map(|image| image.bytes.len() as u64).sum();
+        self.timeline.metrics().record_ingested(raw.end.bytes_since(raw.start), images().count() as u64, image_bytes);
+        Ok(())
+    }
+
+    /// Freezes the open memtable if it is full, as images can make it, or if the last freeze was long ago, so that what
+    /// is durable follows a slow branch, too.
+    pub fn freeze_if_due(&mut self) {
+        if self.is_full() || self.last_freeze.elapsed() >= self.limits.age {
+            self.freeze();
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.timeline.store().open_bytes() >= self.limits.bytes
+    }
+
+    /// Freezes what was taken in so far. After an error ingest's state is not that of the memtable any more.
+    pub fn freeze(&mut self) {
+        if !self.is_stopped {
+            self.timeline.freeze(self.ingest.state());
+            self.last_freeze = Instant::now();
+        }
+    }
+
+    /// What a shutdown checkpoint at `lsn` has to say; none if ingest is not exactly there.
+    pub fn log_end(&self, lsn: Lsn) -> Option<LogEnd> {
+        let is_there = self.ingest.position() == lsn && !self.is_stopped;
+        is_there.then(|| LogEnd {
+            last_record: self.ingest.last_record().unwrap_or(Lsn::INVALID),
+            checkpoint: *self.ingest.checkpoint_state(),
+            shut_down: self.ingest.log_ends_with_shutdown_checkpoint(),
+        })
+    }
+}

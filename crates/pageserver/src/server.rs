@@ -1,0 +1,266 @@
+//! The page protocol: computes ask, this side answers.
+//!
+//! Requests on a connection are worked on side by side and answered in any order, up to a bound; beyond it the
+//! connection is not read. Imports are the exception: their messages take effect in the order they come.
+
+use crate::branch::{Branch, BranchKey};
+use crate::branches::{BranchError, Branches, Known};
+use crate::error::ReadError;
+use crate::import::ImportError;
+use crate::manifest::Origin;
+use quire_protocol::page::{ErrorCode, Request, Response};
+use quire_protocol::{Frame, FrameError};
+use quire_types::{Key, Lsn};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinSet, spawn_blocking};
+use tracing::{debug, warn};
+
+/// Requests of one connection that are worked on at the same time.
+const IN_FLIGHT_MAX: usize = 64;
+
+/// How long to wait when the operating system has no more sockets.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A refusal on its way to the compute.
+#[derive(Debug)]
+struct Refusal {
+    code: ErrorCode,
+    message: String,
+}
+
+impl Refusal {
+    fn new(code: ErrorCode, message: impl ToString) -> Refusal {
+        Refusal { code, message: message.to_string() }
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Refusal {
+        use crate::error::StorageError::{Corrupt, Failed, Io};
+        let code = match &error {
+            ReadError::NoSuchKey { .. } => ErrorCode::NoSuchKey,
+            ReadError::WrongKind(_) => ErrorCode::Protocol,
+            ReadError::Timeout { .. } => ErrorCode::Timeout,
+            ReadError::IngestStopped { .. } => ErrorCode::IngestStopped,
+            ReadError::Redo { .. } | ReadError::Value { .. } | ReadError::Storage(Corrupt { .. }) => ErrorCode::Corrupt,
+            ReadError::Storage(Io { .. } | Failed(_)) => ErrorCode::Storage,
+        };
+        Refusal::new(code, error)
+    }
+}
+
+impl From<BranchError> for Refusal {
+    fn from(error: BranchError) -> Refusal {
+        let code = match &error {
+            BranchError::Storage(_) | BranchError::Import(ImportError::Storage(_)) => ErrorCode::Storage,
+            _ => ErrorCode::Protocol,
+        };
+        Refusal::new(code, error)
+    }
+}
+
+/// Accepts connections for as long as it is polled.
+pub async fn serve(listener: TcpListener, branches: Arc<Branches>, read_timeout: Duration) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    let connection = Connection { branches: Arc::clone(&branches), read_timeout };
+                    connections.spawn(async move {
+                        match connection.run(stream).await {
+                            Ok(()) | Err(FrameError::Closed) => debug!(%peer, "connection ends"),
+                            Err(error) => warn!(%peer, %error, "connection fails"),
+                        }
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Connection {
+    branches: Arc<Branches>,
+    read_timeout: Duration,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream) -> Result<(), FrameError> {
+        stream.set_nodelay(true)?;
+        let (mut reader, writer) = stream.into_split();
+        let hello = Frame::read(&mut reader).await?;
+        let (answers, to_write) = mpsc::channel(IN_FLIGHT_MAX);
+        let writing = tokio::spawn(write_answers(writer, to_write));
+        let result = match greet(&self.branches, &hello) {
+            Ok((key, welcome)) => {
+                // A writer that has ended shows at the next read or answer.
+                let _ = answers.send(welcome.to_frame(hello.request_id)).await;
+                self.converse(key, reader, answers).await
+            }
+            Err(refusal) => {
+                let _ = answers.send(error_frame(refusal, hello.request_id)).await;
+                drop(answers);
+                Ok(())
+            }
+        };
+        // The answers that were begun are written before the connection ends.
+        let _ = writing.await;
+        result
+    }
+
+    async fn converse(
+        &self,
+        key: BranchKey,
+        mut reader: tokio::net::tcp::OwnedReadHalf,
+        answers: mpsc::Sender<Frame>,
+    ) -> Result<(), FrameError> {
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let mut working = JoinSet::new();
+        loop {
+            let permit = Arc::clone(&in_flight).acquire_owned().await.expect("the semaphore is never closed");
+            while working.try_join_next().is_some() {}
+            let frame = Frame::read(&mut reader).await?;
+            let request = Request::from_frame(&frame)?;
+            if is_import(&request) {
+                let answer = import(Arc::clone(&self.branches), key, request).await;
+                let _ = answers.send(to_frame(answer, frame.request_id)).await;
+                continue;
+            }
+            let (known, answers, timeout) = (self.branches.get(key), answers.clone(), self.read_timeout);
+            working.spawn(async move {
+                let answer = answer(known, request, timeout).await;
+                let _ = answers.send(to_frame(answer, frame.request_id)).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn write_answers(writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Frame>) -> io::Result<()> {
+    let mut writer = BufWriter::with_capacity(64 << 10, writer);
+    while let Some(frame) = answers.recv().await {
+        writer.write_all(&frame.encode()).await?;
+        if answers.is_empty() {
+            writer.flush().await?;
+        }
+    }
+    writer.flush().await
+}
+
+/// Reads the first message.
+fn greet(branches: &Branches, frame: &Frame) -> Result<(BranchKey, Response), Refusal> {
+    let protocol = |message: String| Refusal { code: ErrorCode::Protocol, message };
+    match Request::from_frame(frame).map_err(|error| protocol(error.to_string()))? {
+        Request::Hello { timeline, shard } if shard.number < shard.count => {
+            let key = BranchKey { timeline, shard };
+            match branches.get(key) {
+                None => Ok((key, Response::Welcome { ingested: None })),
+                Some(Known::Failed(reason)) => Err(Refusal::new(ErrorCode::Storage, reason)),
+                Some(Known::Open(branch)) => {
+                    let ingested = Some(branch.timeline().progress().ingested);
+                    Ok((key, Response::Welcome { ingested }))
+                }
+            }
+        }
+        Request::Hello { shard, .. } => Err(protocol(format!("there is no shard {} of {}", shard.number, shard.count))),
+        _ => Err(protocol("the first message must be a hello".into())),
+    }
+}
+
+fn is_import(request: &Request) -> bool {
+    matches!(request, Request::ImportBegin { .. } | Request::ImportValues(_) | Request::ImportFinish)
+}
+
+async fn import(branches: Arc<Branches>, key: BranchKey, request: Request) -> Result<Response, Refusal> {
+    let work = move || -> Result<_, BranchError> {
+        match request {
+            Request::ImportBegin { start, segment_bytes, postgres_version } => {
+                let BranchKey { timeline, shard } = key;
+                branches.begin_import(Origin { timeline, shard, start, segment_bytes, postgres_version })?;
+            }
+            Request::ImportValues(values) => branches.import(key, values)?,
+            _ => {
+                let branch = branches.finish_import(key)?;
+                return Ok(Some((branches, branch)));
+            }
+        }
+        Ok(None)
+    };
+    if let Some((branches, branch)) = blocking(work).await?? {
+        branches.start(&branch);
+    }
+    Ok(Response::Done)
+}
+
+/// Answers any other request.
+async fn answer(known: Option<Known>, request: Request, timeout: Duration) -> Result<Response, Refusal> {
+    let branch = match known {
+        None => return Err(Refusal::new(ErrorCode::NoSuchBranch, "the branch is not here")),
+        Some(Known::Failed(reason)) => return Err(Refusal::new(ErrorCode::Storage, reason)),
+        Some(Known::Open(branch)) => branch,
+    };
+    match request {
+        Request::GetPages { lsn, keys } => get_pages(branch, keys, lsn, timeout).await,
+        Request::Scan { lsn, from, to } => scan(branch, from, to, lsn, timeout).await,
+        Request::GetPosition => {
+            let progress = branch.timeline().progress();
+            Ok(Response::Position { ingested: progress.ingested, durable: progress.durable })
+        }
+        Request::GetCheckpoint { lsn } => get_checkpoint(branch, lsn, timeout).await,
+        _ => Err(Refusal::new(ErrorCode::Protocol, "this message has no place here")),
+    }
+}
+
+async fn get_pages(branch: Arc<Branch>, keys: Vec<Key>, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
+    branch.timeline().wait_for(lsn, timeout).await?;
+    Ok(Response::Pages(blocking(move || branch.timeline().pages(&keys, lsn)).await??))
+}
+
+async fn scan(branch: Arc<Branch>, from: Key, to: Key, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
+    branch.timeline().wait_for(lsn, timeout).await?;
+    let scanned = blocking(move || branch.timeline().scan(from, to, lsn)).await??;
+    Ok(Response::Values { entries: scanned.entries, more: scanned.more })
+}
+
+async fn get_checkpoint(branch: Arc<Branch>, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
+    branch.timeline().wait_for(lsn, timeout).await?;
+    let end = blocking({
+        let branch = Arc::clone(&branch);
+        move || branch.log_end(lsn)
+    });
+    let elsewhere = || {
+        let ingested = branch.timeline().progress().ingested;
+        Refusal::new(ErrorCode::Protocol, format!("{lsn} is not the end of the log, {ingested} is ingested"))
+    };
+    let end = end.await?.ok_or_else(elsewhere)?;
+    let (last_record, shut_down) = (end.last_record, end.shut_down);
+    Ok(Response::Checkpoint { last_record, state: end.checkpoint.encode().into(), shut_down })
+}
+
+/// Runs work that reads files or keeps a processor busy.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    spawn_blocking(work).await.map_err(|_| Refusal::new(ErrorCode::Corrupt, "the request panicked"))
+}
+
+fn to_frame(answer: Result<Response, Refusal>, request_id: u64) -> Frame {
+    match answer {
+        Ok(response) => response.to_frame(request_id),
+        Err(refusal) => error_frame(refusal, request_id),
+    }
+}
+
+fn error_frame(refusal: Refusal, request_id: u64) -> Frame {
+    Response::Error { code: refusal.code, message: refusal.message }.to_frame(request_id)
+}

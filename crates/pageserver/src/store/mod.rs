@@ -1,0 +1,289 @@
+//! The versions of one shard of a branch: an open memtable, frozen ones, and runs of layers.
+//!
+//! An `UPDATE` becomes versions in the open memtable. Once that is large or old it is frozen at the end of a record,
+//! written out as a layer in the background, and named in the manifest; from then on the log up to the freeze is not
+//! needed any more. Compaction merges runs of layers so that a read has few to visit.
+//!
+//! Invariants:
+//! - sources are ordered: the open memtable is newest, then the frozen ones, then the runs; a version of a key that is
+//!   not a page never lies in a newer source than one with a higher LSN. Images made by workers are the exception among
+//!   pages, see [`crate::chain`];
+//! - a record's versions are taken in together, under the lock that reads take;
+//! - no version is ever dropped, but for a delta that an image at the same LSN includes;
+//! - after a failed write nothing more is written until the shard is opened again.
+//!
+//! Lock order: `manifest`, then `tables`. Files are read and written under neither.
+
+mod compaction;
+mod flush;
+mod read;
+mod tables;
+
+pub use compaction::choose_runs;
+pub use read::Scanned;
+pub use tables::Run;
+
+use crate::accounts::Account;
+use crate::error::{ApplyError, StorageError};
+use crate::image_policy::ImageSettings;
+use crate::layer::{BlockCache, Layer};
+use crate::manifest::{self, Manifest, Origin};
+use crate::publish::TEMPORARY_SUFFIX;
+use crate::value::{Kind, Version};
+use bytes::Bytes;
+use quire_types::{Key, Lsn};
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tables::Tables;
+
+/// The storage of one shard.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    cache: Arc<BlockCache>,
+    layer_bytes: u64,
+    tables: RwLock<Tables>,
+    manifest: Mutex<Manifest>,
+    flushing: Mutex<()>,
+    compacting: Mutex<()>,
+    failed: Mutex<Option<String>>,
+    closed: AtomicBool,
+}
+
+/// How much there is of what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct StoreSize {
+    /// Runs of layers, the most layers that a read visits.
+    pub runs: usize,
+    /// Layer files.
+    pub layers: usize,
+    /// Their bytes.
+    pub layer_bytes: u64,
+    /// Memtables waiting to be flushed.
+    pub frozen_memtables: usize,
+    /// Bytes in memtables.
+    pub memtable_bytes: usize,
+}
+
+impl Store {
+    /// Opens what `manifest` names in `dir`, and removes what it does not name. Compaction makes layers of about
+    /// `layer_bytes`.
+    pub fn open(
+        dir: &Path,
+        manifest: Manifest,
+        cache: &Arc<BlockCache>,
+        layer_bytes: u64,
+    ) -> Result<Store, StorageError> {
+        remove_strangers(dir, &manifest)?;
+        let runs = manifest.runs.iter().map(|run| open_run(dir, &manifest.origin, run, cache));
+        let tables = Tables::open(runs.collect::<Result<_, _>>()?)?;
+        Ok(Store {
+            dir: dir.to_owned(),
+            cache: Arc::clone(cache),
+            layer_bytes,
+            tables: RwLock::new(tables),
+            manifest: Mutex::new(manifest),
+            flushing: Mutex::default(),
+            compacting: Mutex::default(),
+            failed: Mutex::default(),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// What was imported.
+    pub fn origin(&self) -> Origin {
+        self.manifest().origin
+    }
+
+    /// Everything before is in layers.
+    pub fn durable(&self) -> Lsn {
+        self.manifest().durable
+    }
+
+    /// Ingest's state as of [`Store::durable`]; empty if nothing was ingested.
+    pub fn ingest_state(&self) -> Bytes {
+        self.manifest().ingest_state.clone()
+    }
+
+    /// The branch's image settings.
+    pub fn settings(&self) -> ImageSettings {
+        self.manifest().settings
+    }
+
+    /// Changes the image settings, durably.
+    pub fn set_settings(&self, settings: ImageSettings) -> Result<(), StorageError> {
+        let mut manifest = self.manifest();
+        manifest.settings = settings;
+        self.publish(&mut manifest)
+    }
+
+    /// Takes in the versions of one record, all at once, and gives the accounts of the pages among them.
+    pub fn insert(&self, versions: Vec<(Key, Version)>) -> Result<Vec<(Key, Account)>, ApplyError> {
+        refuse_duplicates(&versions)?;
+        let mut tables = self.write();
+        let tables = &mut *tables;
+        let mut touched = Vec::new();
+        for (key, version) in versions {
+            let account = match key.is_page() {
+                true => tables.accounts.record(key, &version),
+                false => Account::default(),
+            };
+            if account.deltas > 0 {
+                touched.push((key, account));
+            }
+            tables.open.insert(key, version, account);
+        }
+        Ok(touched)
+    }
+
+    /// Keeps the image that was made of a page whose account was `settled`; gives the rest of the account, or nothing if
+    /// the page has another base by now and the image is not needed.
+    pub fn keep_image(&self, key: Key, image: Bytes, settled: &Account) -> Option<Account> {
+        let mut tables = self.write();
+        let rest = tables.accounts.settle(key, settled)?;
+        tables.open.insert(key, Version { lsn: settled.last, kind: Kind::Image, payload: image }, rest);
+        Some(rest)
+    }
+
+    /// Keeps an image of a page as it was at `lsn`, before its newest base; says whether it was needed.
+    pub fn keep_historical_image(&self, key: Key, lsn: Lsn, image: Bytes) -> bool {
+        let mut tables = self.write();
+        let account = tables.accounts.get(key);
+        let is_historical = account.deltas == 0 || lsn < account.since;
+        let is_new = tables.open.kind_at(key, lsn) != Some(Kind::Image);
+        if is_historical && is_new {
+            tables.open.insert(key, Version { lsn, kind: Kind::Image, payload: image }, account);
+        }
+        is_historical && is_new
+    }
+
+    /// A page's image account.
+    pub fn account(&self, key: Key) -> Account {
+        self.read().accounts.get(key)
+    }
+
+    /// The pages with the longest chains.
+    pub fn longest_chains(&self, count: usize) -> Vec<(Key, Account)> {
+        self.read().accounts.longest(count)
+    }
+
+    /// Up to `count` pages whose chains have reached a threshold and that `skip` does not hold back.
+    pub fn pages_past_threshold(&self, settings: &ImageSettings, count: usize, skip: &HashSet<Key>) -> Vec<Key> {
+        let tables = self.read();
+        let past = tables.accounts.iter().filter(|(_, account)| settings.reached(account.deltas, account.bytes));
+        past.map(|(key, _)| key).filter(|key| !skip.contains(key)).take(count).collect()
+    }
+
+    /// How much there is.
+    pub fn size(&self) -> StoreSize {
+        self.read().size()
+    }
+
+    /// Memtables that wait to be flushed.
+    pub fn frozen_memtables(&self) -> usize {
+        self.read().frozen.len()
+    }
+
+    /// Writes nothing any more: whoever opens the directory next is alone.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        // A publication that is under way ends before this lock is given.
+        drop(self.manifest());
+    }
+
+    /// Bytes in the open memtable.
+    pub fn open_bytes(&self) -> usize {
+        self.read().open.bytes()
+    }
+
+    /// Publishes a manifest; after an error the store refuses further writes.
+    fn publish(&self, manifest: &mut Manifest) -> Result<(), StorageError> {
+        self.check_not_failed()?;
+        self.or_fail(manifest.publish(&self.dir))
+    }
+
+    /// Passes a result on, and remembers an error: whether the write happened is not known.
+    fn or_fail<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        if let Err(error) = &result {
+            self.failed.lock().expect("nothing panics under this lock").get_or_insert(error.to_string());
+        }
+        result
+    }
+
+    fn check_not_failed(&self) -> Result<(), StorageError> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(StorageError::Failed("the pageserver is shutting down".into()));
+        }
+        match &*self.failed.lock().expect("nothing panics under this lock") {
+            Some(reason) => Err(StorageError::Failed(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn manifest(&self) -> MutexGuard<'_, Manifest> {
+        self.manifest.lock().expect("nothing panics while the manifest is locked")
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().expect("nothing panics while the tables are locked")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().expect("nothing panics while the tables are locked")
+    }
+}
+
+fn refuse_duplicates(versions: &[(Key, Version)]) -> Result<(), ApplyError> {
+    if versions.len() < 2 {
+        return Ok(());
+    }
+    let mut seen = HashSet::with_capacity(versions.len());
+    match versions.iter().find(|(key, _)| !seen.insert(*key)) {
+        Some((key, version)) => Err(ApplyError::Duplicate { key: *key, lsn: version.lsn }),
+        None => Ok(()),
+    }
+}
+
+fn open_run(
+    dir: &Path,
+    origin: &Origin,
+    entry: &manifest::RunEntry,
+    cache: &Arc<BlockCache>,
+) -> Result<Run, StorageError> {
+    let open = |id: &u64| {
+        let layer = Layer::open(&Manifest::layer_path(dir, *id), cache)?;
+        check_owner(&layer, origin)?;
+        Ok((*id, layer))
+    };
+    Ok(Run { tier: entry.tier, layers: entry.layers.iter().map(open).collect::<Result<_, StorageError>>()? })
+}
+
+fn check_owner(layer: &Layer, origin: &Origin) -> Result<(), StorageError> {
+    let summary = layer.summary();
+    match (summary.timeline, summary.shard) == (origin.timeline, origin.shard) {
+        true => Ok(()),
+        false => Err(StorageError::Corrupt {
+            path: layer.path().to_owned(),
+            offset: layer.bytes(),
+            reason: format!("it belongs to {}", summary.timeline),
+        }),
+    }
+}
+
+/// Removes layers that no manifest names and files that were never published: what a crash left.
+fn remove_strangers(dir: &Path, manifest: &Manifest) -> Result<(), StorageError> {
+    let named: HashSet<PathBuf> =
+        manifest.runs.iter().flat_map(|run| &run.layers).map(|id| Manifest::layer_path(dir, *id)).collect();
+    for entry in fs::read_dir(dir).map_err(StorageError::io("list", dir))? {
+        let path = entry.map_err(StorageError::io("list", dir))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_stranger = name.ends_with(TEMPORARY_SUFFIX) || (name.ends_with(".layer") && !named.contains(&path));
+        if is_stranger {
+            fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
+        }
+    }
+    Ok(())
+}

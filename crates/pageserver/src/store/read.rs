@@ -1,0 +1,170 @@
+//! Finding versions: the chain of a page, the value of a key, the values of a range.
+
+use super::Store;
+use super::tables::Run;
+use crate::chain::Chain;
+use crate::error::StorageError;
+use crate::layer::Layer;
+use crate::value::Version;
+use bytes::Bytes;
+use quire_types::{Fork, Key, Lsn, RelTag, Slru};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// Live values of a range.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scanned {
+    /// Keys and values, in key order.
+    pub entries: Vec<(Key, Bytes)>,
+    /// Whether the range may hold more behind the last entry.
+    pub more: bool,
+}
+
+impl Store {
+    /// The chain of each page as of `upto`, all from the same state of the store, and how many layers were visited.
+    pub fn chains(&self, keys: &[Key], upto: Lsn) -> Result<(Vec<Chain>, usize), StorageError> {
+        let (mut chains, runs) = self.chains_in_memory(keys, upto);
+        let mut visited = 0;
+        for chain in &mut chains {
+            let key = chain.key();
+            for layer in runs.iter().rev().filter_map(|run| layer_of(run, key)) {
+                visited += usize::from(visit_layer(layer, chain)?);
+            }
+        }
+        Ok((chains, visited))
+    }
+
+    fn chains_in_memory(&self, keys: &[Key], upto: Lsn) -> (Vec<Chain>, Arc<Vec<Run>>) {
+        let tables = self.read();
+        let chain_of = |key: &Key| {
+            let mut chain = Chain::new(*key, upto);
+            for table in tables.memtables() {
+                table.visit(*key, chain.floor(), upto, &mut |version| chain.offer(version));
+            }
+            chain
+        };
+        (keys.iter().map(chain_of).collect(), Arc::clone(&tables.runs))
+    }
+
+    /// The newest version at or below `upto` of a key that is not a page.
+    pub fn newest(&self, key: Key, upto: Lsn) -> Result<Option<Version>, StorageError> {
+        let runs = {
+            let tables = self.read();
+            if let Some(version) = tables.memtables().find_map(|table| table.newest(key, upto)) {
+                return Ok(Some(version));
+            }
+            Arc::clone(&tables.runs)
+        };
+        for layer in runs.iter().rev().filter_map(|run| layer_of(run, key)) {
+            if let Some(version) = layer.newest(key, upto)? {
+                return Ok(Some(version));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The values of keys in `[from, to]` that are not pages and are alive at `upto`: up to `limit` of them, or of
+    /// about `limit_bytes`.
+    pub fn scan(
+        &self,
+        from: Key,
+        to: Key,
+        upto: Lsn,
+        limit: usize,
+        limit_bytes: usize,
+    ) -> Result<Scanned, StorageError> {
+        let mut scanned = Scanned::default();
+        let mut bytes = 0;
+        for (first, last) in ranges_without_pages(from, to) {
+            let mut next = Bound::Included(first);
+            while let Some(chunk) = self.scan_chunk(next, last, upto, limit)? {
+                for (key, version) in chunk.newest {
+                    let Some(value) = version.into_bytes() else { continue };
+                    if scanned.entries.len() >= limit || bytes >= limit_bytes {
+                        scanned.more = true;
+                        return Ok(scanned);
+                    }
+                    bytes += value.len();
+                    scanned.entries.push((key, value));
+                }
+                let Some(horizon) = chunk.horizon else { break };
+                next = Bound::Excluded(horizon);
+            }
+        }
+        Ok(scanned)
+    }
+
+    /// The newest versions of some keys from `from` on; none if there are no more.
+    fn scan_chunk(&self, from: Bound<Key>, to: Key, upto: Lsn, limit: usize) -> Result<Option<Chunk>, StorageError> {
+        let mut chunk = Chunk::default();
+        let runs = {
+            let tables = self.read();
+            for table in tables.memtables() {
+                chunk.add(table.newest_in_range(from, to, upto, limit), limit);
+            }
+            Arc::clone(&tables.runs)
+        };
+        for (_, layer) in runs.iter().rev().flat_map(|run| &run.layers) {
+            let summary = layer.summary();
+            if summary.first_key <= to && summary.first_lsn <= upto {
+                chunk.add(layer.newest_in_range(from, to, upto, limit)?, limit);
+            }
+        }
+        Ok(chunk.cut_at_horizon())
+    }
+}
+
+/// What the sources have of a range, as far as all of them were read.
+#[derive(Debug, Default)]
+struct Chunk {
+    newest: BTreeMap<Key, Version>,
+    /// Some source was not read past this key.
+    horizon: Option<Key>,
+}
+
+impl Chunk {
+    /// Adds what a source gave when it was asked for at most `limit` keys; newer sources come first.
+    fn add(&mut self, found: Vec<(Key, Version)>, limit: usize) {
+        if let Some((last, _)) = found.last().filter(|_| found.len() >= limit) {
+            self.horizon = Some(self.horizon.map_or(*last, |horizon| horizon.min(*last)));
+        }
+        for (key, version) in found {
+            self.newest.entry(key).or_insert(version);
+        }
+    }
+
+    fn cut_at_horizon(mut self) -> Option<Chunk> {
+        if let Some(horizon) = self.horizon {
+            self.newest.retain(|key, _| *key <= horizon);
+        }
+        (!self.newest.is_empty()).then_some(self)
+    }
+}
+
+/// The one layer of a run that may have a key.
+fn layer_of(run: &Run, key: Key) -> Option<&Arc<Layer>> {
+    let at = run.layers.partition_point(|(_, layer)| layer.summary().last_key < key);
+    run.layers.get(at).map(|(_, layer)| layer)
+}
+
+/// Looks for what a chain lacks; says whether the layer had to be read.
+fn visit_layer(layer: &Layer, chain: &mut Chain) -> Result<bool, StorageError> {
+    let (key, floor, upto) = (chain.key(), chain.floor(), chain.upto());
+    if !layer.may_hold(key, floor, upto) {
+        return Ok(false);
+    }
+    layer.visit(key, floor, upto, &mut |version| chain.offer(version))?;
+    Ok(true)
+}
+
+/// The parts of `[from, to]` that lie between the ranges of page keys.
+fn ranges_without_pages(from: Key, to: Key) -> impl Iterator<Item = (Key, Key)> {
+    let lowest = RelTag { tablespace: 0, database: 0, relation: 0, fork: Fork::Main };
+    let highest = RelTag { tablespace: u32::MAX, database: u32::MAX, relation: u32::MAX, fork: Fork::Init };
+    let sizes = (Key::RelSize { rel: lowest }, Key::RelSize { rel: highest });
+    let first_segment = Key::SlruSegment { slru: Slru::Clog, segment: 0 };
+    let rest = (first_segment, Key::ReplicationOrigin { origin: u16::MAX });
+    let clip = move |(first, last): (Key, Key)| (first.max(from), last.min(to));
+    [sizes, rest].into_iter().map(clip).filter(|(first, last)| first <= last)
+}

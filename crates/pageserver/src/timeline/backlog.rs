@@ -1,0 +1,170 @@
+//! The pages of one timeline that wait for an image.
+//!
+//! A page is in the backlog once, from the moment it is queued until its image is kept. Urgent pages come first. A page
+//! that cannot be rebuilt is put aside: reads of it report the error, and the branch goes on.
+
+use quire_types::Key;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard};
+
+#[derive(Debug)]
+pub(super) struct Backlog {
+    pages_max: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    pages: HashMap<Key, Stage>,
+    normal: VecDeque<Key>,
+    urgent: VecDeque<Key>,
+    urgent_pages: usize,
+    broken: HashSet<Key>,
+    sweep_again: bool,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Stage {
+    is_urgent: bool,
+    is_worked_on: bool,
+}
+
+impl Backlog {
+    pub(super) fn new(pages_max: usize) -> Backlog {
+        Backlog { pages_max: pages_max.max(1), inner: Mutex::default() }
+    }
+
+    pub(super) fn pages_max(&self) -> usize {
+        self.pages_max
+    }
+
+    /// Pages in it.
+    pub(super) fn len(&self) -> usize {
+        self.lock().pages.len()
+    }
+
+    /// Whether a page is in it, or put aside.
+    pub(super) fn contains(&self, key: Key) -> bool {
+        let inner = self.lock();
+        inner.pages.contains_key(&key) || inner.broken.contains(&key)
+    }
+
+    /// Pages that cannot be rebuilt.
+    pub(super) fn broken(&self) -> usize {
+        self.lock().broken.len()
+    }
+
+    /// Whether ingest may go on.
+    pub(super) fn has_room(&self) -> bool {
+        let inner = self.lock();
+        inner.pages.len() < self.pages_max && inner.urgent_pages == 0
+    }
+
+    /// Pages that can be added, and those that must not be.
+    pub(super) fn room(&self) -> (usize, HashSet<Key>) {
+        let inner = self.lock();
+        let excluded = inner.pages.keys().chain(&inner.broken).copied().collect();
+        (self.pages_max.saturating_sub(inner.pages.len()), excluded)
+    }
+
+    /// Queues a page; says whether it was not there yet.
+    pub(super) fn add(&self, key: Key, is_urgent: bool) -> bool {
+        let mut inner = self.lock();
+        if inner.broken.contains(&key) {
+            return false;
+        }
+        let is_new = !inner.pages.contains_key(&key);
+        let stage = inner.pages.entry(key).or_default();
+        let becomes_urgent = is_urgent && !stage.is_urgent;
+        stage.is_urgent |= is_urgent;
+        match (becomes_urgent, is_new) {
+            (true, _) => {
+                inner.urgent_pages += 1;
+                inner.urgent.push_back(key);
+            }
+            (false, true) => inner.normal.push_back(key),
+            (false, false) => {}
+        }
+        is_new
+    }
+
+    /// The next page to work on.
+    pub(super) fn take(&self) -> Option<Key> {
+        let mut inner = self.lock();
+        loop {
+            let next = inner.urgent.pop_front();
+            let key = next.or_else(|| inner.normal.pop_front())?;
+            // A page that became urgent while it waited stands in both queues.
+            if let Some(stage) = inner.pages.get_mut(&key).filter(|stage| !stage.is_worked_on) {
+                stage.is_worked_on = true;
+                return Some(key);
+            }
+        }
+    }
+
+    /// The page was worked on; if that failed it is put aside.
+    pub(super) fn done(&self, key: Key, is_broken: bool) {
+        let mut inner = self.lock();
+        let stage = inner.pages.remove(&key).unwrap_or_default();
+        inner.urgent_pages -= usize::from(stage.is_urgent);
+        if is_broken {
+            inner.broken.insert(key);
+        }
+    }
+
+    /// Remembers whether there are more pages past the threshold than had room.
+    pub(super) fn set_sweep_again(&self, again: bool) {
+        self.lock().sweep_again = again;
+    }
+
+    /// Whether it is time to look for pages that had no room before.
+    pub(super) fn wants_sweep(&self) -> bool {
+        let inner = self.lock();
+        inner.sweep_again && inner.pages.len() <= self.pages_max / 2
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("nothing panics while the backlog is locked")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(xid: u32) -> Key {
+        Key::TwoPhase { xid }
+    }
+
+    #[test]
+    fn urgent_pages_come_first_and_no_page_comes_twice() {
+        let backlog = Backlog::new(10);
+        assert!(backlog.add(key(1), false) && backlog.add(key(2), false));
+        assert!(!backlog.add(key(2), true) && !backlog.add(key(1), false));
+        assert!(!backlog.has_room(), "an urgent page waits");
+        assert_eq!([backlog.take(), backlog.take(), backlog.take()], [Some(key(2)), Some(key(1)), None]);
+        backlog.done(key(2), false);
+        assert!(backlog.has_room());
+        assert_eq!(backlog.len(), 1);
+    }
+
+    #[test]
+    fn a_page_that_becomes_urgent_in_work_holds_ingest_until_it_is_done() {
+        let backlog = Backlog::new(10);
+        backlog.add(key(1), false);
+        assert_eq!(backlog.take(), Some(key(1)));
+        assert!(!backlog.add(key(1), true));
+        assert_eq!((backlog.take(), backlog.has_room()), (None, false));
+        backlog.done(key(1), false);
+        assert!(backlog.has_room() && backlog.add(key(1), false));
+    }
+
+    #[test]
+    fn a_broken_page_is_not_queued_again() {
+        let backlog = Backlog::new(10);
+        backlog.add(key(1), true);
+        backlog.take();
+        backlog.done(key(1), true);
+        assert!(!backlog.add(key(1), true) && backlog.has_room() && backlog.contains(key(1)));
+    }
+}

@@ -1,0 +1,190 @@
+//! One shard of a branch: what was ingested, pages at any LSN, and images of pages with long chains.
+//!
+//! A compute asks for block 7 of table 16384 as of the LSN it last wrote the page at. The read waits until ingest has
+//! come that far, looks up that the table had more than seven blocks then, collects the block's [`Chain`] from the
+//! [`Store`], and replays it. Meanwhile ingest applies record after record, and image workers shorten the chains that
+//! grow past the branch's thresholds.
+//!
+//! Invariants:
+//! - changes come in the order of the log, and a read at an LSN that was ingested gives the same page for ever;
+//! - the chain of a newest version never exceeds the hard limit of [`crate::image_policy`], if the caller of
+//!   [`Timeline::apply`] waits when it is told to;
+//! - an image has the LSN of the last delta it includes, and a chain is given one image for each threshold it crosses.
+
+mod backlog;
+mod images;
+mod progress;
+mod read;
+mod relief;
+
+#[cfg(test)]
+mod tests;
+
+pub use images::{ImageOutcome, ImageReason};
+pub use progress::Progress;
+pub use read::{LatestView, PageChain};
+
+use crate::chain::Redo;
+use crate::change::Change;
+use crate::error::{ApplyError, StorageError};
+use crate::image_policy::ImageSettings;
+use crate::images::ImagePool;
+use crate::manifest::Origin;
+use crate::metrics::TimelineMetrics;
+use crate::store::Store;
+use crate::value::Version;
+use backlog::Backlog;
+use bytes::Bytes;
+use quire_types::{Key, Lsn};
+use relief::Relief;
+use std::sync::{Arc, RwLock, Weak};
+use tokio::sync::{Notify, watch};
+
+/// Memtables that may wait to be flushed before ingest has to.
+const FROZEN_MEMTABLES_MAX: usize = 3;
+
+/// What a timeline is made of, beside its store.
+#[derive(Clone, Debug)]
+pub struct TimelineParts {
+    /// Applies deltas to pages.
+    pub redo: Redo,
+    /// Pages that may wait for an image before ingest has to.
+    pub backlog_max: usize,
+    /// Who makes the images.
+    pub pool: Arc<ImagePool>,
+    /// Where to count.
+    pub metrics: TimelineMetrics,
+}
+
+/// One shard of a branch.
+#[derive(Debug)]
+pub struct Timeline {
+    this: Weak<Timeline>,
+    origin: Origin,
+    store: Store,
+    progress: watch::Sender<Progress>,
+    settings: RwLock<ImageSettings>,
+    backlog: Backlog,
+    relief: Relief,
+    froze: Notify,
+    parts: TimelineParts,
+}
+
+impl Timeline {
+    /// A timeline over what the store has; chains that are too long already are queued.
+    pub fn new(store: Store, parts: TimelineParts) -> Arc<Timeline> {
+        let durable = store.durable();
+        let timeline = Arc::new_cyclic(|this| Timeline {
+            this: Weak::clone(this),
+            origin: store.origin(),
+            settings: RwLock::new(store.settings()),
+            store,
+            progress: watch::Sender::new(Progress::at(durable)),
+            backlog: Backlog::new(parts.backlog_max),
+            relief: Relief::default(),
+            froze: Notify::new(),
+            parts,
+        });
+        timeline.sweep();
+        timeline
+    }
+
+    /// What was imported.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Its storage.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &TimelineMetrics {
+        &self.parts.metrics
+    }
+
+    /// Takes in the changes of the record that ends at `end`. If it says that the workers are behind, the caller has to
+    /// [wait](Timeline::wait_for_room) before the next record.
+    pub fn apply(&self, changes: &[Change], end: Lsn) -> Result<MustWait, ApplyError> {
+        let ingested = self.progress().ingested;
+        if end <= ingested {
+            return Err(ApplyError::OutOfOrder { lsn: end, ingested });
+        }
+        let versions = changes.iter().map(|change| version_of(change, end, ingested)).collect::<Result<_, _>>()?;
+        let touched = self.store.insert(versions)?;
+        self.progress.send_modify(|progress| progress.ingested = end);
+        Ok(self.consider(&touched))
+    }
+
+    /// Closes the open memtable at the end of the last record; `ingest_state` is ingest's state there. Nothing is done
+    /// if nothing came since the last time.
+    pub fn freeze(&self, ingest_state: Bytes) {
+        let Progress { ingested, frozen, .. } = self.progress();
+        if ingested > frozen || self.store.open_bytes() > 0 {
+            self.store.freeze(ingested, ingest_state);
+            self.progress.send_modify(|progress| progress.frozen = ingested);
+            self.froze.notify_one();
+        }
+    }
+
+    /// Returns when there is something to flush.
+    pub async fn wait_for_freeze(&self) {
+        self.froze.notified().await;
+    }
+
+    /// Flushes all frozen memtables.
+    pub fn flush(&self) -> Result<(), StorageError> {
+        while let Some(durable) = self.store.flush()? {
+            self.progress.send_modify(|progress| progress.durable = durable);
+            self.relief.announce();
+        }
+        Ok(())
+    }
+
+    /// When to make images.
+    pub fn settings(&self) -> ImageSettings {
+        *self.settings.read().expect("nothing panics under this lock")
+    }
+
+    /// Changes when to make images, durably and at once: pages that are past a lower threshold are queued.
+    pub fn set_settings(&self, settings: ImageSettings) -> Result<(), StorageError> {
+        self.store.set_settings(settings)?;
+        *self.settings.write().expect("nothing panics under this lock") = settings;
+        self.sweep();
+        Ok(())
+    }
+
+    /// Blocks until the image workers and flushes have caught up, or ingest is over.
+    pub fn wait_for_room(&self) {
+        self.relief.wait_until(|| self.has_room() || self.progress.borrow().stopped.is_some());
+    }
+
+    fn has_room(&self) -> bool {
+        self.backlog.has_room() && self.store.frozen_memtables() < FROZEN_MEMTABLES_MAX
+    }
+
+    /// Lets everybody go who waits for room, and writes nothing any more.
+    pub fn shut_down(&self) {
+        self.relief.end();
+        self.store.close();
+    }
+}
+
+/// Whether ingest has to wait for the workers.
+#[must_use]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MustWait {
+    /// The next record may come.
+    No,
+    /// [`Timeline::wait_for_room`] comes first.
+    Yes,
+}
+
+fn version_of(change: &Change, end: Lsn, ingested: Lsn) -> Result<(Key, Version), ApplyError> {
+    if change.lsn != end {
+        return Err(ApplyError::OutOfOrder { lsn: change.lsn, ingested });
+    }
+    let version = Version::new(change.key, end, &change.value).ok_or(ApplyError::WrongKind(change.key))?;
+    Ok((change.key, version))
+}

@@ -1,0 +1,66 @@
+//! How far a timeline is, for those who wait for it.
+
+use super::Timeline;
+use crate::error::ReadError;
+use quire_types::Lsn;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How far a timeline is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// Every record that ends here or before is taken in.
+    pub ingested: Lsn,
+    /// Up to here the changes lie in frozen memtables or layers.
+    pub frozen: Lsn,
+    /// Up to here the changes lie in layers.
+    pub durable: Lsn,
+    /// Why ingest will not go on, if it will not.
+    pub stopped: Option<Arc<str>>,
+}
+
+impl Progress {
+    /// Everything up to `lsn` is durable, and nothing more is known.
+    pub(super) fn at(lsn: Lsn) -> Progress {
+        Progress { ingested: lsn, frozen: lsn, durable: lsn, stopped: None }
+    }
+
+    /// Whether a wait for `lsn` is over, and how.
+    fn outcome(&self, lsn: Lsn) -> Option<Result<(), ReadError>> {
+        match &self.stopped {
+            _ if self.ingested >= lsn => Some(Ok(())),
+            Some(reason) => Some(Err(ReadError::IngestStopped { ingested: self.ingested, reason: Arc::clone(reason) })),
+            None => None,
+        }
+    }
+}
+
+impl Timeline {
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Is told of every progress.
+    pub fn subscribe(&self) -> tokio::sync::watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// Notes that ingest will not go on; the first reason stays.
+    pub fn stop_ingest(&self, reason: &str) {
+        self.progress.send_modify(|progress| {
+            progress.stopped.get_or_insert_with(|| reason.into());
+        });
+        self.relief.announce();
+    }
+
+    /// Waits until everything up to `lsn` is taken in.
+    pub async fn wait_for(&self, lsn: Lsn, timeout: Duration) -> Result<(), ReadError> {
+        let mut progress = self.subscribe();
+        let reached = progress.wait_for(|progress| progress.outcome(lsn).is_some());
+        match tokio::time::timeout(timeout, reached).await {
+            Ok(Ok(progress)) => progress.outcome(lsn).expect("it was waited for"),
+            Ok(Err(_)) | Err(_) => Err(ReadError::Timeout { lsn, ingested: self.progress().ingested }),
+        }
+    }
+}

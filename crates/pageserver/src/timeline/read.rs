@@ -1,0 +1,135 @@
+//! Pages and values as of an LSN that was ingested.
+
+use super::Timeline;
+use crate::chain::Chain;
+use crate::error::ReadError;
+use crate::ingest::{StateError, StateView};
+use crate::store::Scanned;
+use bytes::Bytes;
+use quire_types::{Key, Lsn, PAGE_SIZE, Reader, SLRU_SEGMENT_PAGES};
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// Entries and bytes that one step of a long scan takes.
+const SCAN_STEP: usize = 1024;
+const SCAN_STEP_BYTES: usize = 8 << 20;
+
+/// A page and what it took to rebuild it.
+#[derive(Clone, Debug)]
+pub struct PageChain {
+    /// The page.
+    pub page: Bytes,
+    /// What was put together.
+    pub chain: Chain,
+}
+
+impl Timeline {
+    /// The pages as of `lsn`, in the order asked. A block inside its relation, or a page inside its SLRU segment, that
+    /// has no version is zeroes.
+    pub fn pages(&self, keys: &[Key], lsn: Lsn) -> Result<Vec<Bytes>, ReadError> {
+        let started = Instant::now();
+        self.check_exist(keys, lsn)?;
+        let (chains, layers) = self.store.chains(keys, lsn)?;
+        self.metrics().layers_visited(layers, keys.len());
+        let pages = chains.iter().map(|chain| self.replay_counted(chain)).collect::<Result<_, _>>()?;
+        self.metrics().read_took(started.elapsed());
+        Ok(pages)
+    }
+
+    /// One page as of `lsn` with its chain, for people; it is not healed and not counted.
+    pub fn page_chain(&self, key: Key, lsn: Lsn) -> Result<PageChain, ReadError> {
+        self.check_exist(&[key], lsn)?;
+        let (chain, page) = self.rebuild(key, lsn)?;
+        Ok(PageChain { page, chain })
+    }
+
+    /// The value of a key that is not a page, as of `lsn`; none if it does not exist then.
+    pub fn value(&self, key: Key, lsn: Lsn) -> Result<Option<Bytes>, ReadError> {
+        if key.is_page() {
+            return Err(ReadError::WrongKind(key));
+        }
+        Ok(self.store.newest(key, lsn)?.and_then(|version| version.into_bytes()))
+    }
+
+    /// The values of keys in `[from, to]` that are not pages and exist at `lsn`, some at a time.
+    pub fn scan(&self, from: Key, to: Key, lsn: Lsn) -> Result<Scanned, ReadError> {
+        Ok(self.store.scan(from, to, lsn, SCAN_STEP, SCAN_STEP_BYTES)?)
+    }
+
+    fn replay_counted(&self, chain: &Chain) -> Result<Bytes, ReadError> {
+        let page = chain.replay(self.parts.redo)?;
+        let (deltas, bytes) = (chain.delta_count(), chain.delta_bytes());
+        self.metrics().replayed(deltas);
+        if self.settings().exceeded(deltas, bytes) {
+            self.metrics().long_chain_read();
+            self.heal(chain, &page);
+        }
+        Ok(page)
+    }
+
+    pub(super) fn rebuild(&self, key: Key, lsn: Lsn) -> Result<(Chain, Bytes), ReadError> {
+        let (mut chains, _) = self.store.chains(&[key], lsn)?;
+        let chain = chains.pop().expect("one key gives one chain");
+        let page = chain.replay(self.parts.redo)?;
+        Ok((chain, page))
+    }
+
+    fn check_exist(&self, keys: &[Key], lsn: Lsn) -> Result<(), ReadError> {
+        let mut sizes = HashMap::new();
+        for &key in keys {
+            let (size_key, number) = home_of(key)?;
+            let size = match sizes.get(&size_key) {
+                Some(size) => *size,
+                None => {
+                    let size = self.size(size_key, lsn)?;
+                    sizes.insert(size_key, size);
+                    size
+                }
+            };
+            if size.is_none_or(|size| number >= size) {
+                return Err(ReadError::NoSuchKey { key, lsn });
+            }
+        }
+        Ok(())
+    }
+
+    fn size(&self, key: Key, lsn: Lsn) -> Result<Option<u32>, ReadError> {
+        let Some(raw) = self.value(key, lsn)? else { return Ok(None) };
+        let mut reader = Reader::new(&raw);
+        let size = reader.u32("size").and_then(|size| reader.finish().map(|()| size));
+        size.map(Some).map_err(|source| ReadError::Value { key, source })
+    }
+}
+
+/// The key whose value says how many pages there are where this page lies, and the page's number there.
+fn home_of(key: Key) -> Result<(Key, u32), ReadError> {
+    match key {
+        Key::RelBlock { rel, block } => Ok((Key::RelSize { rel }, block)),
+        Key::SlruBlock { slru, page } => {
+            Ok((Key::SlruSegment { slru, segment: page / SLRU_SEGMENT_PAGES }, page % SLRU_SEGMENT_PAGES))
+        }
+        other => Err(ReadError::WrongKind(other)),
+    }
+}
+
+/// What ingest sees of a timeline: everything that was taken in.
+#[derive(Debug)]
+pub struct LatestView<'a>(pub &'a Timeline);
+
+impl StateView for LatestView<'_> {
+    fn value(&self, key: Key) -> Result<Option<Bytes>, StateError> {
+        self.0.value(key, Lsn::MAX).map_err(|error| StateError(Box::new(error)))
+    }
+
+    fn live(&self, from: Key, to: Key) -> Result<Vec<(Key, Bytes)>, StateError> {
+        let scanned = self.0.store.scan(from, to, Lsn::MAX, usize::MAX, usize::MAX);
+        scanned.map(|scanned| scanned.entries).map_err(|error| StateError(Box::new(error)))
+    }
+
+    fn page(&self, key: Key) -> Result<Bytes, StateError> {
+        let rebuilt = self.0.rebuild(key, Lsn::MAX).map(|(_, page)| page);
+        let page = rebuilt.map_err(|error| StateError(Box::new(error)))?;
+        assert_eq!(page.len(), PAGE_SIZE);
+        Ok(page)
+    }
+}

@@ -1,0 +1,38 @@
+//! Where ingest waits for flushes and image workers.
+
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+/// A condition that others make true. What is waited for is checked under a lock that those who announce take too, and
+/// they hold no other lock when they do.
+#[derive(Debug, Default)]
+pub(super) struct Relief {
+    ended: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Relief {
+    /// Blocks until `is_relieved`, or for good reason no longer.
+    pub(super) fn wait_until(&self, is_relieved: impl Fn() -> bool) {
+        let ended = self.lock();
+        let _ended = self
+            .changed
+            .wait_while(ended, |ended| !*ended && !is_relieved())
+            .expect("nothing panics while this is locked");
+    }
+
+    /// Something changed that may be waited for.
+    pub(super) fn announce(&self) {
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Nobody is to wait any more.
+    pub(super) fn end(&self) {
+        *self.lock() = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.ended.lock().expect("nothing panics while this is locked")
+    }
+}

@@ -1,0 +1,523 @@
+//! The timeline against a model: every record is kept in a list, and a page is what a fold over the list gives.
+
+use super::*;
+use crate::layer::BlockCache;
+use crate::manifest::Manifest;
+use crate::metrics::Metrics;
+use crate::publish::fault;
+use crate::value::Value;
+use proptest::prelude::*;
+use quire_redo::delta::Delta;
+use quire_types::{Fork, PAGE_SIZE, RelTag, ShardId, TimelineKey};
+use std::path::Path;
+
+const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
+const BLOCKS: u32 = 6;
+const START: Lsn = Lsn(1000);
+const SETTINGS: ImageSettings = ImageSettings { max_deltas: 5, max_bytes: 1 << 20 };
+
+fn block(number: u32) -> Key {
+    Key::RelBlock { rel: REL, block: number }
+}
+
+/// A redo whose result depends on every delta, its LSN and their order.
+fn model_redo(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, delta: &Delta) -> Result<(), String> {
+    let Delta::Record(bytes, _) = delta else { return Err("not a record".into()) };
+    if bytes.as_ref() == b"broken" {
+        return Err(format!("broken at {lsn} on {key}"));
+    }
+    let so_far = u64::from_le_bytes(page[..8].try_into().unwrap());
+    let mixed = bytes.iter().fold(so_far ^ lsn.0, |state, byte| (state ^ u64::from(*byte)).wrapping_mul(0x9E37_79B1));
+    page[..8].copy_from_slice(&mixed.to_le_bytes());
+    page[(mixed as usize % (PAGE_SIZE - 8)) + 8] = mixed as u8;
+    Ok(())
+}
+
+fn delta(payload: &[u8]) -> Value {
+    Value::Delta(Delta::Record(Bytes::copy_from_slice(payload), Lsn(1)))
+}
+
+fn image(byte: u8) -> Value {
+    Value::Image(Bytes::from(vec![byte; PAGE_SIZE]))
+}
+
+fn size(blocks: u32) -> Value {
+    Value::Bytes(Bytes::copy_from_slice(&blocks.to_le_bytes()))
+}
+
+/// A timeline in a directory, the records it was given, and how to open it again.
+struct Bench {
+    dir: tempfile::TempDir,
+    timeline: Arc<Timeline>,
+    records: Vec<(Lsn, Vec<Change>)>,
+}
+
+fn open(dir: &Path, settings: ImageSettings) -> Result<Arc<Timeline>, StorageError> {
+    let manifest = match Manifest::load(dir)? {
+        Some(manifest) => manifest,
+        None => {
+            let (timeline, shard) = (TimelineKey::default(), ShardId::UNSHARDED);
+            let origin = Origin { timeline, shard, start: START, segment_bytes: 16 << 20, postgres_version: 15 };
+            Manifest::new(origin, settings)
+        }
+    };
+    let parts = TimelineParts {
+        redo: model_redo,
+        backlog_max: 100,
+        pool: ImagePool::new(),
+        metrics: Metrics::new().timeline(TimelineKey::default(), ShardId::UNSHARDED),
+    };
+    // Layers are split after a few kilobytes.
+    Ok(Timeline::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10)?, parts))
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let timeline = open(dir.path(), SETTINGS).unwrap();
+        let mut bench = Bench { dir, timeline, records: Vec::new() };
+        let _ = bench.apply(vec![(Key::RelSize { rel: REL }, size(BLOCKS))]);
+        bench
+    }
+
+    fn end(&self) -> Lsn {
+        self.records.last().map_or(START, |(lsn, _)| *lsn)
+    }
+
+    fn apply(&mut self, changes: Vec<(Key, Value)>) -> MustWait {
+        let lsn = self.end().add(8);
+        let changes: Vec<_> = changes.into_iter().map(|(key, value)| Change::new(key, lsn, value)).collect();
+        let must_wait = self.timeline.apply(&changes, lsn).unwrap();
+        self.records.push((lsn, changes));
+        must_wait
+    }
+
+    fn make_all_images(&self) -> usize {
+        let outcomes = std::iter::from_fn(|| self.timeline.make_next_image());
+        outcomes.filter(|outcome| matches!(outcome, ImageOutcome::Made(_))).count()
+    }
+
+    /// Throws the timeline away as a crash does, and gives the next one the records that were not durable.
+    fn reopen(&mut self) {
+        self.timeline = open(self.dir.path(), SETTINGS).unwrap();
+        let durable = self.timeline.progress().durable;
+        for (lsn, changes) in self.records.iter().filter(|(lsn, _)| *lsn > durable) {
+            let _ = self.timeline.apply(changes, *lsn).unwrap();
+        }
+        assert_eq!(self.timeline.progress().ingested, self.end());
+    }
+
+    fn expected(&self, key: Key, lsn: Lsn) -> Bytes {
+        let mut page = Box::new([0; PAGE_SIZE]);
+        let until = self.records.iter().take_while(|(end, _)| *end <= lsn);
+        for change in until.flat_map(|(_, changes)| changes).filter(|change| change.key == key) {
+            match &change.value {
+                Value::Image(image) => page.copy_from_slice(image),
+                Value::Delta(delta) => model_redo(&mut page, key, change.lsn, delta).unwrap(),
+                Value::Tombstone => page.fill(0),
+                Value::Bytes(_) => unreachable!("pages have no such values"),
+            }
+        }
+        Bytes::copy_from_slice(page.as_slice())
+    }
+
+    /// All pages at several LSNs equal the model, and accounts say what reads find.
+    fn check(&self) {
+        let keys: Vec<_> = (0..BLOCKS).map(block).collect();
+        let steps = (self.records.len() / 12).max(1);
+        for (lsn, _) in self.records.iter().step_by(steps).chain(self.records.last()) {
+            let pages = self.timeline.pages(&keys, *lsn).unwrap();
+            for (key, page) in keys.iter().zip(pages) {
+                assert!(page == self.expected(*key, *lsn), "{key} at {lsn}");
+            }
+        }
+        for key in keys {
+            let chain = self.timeline.page_chain(key, self.end()).unwrap().chain;
+            let account = self.timeline.store().account(key);
+            assert_eq!((account.deltas, account.bytes), (chain.delta_count(), chain.delta_bytes()), "{key}");
+        }
+    }
+
+    /// A record, a flush, a compaction if it is time, and images.
+    fn round(&mut self, round: u32) -> Result<(), StorageError> {
+        let _ = self.apply(vec![(block(round % BLOCKS), delta(&round.to_le_bytes()))]);
+        self.flush()?;
+        self.timeline.store().compact()?;
+        self.make_all_images();
+        Ok(())
+    }
+
+    /// Another timeline over a copy of the files.
+    fn copy(&self) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(self.dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let timeline = open(dir.path(), SETTINGS).unwrap();
+        let mut copy = Bench { dir, timeline, records: self.records.clone() };
+        copy.reopen();
+        copy
+    }
+
+    fn flush(&self) -> Result<(), StorageError> {
+        self.timeline.freeze(Bytes::from_static(b"state"));
+        self.timeline.flush()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Change(Vec<(u32, Option<u8>)>),
+    Freeze,
+    Flush,
+    Compact,
+    Image,
+    Reopen,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let change = (0..BLOCKS, proptest::option::weighted(0.06, any::<u8>()));
+    prop_oneof![
+        30 => proptest::collection::vec(change, 1..3).prop_map(Step::Change),
+        4 => Just(Step::Freeze),
+        3 => Just(Step::Flush),
+        2 => Just(Step::Compact),
+        4 => Just(Step::Image),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+impl Bench {
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Change(blocks) => {
+                let mut changes: Vec<(Key, Value)> = Vec::new();
+                for (number, base) in blocks {
+                    let value = match base {
+                        Some(0..64) => Value::Tombstone,
+                        Some(byte) => image(byte),
+                        None => delta(&[number as u8; 20]),
+                    };
+                    if changes.iter().all(|(key, _)| *key != block(number)) {
+                        changes.push((block(number), value));
+                    }
+                }
+                let _ = self.apply(changes);
+            }
+            Step::Freeze => self.timeline.freeze(Bytes::from_static(b"state")),
+            Step::Flush => self.timeline.flush().unwrap(),
+            Step::Compact => {
+                self.timeline.store().compact().unwrap();
+            }
+            Step::Image => {
+                self.timeline.make_next_image();
+            }
+            Step::Reopen => self.reopen(),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_page_at_any_lsn_is_what_the_records_make_of_it(steps in proptest::collection::vec(any_step(), 1..250)) {
+        let mut bench = Bench::new();
+        steps.into_iter().for_each(|step| bench.step(step));
+        bench.check();
+        bench.make_all_images();
+        for key in (0..BLOCKS).map(block) {
+            let deltas = bench.timeline.page_chain(key, bench.end()).unwrap().chain.delta_count();
+            prop_assert!(deltas < SETTINGS.max_deltas, "{} has {} deltas after idle", key, deltas);
+        }
+        bench.check();
+        bench.reopen();
+        bench.check();
+    }
+}
+
+#[test]
+fn a_chain_gets_one_image_for_each_threshold_and_old_versions_stay() {
+    let mut bench = Bench::new();
+    let mut made = 0;
+    for round in 0..40 {
+        let _ = bench.apply(vec![(block(1), delta(&[round])), (block(2), image(round))]);
+        made += bench.make_all_images();
+    }
+    assert_eq!(made, 40 / SETTINGS.max_deltas as usize);
+    bench.check();
+}
+
+#[test]
+fn a_page_with_few_deltas_in_each_layer_gets_its_image_too() {
+    let mut bench = Bench::new();
+    let mut made = 0;
+    for round in 0..20 {
+        let _ = bench.apply(vec![(block(1), delta(&[round]))]);
+        bench.flush().unwrap();
+        if round % 3 == 0 {
+            bench.reopen();
+        }
+        while bench.timeline.store().compact().unwrap() {}
+        made += bench.make_all_images();
+    }
+    assert_eq!(made, 4);
+    bench.check();
+}
+
+#[test]
+fn a_hot_page_never_replays_more_than_the_hard_limit() {
+    let mut bench = Bench::new();
+    for round in 0..20_000u32 {
+        if bench.apply(vec![(block(0), delta(&round.to_le_bytes()))]) == MustWait::Yes {
+            bench.make_all_images();
+        }
+        if round % 97 == 0 {
+            let deltas = bench.timeline.page_chain(block(0), bench.end()).unwrap().chain.delta_count();
+            assert!(deltas <= SETTINGS.max_deltas * crate::image_policy::HARD_LIMIT, "{deltas}");
+        }
+    }
+    let last = bench.timeline.pages(&[block(0)], bench.end()).unwrap();
+    assert!(last[0] == bench.expected(block(0), bench.end()));
+    let middle = bench.records[10_000].0;
+    assert!(bench.timeline.pages(&[block(0)], middle).unwrap()[0] == bench.expected(block(0), middle));
+}
+
+#[test]
+fn ingest_that_must_wait_waits_for_the_workers() {
+    let mut bench = Bench::new();
+    let mut rounds = 0u8;
+    while bench.apply(vec![(block(0), delta(&[rounds]))]) == MustWait::No {
+        rounds += 1;
+    }
+    assert_eq!(u32::from(rounds) + 1, SETTINGS.max_deltas * crate::image_policy::HARD_LIMIT);
+    let worker = std::thread::spawn({
+        let timeline = Arc::clone(&bench.timeline);
+        move || timeline.make_next_image()
+    });
+    bench.timeline.wait_for_room();
+    assert!(matches!(worker.join().unwrap(), Some(ImageOutcome::Made(_))));
+    assert_eq!(bench.timeline.store().account(block(0)).deltas, 0);
+}
+
+#[test]
+fn workers_flushes_compactions_and_reads_go_on_beside_ingest() {
+    let mut bench = Bench::new();
+    let pool = Arc::clone(&bench.timeline.parts.pool);
+    let workers = pool.start(2).unwrap();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let (timeline, is_over) = (Arc::clone(&bench.timeline), || ended.load(std::sync::atomic::Ordering::SeqCst));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over() {
+                timeline.flush().unwrap();
+                timeline.store().compact().unwrap();
+            }
+        });
+        scope.spawn(|| {
+            let keys: Vec<_> = (0..BLOCKS).map(block).collect();
+            while !is_over() {
+                let lsn = timeline.progress().ingested;
+                let first = timeline.pages(&keys, lsn).unwrap();
+                assert!(first == timeline.pages(&keys, lsn).unwrap(), "a page at {lsn} changed");
+            }
+        });
+        for round in 0..6000u32 {
+            let must_wait = bench.apply(vec![(block(round % 3), delta(&round.to_le_bytes()))]);
+            if round % 200 == 0 {
+                bench.timeline.freeze(Bytes::from_static(b"state"));
+            }
+            if must_wait == MustWait::Yes || round % 200 == 0 {
+                bench.timeline.wait_for_room();
+            }
+        }
+        ended.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    pool.end();
+    workers.into_iter().for_each(|worker| worker.join().unwrap());
+    bench.check();
+    bench.reopen();
+    bench.check();
+}
+
+#[test]
+fn a_read_that_meets_a_long_chain_keeps_what_it_made() {
+    let mut bench = Bench::new();
+    (0..8).for_each(|round| {
+        let _ = bench.apply(vec![(block(0), delta(&[round]))]);
+    });
+    let read = |bench: &Bench, lsn| bench.timeline.pages(&[block(0)], lsn).unwrap();
+    let older = bench.records[7].0;
+    read(&bench, older);
+    assert_eq!(bench.timeline.store().account(block(0)).deltas, 8, "the queued page gets an image anyway");
+    let newest = read(&bench, bench.end());
+    assert!(newest[0] == bench.expected(block(0), bench.end()));
+    assert_eq!(bench.timeline.metrics().long_chain_reads(), 2);
+    assert_eq!(bench.timeline.store().account(block(0)).deltas, 0);
+    assert!(read(&bench, bench.end()) == newest && bench.timeline.metrics().long_chain_reads() == 2);
+    read(&bench, older);
+    read(&bench, older);
+    assert_eq!(bench.timeline.metrics().long_chain_reads(), 3, "now the older version has an image of its own");
+    assert_eq!(bench.make_all_images(), 0, "the queued page does not need another image");
+    bench.check();
+}
+
+#[test]
+fn a_lower_threshold_queues_what_is_past_it_and_survives_a_restart() {
+    let mut bench = Bench::new();
+    (0..3).for_each(|round| {
+        let _ = bench.apply(vec![(block(0), delta(&[round])), (block(1), delta(&[round]))]);
+    });
+    assert_eq!(bench.make_all_images(), 0);
+    let lower = ImageSettings { max_deltas: 2, max_bytes: 1 << 20 };
+    bench.timeline.set_settings(lower).unwrap();
+    assert_eq!(bench.make_all_images(), 2);
+    bench.reopen();
+    assert_eq!(bench.timeline.settings(), lower);
+}
+
+#[test]
+fn a_page_that_cannot_be_rebuilt_is_put_aside_and_its_reads_say_so() {
+    let mut bench = Bench::new();
+    (0..4).for_each(|round| {
+        let _ = bench.apply(vec![(block(0), delta(&[round]))]);
+    });
+    let _ = bench.apply(vec![(block(0), delta(b"broken"))]);
+    assert!(matches!(bench.timeline.make_next_image(), Some(ImageOutcome::Failed(..))));
+    assert!(bench.timeline.make_next_image().is_none());
+    let error = bench.timeline.pages(&[block(0)], bench.end()).unwrap_err();
+    assert!(matches!(error, crate::error::ReadError::Redo { lsn, .. } if lsn == bench.end()), "{error}");
+    let before = bench.records[4].0;
+    assert!(bench.timeline.pages(&[block(0)], before).is_ok());
+}
+
+#[test]
+fn blocks_outside_the_relation_do_not_exist_and_those_inside_are_zeroes() {
+    let mut bench = Bench::new();
+    let before_creation = START;
+    let no_such_key = |bench: &Bench, number, lsn| {
+        let read = bench.timeline.pages(&[block(number)], lsn);
+        matches!(read, Err(crate::error::ReadError::NoSuchKey { .. }))
+    };
+    assert!(no_such_key(&bench, 0, before_creation));
+    assert!(no_such_key(&bench, BLOCKS, bench.end()));
+    assert!(bench.timeline.pages(&[block(BLOCKS - 1)], bench.end()).unwrap()[0].iter().all(|byte| *byte == 0));
+    let _ = bench.apply(vec![(Key::RelSize { rel: REL }, size(2))]);
+    assert!(no_such_key(&bench, 2, bench.end()));
+    let _ = bench.apply(vec![(Key::RelSize { rel: REL }, Value::Tombstone)]);
+    assert!(no_such_key(&bench, 0, bench.end()));
+    assert!(bench.timeline.pages(&[block(5)], bench.records[0].0).is_ok());
+}
+
+#[test]
+fn changes_out_of_order_twice_or_of_the_wrong_kind_are_refused() {
+    let mut bench = Bench::new();
+    let _ = bench.apply(vec![(block(0), delta(b"x"))]);
+    let (end, next) = (bench.end(), bench.end().add(8));
+    let change = |lsn, value| Change::new(block(0), lsn, value);
+    let apply = |changes: &[Change], lsn| bench.timeline.apply(changes, lsn).unwrap_err();
+    assert!(matches!(apply(&[], end), ApplyError::OutOfOrder { .. }));
+    assert!(matches!(apply(&[change(end, delta(b"x"))], next), ApplyError::OutOfOrder { .. }));
+    let twice = [change(next, delta(b"x")), change(next, delta(b"y"))];
+    assert!(matches!(apply(&twice, next), ApplyError::Duplicate { .. }));
+    assert!(matches!(apply(&[change(next, size(1))], next), ApplyError::WrongKind(_)));
+    let short = Value::Image(Bytes::from_static(b"short"));
+    assert!(matches!(apply(&[change(next, short)], next), ApplyError::WrongKind(_)));
+    bench.check();
+}
+
+#[test]
+fn a_scan_sees_what_is_alive_wherever_it_lies() {
+    let mut bench = Bench::new();
+    let file = |xid: u32| (Key::TwoPhase { xid }, Value::Bytes(Bytes::copy_from_slice(&xid.to_le_bytes())));
+    for xid in 0..60 {
+        let _ = bench.apply(vec![file(xid)]);
+        if xid % 10 == 0 {
+            bench.flush().unwrap();
+        }
+        if xid % 3 == 0 {
+            let _ = bench.apply(vec![(Key::TwoPhase { xid: xid / 2 }, Value::Tombstone)]);
+        }
+    }
+    let ended: Vec<u32> = (0..60).step_by(3).map(|xid| xid / 2).collect();
+    let alive: Vec<u32> = (0..60).filter(|xid| !ended.contains(xid)).collect();
+    for limit in [1, 2, 7, 1000] {
+        let mut found = Vec::new();
+        let mut from = 0;
+        loop {
+            let (from_key, to) = (Key::TwoPhase { xid: from }, Key::TwoPhase { xid: u32::MAX });
+            let scanned = bench.timeline.store().scan(from_key, to, bench.end(), limit, usize::MAX).unwrap();
+            found.extend(scanned.entries.iter().map(|(_, value)| u32::from_le_bytes(value[..].try_into().unwrap())));
+            if !scanned.more {
+                break;
+            }
+            from = found.last().unwrap() + 1;
+        }
+        assert_eq!(found, alive, "limit {limit}");
+    }
+    let sizes = bench.timeline.scan(block(0), Key::Checkpoint, START.add(8)).unwrap();
+    assert_eq!(sizes.entries.len(), 1, "pages are left out, and files of later times");
+}
+
+#[test]
+fn every_crash_while_publishing_leaves_all_that_was_durable() {
+    let mut first = Bench::new();
+    (0..7).for_each(|round| assert!(first.round(round).is_ok()));
+    let mut steps = 0;
+    loop {
+        let mut bench = first.copy();
+        fault::fail_after(Some(steps));
+        // The first of these rounds ends with a compaction.
+        let result = (7..10).try_for_each(|round| bench.round(round));
+        if result.is_err() {
+            let _ = bench.apply(vec![(block(0), delta(b"more"))]);
+            assert!(matches!(bench.flush(), Err(StorageError::Failed(_))), "nothing is written after a failure");
+        }
+        fault::fail_after(None);
+        bench.check();
+        bench.reopen();
+        bench.check();
+        bench.flush().unwrap();
+        bench.check();
+        if result.is_ok() {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps > 6 * 3, "every layer and manifest is published in three steps, not {steps} in all");
+}
+
+#[test]
+fn a_restart_removes_what_was_never_published() {
+    let mut bench = Bench::new();
+    let _ = bench.apply(vec![(block(0), delta(b"x"))]);
+    bench.flush().unwrap();
+    let stray = bench.dir.path().join("00000000000000ff.layer");
+    let temporary = bench.dir.path().join("manifest.tmp");
+    std::fs::write(&stray, b"half a layer").unwrap();
+    std::fs::write(&temporary, b"half a manifest").unwrap();
+    bench.reopen();
+    assert!(!stray.exists() && !temporary.exists());
+    bench.check();
+}
+
+#[tokio::test]
+async fn a_wait_ends_when_ingest_gets_there_or_stops_or_takes_too_long() {
+    let mut bench = Bench::new();
+    let (there, soon) = (bench.end(), std::time::Duration::from_millis(20));
+    let timeline = Arc::clone(&bench.timeline);
+    assert!(timeline.wait_for(there, soon).await.is_ok());
+    let late = timeline.wait_for(there.add(8), soon).await;
+    assert!(matches!(late, Err(crate::error::ReadError::Timeout { .. })));
+    let waiting = tokio::spawn({
+        let timeline = Arc::clone(&timeline);
+        async move { timeline.wait_for(there.add(8), std::time::Duration::from_secs(60)).await }
+    });
+    let _ = bench.apply(vec![(block(0), delta(b"x"))]);
+    assert!(waiting.await.unwrap().is_ok());
+    timeline.stop_ingest("a record of an unknown resource manager");
+    let stopped = timeline.wait_for(there.add(16), std::time::Duration::from_secs(60)).await;
+    assert!(matches!(stopped, Err(crate::error::ReadError::IngestStopped { .. })));
+    assert!(timeline.wait_for(there, soon).await.is_ok());
+}

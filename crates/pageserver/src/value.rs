@@ -1,0 +1,98 @@
+//! A version's value, and the form in which it is kept in memory and in layer files.
+//!
+//! In storage a version is a kind, a payload and an LSN; deltas are decoded only when they are replayed. Whether a delta
+//! starts from a blank page is decided once, when it is taken in, and lies in the kind, because reads ask it of every
+//! version they pass.
+
+use bytes::Bytes;
+use quire_redo::delta::Delta;
+use quire_types::{Key, Lsn, PAGE_SIZE};
+
+/// What a key is, or how it changes, at one LSN.
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A whole page, 8 KiB.
+    Image(Bytes),
+    /// A change of a page, applied to the version before it.
+    Delta(Delta),
+    /// The value of a key that is not a page.
+    Bytes(Bytes),
+    /// The key does not exist from here on; of a page: it is all zeroes from here on.
+    Tombstone,
+}
+
+/// What the payload of a version is; the numbers are those of the layer file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// The key ends, or the page is zeroes; no payload.
+    Tombstone = 0,
+    /// A value that is not a page's.
+    Bytes = 1,
+    /// A page.
+    Image = 2,
+    /// A delta on the version before.
+    Delta = 3,
+    /// A delta that needs no version before.
+    InitialDelta = 4,
+}
+
+impl Kind {
+    /// From the number in a layer file.
+    pub fn from_number(number: u8) -> Option<Kind> {
+        [Kind::Tombstone, Kind::Bytes, Kind::Image, Kind::Delta, Kind::InitialDelta].get(usize::from(number)).copied()
+    }
+
+    /// Whether a page can be rebuilt from this version on, without an older one.
+    pub fn is_base(self) -> bool {
+        self != Kind::Delta
+    }
+
+    /// Whether it takes a replay to make use of it.
+    pub fn is_delta(self) -> bool {
+        matches!(self, Kind::Delta | Kind::InitialDelta)
+    }
+
+    /// For people.
+    pub fn name(self) -> &'static str {
+        ["tombstone", "bytes", "image", "delta", "initial delta"][self as usize]
+    }
+}
+
+/// A value at an LSN, as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Version {
+    /// The end of the record it comes from, or of the last record it includes.
+    pub lsn: Lsn,
+    /// What the payload is.
+    pub kind: Kind,
+    /// The page, the encoded delta, or the value.
+    pub payload: Bytes,
+}
+
+impl Version {
+    /// The version that `value` makes of `key` at `lsn`; none if a key of this kind cannot have such a value.
+    pub fn new(key: Key, lsn: Lsn, value: &Value) -> Option<Version> {
+        let page = key.is_page();
+        let (kind, payload) = match value {
+            Value::Image(image) if page && image.len() == PAGE_SIZE => (Kind::Image, image.clone()),
+            Value::Delta(delta) if page => (delta_kind(delta, key), delta.encode()),
+            Value::Bytes(bytes) if !page => (Kind::Bytes, bytes.clone()),
+            Value::Tombstone => (Kind::Tombstone, Bytes::new()),
+            Value::Image(_) | Value::Delta(_) | Value::Bytes(_) => return None,
+        };
+        Some(Version { lsn, kind, payload })
+    }
+
+    /// The value of a key that is not a page; none for a tombstone.
+    pub fn into_bytes(self) -> Option<Bytes> {
+        (self.kind == Kind::Bytes).then_some(self.payload)
+    }
+}
+
+fn delta_kind(delta: &Delta, key: Key) -> Kind {
+    match delta.will_init(key) {
+        true => Kind::InitialDelta,
+        false => Kind::Delta,
+    }
+}

@@ -1,0 +1,317 @@
+//! A whole pageserver, asked over its sockets, with a safekeeper that is played by the test.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use bytes::Bytes;
+use quire_pageserver::{Config, Pageserver};
+use quire_protocol::page::{ErrorCode, Request, Response};
+use quire_protocol::quorum::{self, LogIdentity};
+use quire_protocol::{Frame, FrameError};
+use quire_types::{Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Term, TimelineKey};
+use quire_wal::checkpoint::encode_shutdown_checkpoint;
+use quire_wal::effects::FullPageWrites;
+use quire_wal::{CheckpointState, WalStream};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const SEGMENT_BYTES: u32 = 16 << 20;
+const START: Lsn = Lsn(SEGMENT_BYTES as u64);
+const SYSTEM_ID: u64 = 77;
+const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
+
+fn any_address() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+/// A safekeeper with one log, whose committed bytes are fixed.
+struct Safekeeper {
+    address: SocketAddr,
+    durable: Arc<AtomicU64>,
+    task: JoinHandle<()>,
+}
+
+impl Safekeeper {
+    async fn start(wal: Vec<u8>) -> Safekeeper {
+        let listener = TcpListener::bind(any_address()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (wal, durable) = (Arc::new(wal), Arc::new(AtomicU64::new(0)));
+        let reported = Arc::clone(&durable);
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve_wal(stream, Arc::clone(&wal), Arc::clone(&reported)));
+            }
+        });
+        Safekeeper { address, durable, task }
+    }
+}
+
+async fn serve_wal(stream: TcpStream, wal: Arc<Vec<u8>>, durable: Arc<AtomicU64>) -> Result<(), FrameError> {
+    let (mut reader, mut writer) = stream.into_split();
+    let commit = START.add(wal.len() as u64);
+    loop {
+        let answer = match quorum::Request::from_frame(&Frame::read(&mut reader).await?)? {
+            quorum::Request::Hello { .. } => {
+                let identity = LogIdentity { system_id: SYSTEM_ID, segment_bytes: SEGMENT_BYTES, start: START };
+                quorum::Response::Welcome { node: NodeId(1), term: Term(1), identity: Some(identity) }
+            }
+            quorum::Request::Follow { from, send_wal, .. } => {
+                let skipped = from.bytes_since(START) as usize;
+                let bytes = if send_wal { Bytes::copy_from_slice(&wal[skipped..]) } else { Bytes::new() };
+                quorum::Response::Wal { begin: from, commit, wal: bytes }
+            }
+            quorum::Request::Durable { lsn } => {
+                durable.fetch_max(lsn.0, Ordering::SeqCst);
+                continue;
+            }
+            other => panic!("unexpected {other:?}"),
+        };
+        writer.write_all(&answer.to_frame(0).encode()).await?;
+    }
+}
+
+struct Running {
+    pages: SocketAddr,
+    http: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(dir: &Path, safekeepers: Vec<SocketAddr>) -> Running {
+        let mut config = Config::new(NodeId(9), any_address(), any_address(), dir.to_owned(), safekeepers);
+        (config.memtable_age_seconds, config.read_timeout_seconds) = (1, 5);
+        let server = Pageserver::open(config).await.unwrap();
+        let (pages, http) = (server.page_address().unwrap(), server.http_address().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let stopped = async move {
+                let _ = stopped.await;
+            };
+            server.run(stopped).await.unwrap();
+        });
+        Running { pages, http, stop, task }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+    }
+
+    async fn http(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n");
+        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+}
+
+struct Client {
+    stream: TcpStream,
+}
+
+impl Client {
+    async fn connect(address: SocketAddr) -> (Client, Response) {
+        let mut client = Client { stream: TcpStream::connect(address).await.unwrap() };
+        let hello = Request::Hello { timeline: TimelineKey::default(), shard: ShardId::UNSHARDED };
+        let welcome = client.ask(&hello).await;
+        (client, welcome)
+    }
+
+    async fn ask(&mut self, request: &Request) -> Response {
+        self.stream.write_all(&request.to_frame(5).encode()).await.unwrap();
+        let frame = Frame::read(&mut self.stream).await.unwrap();
+        assert_eq!(frame.request_id, 5);
+        Response::from_frame(&frame).unwrap()
+    }
+
+    async fn error(&mut self, request: &Request) -> ErrorCode {
+        match self.ask(request).await {
+            Response::Error { code, .. } => code,
+            other => panic!("an error was expected, not {other:?}"),
+        }
+    }
+}
+
+fn checkpoint() -> CheckpointState {
+    CheckpointState { next_xid: 700, this_timeline: 1, prev_timeline: 1, ..CheckpointState::default() }
+}
+
+fn values() -> Vec<(Key, Bytes)> {
+    let page = |byte| Bytes::from(vec![byte; PAGE_SIZE]);
+    let writes = FullPageWrites { on: true, since: START };
+    vec![
+        (Key::RelSize { rel: REL }, Bytes::copy_from_slice(&3u32.to_le_bytes())),
+        (Key::RelBlock { rel: REL, block: 0 }, page(1)),
+        (Key::RelBlock { rel: REL, block: 1 }, page(2)),
+        (Key::Checkpoint, checkpoint().encode().into()),
+        (Key::FullPageWrites, writes.encode().into()),
+        (Key::ControlFile, Bytes::from_static(b"control")),
+    ]
+}
+
+async fn import(client: &mut Client) {
+    let begin = Request::ImportBegin { start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 15 };
+    for request in [begin, Request::ImportValues(values()), Request::ImportFinish] {
+        assert_eq!(client.ask(&request).await, Response::Done);
+    }
+}
+
+fn shutdown_checkpoint() -> (Vec<u8>, Lsn) {
+    encode_shutdown_checkpoint(&checkpoint(), START, Lsn::INVALID, SYSTEM_ID, SEGMENT_BYTES.into())
+}
+
+fn get_pages(lsn: Lsn, blocks: &[u32]) -> Request {
+    Request::GetPages { lsn, keys: blocks.iter().map(|block| Key::RelBlock { rel: REL, block: *block }).collect() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_imported_branch_is_served_followed_and_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, record) = shutdown_checkpoint();
+    let end = START.add(wal.len() as u64);
+    let safekeeper = Safekeeper::start(wal).await;
+    let server = Running::start(dir.path(), vec![safekeeper.address]).await;
+
+    let (mut client, welcome) = Client::connect(server.pages).await;
+    assert_eq!(welcome, Response::Welcome { ingested: None });
+    assert_eq!(client.error(&get_pages(START, &[0])).await, ErrorCode::NoSuchBranch);
+    assert_eq!(client.error(&Request::ImportFinish).await, ErrorCode::Protocol);
+    import(&mut client).await;
+
+    let zeroes = Bytes::from(vec![0; PAGE_SIZE]);
+    let pages = vec![Bytes::from(vec![2; PAGE_SIZE]), Bytes::from(vec![1; PAGE_SIZE]), zeroes];
+    assert_eq!(client.ask(&get_pages(START, &[1, 0, 2])).await, Response::Pages(pages.clone()));
+    assert_eq!(client.ask(&get_pages(end, &[1, 0, 2])).await, Response::Pages(pages.clone()));
+    assert_eq!(client.error(&get_pages(end, &[3])).await, ErrorCode::NoSuchKey);
+    assert_eq!(client.error(&Request::GetCheckpoint { lsn: START }).await, ErrorCode::Protocol);
+    match client.ask(&Request::GetCheckpoint { lsn: end }).await {
+        Response::Checkpoint { last_record, state, shut_down } => {
+            assert_eq!((last_record, shut_down), (record, true));
+            assert_eq!(CheckpointState::decode(&state).unwrap().next_xid, checkpoint().next_xid);
+        }
+        other => panic!("{other:?}"),
+    }
+    let scan = Request::Scan { lsn: START, from: Key::RelSize { rel: REL }, to: Key::ControlFile };
+    match client.ask(&scan).await {
+        Response::Values { entries, more: false } => {
+            let keys: Vec<_> = entries.iter().map(|(key, _)| *key).collect();
+            assert_eq!(keys, [Key::RelSize { rel: REL }, Key::ControlFile]);
+        }
+        other => panic!("{other:?}"),
+    }
+    wait_until(|| safekeeper.durable.load(Ordering::SeqCst) == end.0).await;
+    server.stop().await;
+
+    let server = Running::start(dir.path(), vec![safekeeper.address]).await;
+    let (mut client, welcome) = Client::connect(server.pages).await;
+    assert_eq!(welcome, Response::Welcome { ingested: Some(end) });
+    assert_eq!(client.ask(&get_pages(end, &[1, 0, 2])).await, Response::Pages(pages));
+    let position = client.ask(&Request::GetPosition).await;
+    assert_eq!(position, Response::Position { ingested: end, durable: end });
+    let again = Request::ImportBegin { start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 15 };
+    assert_eq!(client.error(&again).await, ErrorCode::Protocol);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_source_is_left_for_the_next_safekeeper() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = shutdown_checkpoint();
+    let end = START.add(wal.len() as u64);
+    let (dead, alive) = (Safekeeper::start(wal.clone()).await, Safekeeper::start(wal).await);
+    dead.task.abort();
+    let server = Running::start(dir.path(), vec![dead.address, alive.address]).await;
+    let (mut client, _) = Client::connect(server.pages).await;
+    import(&mut client).await;
+    assert!(matches!(client.ask(&get_pages(end, &[0])).await, Response::Pages(_)));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unfinished_import_is_gone_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(dir.path(), Vec::new()).await;
+    let (mut client, _) = Client::connect(server.pages).await;
+    let begin = Request::ImportBegin { start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 15 };
+    assert_eq!(client.ask(&begin).await, Response::Done);
+    assert_eq!(client.ask(&Request::ImportValues(values())).await, Response::Done);
+    server.stop().await;
+    let server = Running::start(dir.path(), Vec::new()).await;
+    let (mut client, welcome) = Client::connect(server.pages).await;
+    assert_eq!(welcome, Response::Welcome { ingested: None });
+    import(&mut client).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wal_that_cannot_be_ingested_stops_the_branch_and_not_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut wal, _) = shutdown_checkpoint();
+    let last = wal.len() - 1;
+    wal[last - 20] ^= 1;
+    let end = START.add(wal.len() as u64);
+    let safekeeper = Safekeeper::start(wal).await;
+    let server = Running::start(dir.path(), vec![safekeeper.address]).await;
+    let (mut client, _) = Client::connect(server.pages).await;
+    import(&mut client).await;
+    assert_eq!(client.error(&get_pages(end, &[0])).await, ErrorCode::IngestStopped);
+    assert!(matches!(client.ask(&get_pages(START, &[0])).await, Response::Pages(_)));
+    let status = server.http("GET", "/status", "").await;
+    assert!(status.contains("\"error\":\"invalid WAL at"), "{status}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_settings_chains_and_metrics_are_served_over_http() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(dir.path(), Vec::new()).await;
+    let (mut client, _) = Client::connect(server.pages).await;
+    import(&mut client).await;
+    let id = "0".repeat(32);
+    let branch = format!("project={id}&branch={id}");
+    let settings = server.http("PUT", &format!("/settings?{branch}"), r#"{"max_deltas":7,"max_bytes":9000}"#).await;
+    assert!(settings.starts_with("HTTP/1.1 204"), "{settings}");
+    let status = server.http("GET", "/status", "").await;
+    for part in [r#""max_deltas":7"#, r#""state":"off""#, r#""ingested":"0/1000000""#, r#""error":null"#] {
+        assert!(status.contains(part), "{part} in {status}");
+    }
+    let page = format!("/page?{branch}&tablespace=1663&database=5&relation=16384&fork=main&block=1");
+    let page = server.http("GET", &page, "").await;
+    assert!(page.contains(r#""image_lsn":"0/1000000","deltas":0"#), "{page}");
+    let missing = format!("/page?{branch}&tablespace=1663&database=5&relation=16384&block=9");
+    assert!(server.http("GET", &missing, "").await.starts_with("HTTP/1.1 404"));
+    assert!(server.http("GET", &format!("/hot?{branch}"), "").await.ends_with("[]"));
+    let metrics = server.http("GET", "/metrics", "").await;
+    for part in ["quire_pageserver_ingested_lsn{", "quire_pageserver_image_backlog_pages{", "# EOF"] {
+        assert!(metrics.contains(part), "{part} in {metrics}");
+    }
+    server.stop().await;
+}
+
+#[test]
+fn the_wal_that_the_tests_serve_is_one_record() {
+    let (wal, record) = shutdown_checkpoint();
+    let mut stream = WalStream::new(START, SEGMENT_BYTES.into(), Some(SYSTEM_ID));
+    stream.feed(&wal);
+    assert_eq!(stream.next_record().unwrap().unwrap().start, record);
+}
+
+async fn wait_until(condition: impl Fn() -> bool) {
+    let poll = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), poll).await.expect("the condition comes true in time");
+}
