@@ -1,0 +1,45 @@
+# `make up` starts Quire on this machine, `make test` tests everything. `make help` lists the rest.
+
+CARGO ?= cargo
+DIR ?= .quire
+QUIRE := target/release/quire
+
+.DEFAULT_GOAL := help
+.PHONY: help install build up down test unit e2e check bench torture
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## Install what is missing: PostgreSQL 15, a C compiler (Debian)
+	@scripts/install-debian.sh
+
+build: ## Build the program and the shim
+	$(CARGO) build --release --locked -p quire -p quire-shim
+
+up: install build ## Start everything in $(DIR), print the URI
+	@$(QUIRE) --dir $(DIR) up --detach
+
+down: ## Stop everything in $(DIR)
+	@$(QUIRE) --dir $(DIR) down
+
+test: install unit e2e ## Run all tests
+
+unit: ## Run the tests that lie beside the code
+	$(CARGO) test --locked --workspace --exclude quire-tests
+
+e2e: build ## Run the end-to-end tests against the built program
+	$(CARGO) test --locked -p quire-tests -- --test-threads=2
+
+check: ## Format, lints, documentation, licences and advisories
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
+	else echo "make check: cargo-deny is not installed, so licences and advisories were NOT checked" \
+		"(cargo install --locked cargo-deny)" >&2; fi
+
+bench: install build ## Measure beside stock PostgreSQL: TPC-B and select-only; reports in target/bench
+	@scripts/bench.sh
+
+torture: install build ## The long forms of the end-to-end tests: about an hour
+	QUIRE_LONG=1 $(CARGO) test --locked -p quire-tests -- --test-threads=1 --nocapture

@@ -1,0 +1,547 @@
+//! The agent of one compute: a handle to give it orders, and the loop that carries them out.
+//!
+//! ```text
+//!            start, warm or cold          ready
+//!  stopped ----------------------> starting ---> running --stop--> stopping --> stopped
+//!                                     ^  |          |
+//!                                     |  v          | postgres ends by itself, the commit path fails
+//!                                    failed <-------+           (tried again, from storage alone, after a delay)
+//!  any state --a higher term is seen--> fenced, and the agent ends
+//! ```
+//!
+//! Invariants: `postgres` runs only within a [`Session`]; a session whose `postgres` did not end cleanly is not used again.
+
+use crate::metrics::Metrics;
+use crate::owner::Owner;
+use crate::postgres::{self, Postgres};
+use crate::start::{Session, Setting};
+use crate::verify::{self, Verification};
+use crate::{Config, Error, conf, http, orphans, place, pushdown};
+use nix::sys::signal::Signal;
+use quire_cache::AgentState;
+use quire_cache::control::CounterValues;
+use serde::Serialize;
+use std::fs::{self, File, TryLockError};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long a clean shutdown may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take while the quorum is lost: its last checkpoint cannot be committed then.
+const HOPELESS_PATIENCE: Duration = Duration::from_secs(5);
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// After running for so long, a crash is tried again without delay.
+const STABLE: Duration = Duration::from_secs(60);
+
+/// What a compute is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// On the way to accept connections.
+    Starting,
+    /// Accepting connections.
+    Running,
+    /// PostgreSQL is shutting down.
+    Stopping,
+    /// PostgreSQL was stopped on request.
+    Stopped,
+    /// A start failed, or PostgreSQL crashed; it is tried again.
+    Failed,
+    /// A newer compute was elected; the agent ends.
+    Fenced,
+}
+
+impl Phase {
+    /// The word in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Running => "running",
+            Phase::Stopping => "stopping",
+            Phase::Stopped => "stopped",
+            Phase::Failed => "failed",
+            Phase::Fenced => "fenced",
+        }
+    }
+
+    fn is_settled(self) -> bool {
+        !matches!(self, Phase::Starting | Phase::Stopping)
+    }
+}
+
+/// A phase, and what went wrong last.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// What the compute is doing.
+    pub phase: Phase,
+    /// Why it is not running, if it should be.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Order {
+    Start { cold: bool },
+    Stop,
+    Restart { cold: bool },
+}
+
+#[derive(Debug)]
+struct Command {
+    order: Order,
+    /// Told once the phase shows that the order is being carried out.
+    taken: oneshot::Sender<()>,
+}
+
+/// A compute agent that is not running yet.
+#[derive(Debug)]
+pub struct Agent {
+    handle: Handle,
+    commands: mpsc::Receiver<Command>,
+    listener: TcpListener,
+    /// Two agents must not share a directory. Held for as long as the agent lives.
+    _lock: File,
+}
+
+/// Gives orders to an agent and asks it; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    setting: Setting,
+    shim: PathBuf,
+    state: watch::Sender<State>,
+    commands: mpsc::Sender<Command>,
+    active: Mutex<Active>,
+    verified: AtomicU64,
+}
+
+/// What exists at the moment.
+#[derive(Clone, Debug, Default)]
+struct Active {
+    session: Option<Arc<Session>>,
+    postgres: Option<Arc<Postgres>>,
+}
+
+impl Agent {
+    /// Checks the settings, prepares the compute's directory and binds the HTTP interface. Nothing is started yet.
+    pub async fn open(config: Config) -> Result<Agent, Error> {
+        let config = config.checked()?;
+        let owner = Owner::detect(&config)?;
+        let lock = prepare(&config, owner)?;
+        let shim = copy_shim(&config)?;
+        postgres::check_shim(&config, owner, &shim)?;
+        let address = config.http;
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|error| Error::Config(format!("cannot listen on {address}: {error}")))?;
+        let (sender, commands) = mpsc::channel(16);
+        let setting = Setting { config: Arc::new(config), owner, metrics: Arc::new(Metrics::new()) };
+        let inner = Inner {
+            setting,
+            shim,
+            state: watch::Sender::new(State { phase: Phase::Starting, error: None }),
+            commands: sender,
+            active: Mutex::default(),
+            verified: AtomicU64::new(0),
+        };
+        Ok(Agent { handle: Handle { inner: Arc::new(inner) }, commands, listener, _lock: lock })
+    }
+
+    /// A handle to this agent.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Where the HTTP interface is.
+    pub fn http_address(&self) -> Result<SocketAddr, Error> {
+        self.listener.local_addr().map_err(|error| Error::System("cannot learn the HTTP address", error))
+    }
+
+    /// Starts PostgreSQL and keeps it as ordered until `shutdown` completes, or until a newer compute is elected.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+        let serving = tokio::spawn(http::serve(self.listener, self.handle.clone()));
+        let supervisor = Supervisor { handle: self.handle, commands: self.commands, failures: 0 };
+        let outcome = supervisor.run(Box::pin(shutdown)).await;
+        serving.abort();
+        outcome
+    }
+}
+
+/// Makes the directory, takes its lock, and makes it PostgreSQL's.
+fn prepare(config: &Config, owner: Owner) -> Result<File, Error> {
+    fs::create_dir_all(&config.dir).map_err(Error::file("create", &config.dir))?;
+    owner.check_reachable(&config.dir)?;
+    let path = config.dir.join("agent.lock");
+    let lock = File::create(&path).map_err(Error::file("create", &path))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(Error::Config(format!("another agent works in {}", config.dir.display())));
+        }
+        Err(TryLockError::Error(error)) => return Err(Error::file("lock", &path)(error)),
+    }
+    owner.give(&config.dir)?;
+    if let Some(folder) = &config.socket_dir {
+        place::folder(folder, owner)?;
+    }
+    Ok(lock)
+}
+
+/// Puts the shim where PostgreSQL's user can read it, by a rename: a process may have the old one mapped.
+fn copy_shim(config: &Config) -> Result<PathBuf, Error> {
+    let (aside, path) = (config.dir.join("libquire_shim.so.new"), config.dir.join("libquire_shim.so"));
+    fs::copy(&config.shim, &aside).map_err(Error::file("copy", &config.shim))?;
+    fs::set_permissions(&aside, fs::Permissions::from_mode(0o755)).map_err(Error::file("open up", &aside))?;
+    fs::rename(&aside, &path).map_err(Error::file("rename", &aside))?;
+    Ok(path)
+}
+
+impl Handle {
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.inner.setting.config
+    }
+
+    /// What the compute is doing.
+    pub fn state(&self) -> State {
+        self.inner.state.borrow().clone()
+    }
+
+    /// The present term's session, if there is one.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.active().session.clone()
+    }
+
+    /// The postmaster's process id, while it runs.
+    pub fn pid(&self) -> Option<i32> {
+        let postgres = self.active().postgres.clone()?;
+        postgres.exit_status().is_none().then(|| postgres.pid())
+    }
+
+    /// The agent's metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.inner.setting.metrics
+    }
+
+    /// Counters of PostgreSQL's processes, since the last cold start.
+    pub fn counters(&self) -> CounterValues {
+        self.session().map(|session| session.control.counter_values()).unwrap_or_default()
+    }
+
+    /// Pages compared by the running, or the last, verification.
+    pub fn verified_pages(&self) -> u64 {
+        self.inner.verified.load(Ordering::Relaxed)
+    }
+
+    /// Starts PostgreSQL if it is stopped, and waits until it runs. A `cold` start discards the cache.
+    pub async fn start(&self, cold: bool) -> Result<(), Error> {
+        self.order(Order::Start { cold }, Phase::Running).await
+    }
+
+    /// Stops PostgreSQL cleanly and waits for that. The cache stays.
+    pub async fn stop(&self) -> Result<(), Error> {
+        self.order(Order::Stop, Phase::Stopped).await
+    }
+
+    /// Stops and starts PostgreSQL; a `cold` restart discards the cache in between.
+    pub async fn restart(&self, cold: bool) -> Result<(), Error> {
+        self.order(Order::Restart { cold }, Phase::Running).await
+    }
+
+    async fn order(&self, order: Order, goal: Phase) -> Result<(), Error> {
+        let mut state = self.inner.state.subscribe();
+        let (taken, is_taken) = oneshot::channel();
+        self.inner.commands.send(Command { order, taken }).await.map_err(|_| Error::ShuttingDown)?;
+        is_taken.await.map_err(|_| Error::ShuttingDown)?;
+        let settled = state.wait_for(|state| state.phase.is_settled()).await.map_err(|_| Error::ShuttingDown)?;
+        match settled.phase == goal {
+            true => Ok(()),
+            false => Err(Error::Refused(
+                settled.error.clone().unwrap_or_else(|| format!("the compute is {}", settled.phase.name())),
+            )),
+        }
+    }
+
+    /// Has storage (`on`) or PostgreSQL make full-page images. If PostgreSQL does not run, from its next start on.
+    pub async fn pushdown(&self, on: bool) -> Result<(), Error> {
+        match self.running() {
+            Some((session, postgres)) => pushdown::switch(self.config(), &postgres, &session, on).await,
+            None => conf::write_pushdown(self.config(), on),
+        }
+    }
+
+    /// Compares every page of the cache with storage.
+    pub async fn verify(&self) -> Result<Verification, Error> {
+        let state = self.state().phase.name();
+        let (session, _) = self.running().ok_or(Error::WrongState { state, hint: "start it first" })?;
+        let found = verify::verify(self.config(), &session, &self.inner.verified).await?;
+        self.metrics().verified(found.checked, found.mismatches.len() as u64);
+        Ok(found)
+    }
+
+    fn running(&self) -> Option<(Arc<Session>, Arc<Postgres>)> {
+        let active = self.active().clone();
+        let is_running = self.state().phase == Phase::Running;
+        is_running.then_some(active.session.zip(active.postgres)).flatten()
+    }
+
+    fn active(&self) -> MutexGuard<'_, Active> {
+        self.inner.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, phase: Phase, error: Option<&Error>) {
+        tracing::info!(phase = phase.name(), "compute");
+        if let Some(session) = self.session() {
+            session.control.set_state(match phase {
+                Phase::Starting | Phase::Stopped => AgentState::Starting,
+                Phase::Running => AgentState::Running,
+                Phase::Stopping => AgentState::Stopping,
+                Phase::Failed | Phase::Fenced => AgentState::Failed,
+            });
+        }
+        // The last error is kept while it is tried again.
+        self.inner.state.send_modify(|state| {
+            state.phase = phase;
+            match (phase, error) {
+                (_, Some(error)) => state.error = Some(error.to_string()),
+                (Phase::Running | Phase::Stopped, None) => state.error = None,
+                _ => {}
+            }
+        });
+    }
+}
+
+type Shutdown<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// What to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    Start { cold: bool },
+    Wait,
+    BackOff,
+    End,
+}
+
+struct Supervisor {
+    handle: Handle,
+    commands: mpsc::Receiver<Command>,
+    failures: u32,
+}
+
+impl Supervisor {
+    async fn run(mut self, mut shutdown: Shutdown<'_>) -> Result<(), Error> {
+        let mut next = Next::Start { cold: true };
+        let outcome = loop {
+            let step = match next {
+                Next::Start { cold } => self.start(cold, &mut shutdown).await,
+                Next::Wait => self.wait(&mut shutdown).await,
+                Next::BackOff => Ok(self.back_off(&mut shutdown).await),
+                Next::End => break Ok(()),
+            };
+            match step {
+                Ok(then) => next = then,
+                Err(error) => break Err(error),
+            }
+        };
+        self.drop_session().await;
+        outcome
+    }
+
+    /// Brings PostgreSQL up and stays with it until it is down.
+    async fn start(&mut self, cold: bool, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
+        self.handle.enter(Phase::Starting, None);
+        if cold {
+            self.drop_session().await;
+        }
+        let begun = Instant::now();
+        let bringing_up = bring_up(self.handle.clone());
+        tokio::pin!(bringing_up);
+        loop {
+            tokio::select! {
+                outcome = &mut bringing_up => return match outcome {
+                    Ok(postgres) => {
+                        if cold {
+                            self.handle.metrics().cold_started(begun.elapsed());
+                        }
+                        self.stay(&postgres, shutdown).await
+                    }
+                    Err(error) => self.failed(error).await,
+                },
+                Some(command) = self.commands.recv() => {
+                    // Whatever starts is being started already.
+                    let stop = command.order == Order::Stop;
+                    if stop {
+                        self.handle.enter(Phase::Stopping, None);
+                    }
+                    let _ = command.taken.send(());
+                    if stop {
+                        break;
+                    }
+                }
+                () = &mut *shutdown => break,
+            }
+        }
+        self.abandon().await;
+        let stopped = self.handle.state().phase == Phase::Stopping;
+        Ok(if stopped { Next::Wait } else { Next::End })
+    }
+
+    /// Lets go of a start that is not wanted any more.
+    async fn abandon(&mut self) {
+        self.kill().await;
+        self.drop_session().await;
+    }
+
+    /// While PostgreSQL runs.
+    async fn stay(&mut self, postgres: &Arc<Postgres>, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
+        self.handle.enter(Phase::Running, None);
+        let since = Instant::now();
+        let session = self.handle.session().ok_or(Error::ShuttingDown)?;
+        loop {
+            tokio::select! {
+                status = postgres.exited() => {
+                    if since.elapsed() > STABLE {
+                        self.failures = 0;
+                    }
+                    let log = postgres::log_path(self.handle.config());
+                    return self.failed(Error::Crashed { status: status.to_string(), log }).await;
+                }
+                error = session.broken() => return self.failed(error).await,
+                Some(command) = self.commands.recv() => {
+                    if let Order::Start { .. } = command.order {
+                        let _ = command.taken.send(());
+                        continue;
+                    }
+                    self.handle.enter(Phase::Stopping, None);
+                    let _ = command.taken.send(());
+                    let clean = self.stop(postgres, &session).await;
+                    return Ok(match command.order {
+                        Order::Restart { cold } => Next::Start { cold: cold || !clean },
+                        _ => Next::Wait,
+                    });
+                }
+                () = &mut *shutdown => {
+                    self.handle.enter(Phase::Stopping, None);
+                    self.stop(postgres, &session).await;
+                    return Ok(Next::End);
+                }
+            }
+        }
+    }
+
+    /// Stops PostgreSQL; whether it left its files in order. If not, the session is of no further use.
+    async fn stop(&mut self, postgres: &Postgres, session: &Session) -> bool {
+        let begun = Instant::now();
+        let hopeless = || begun.elapsed() > HOPELESS_PATIENCE && session.quorum.status().lost;
+        let status = postgres.stop(STOP_PATIENCE, hopeless).await;
+        if !status.success() {
+            self.abandon().await;
+        }
+        status.success()
+    }
+
+    /// A start or a run has ended badly.
+    async fn failed(&mut self, error: Error) -> Result<Next, Error> {
+        tracing::error!(%error, "the compute does not run");
+        self.abandon().await;
+        if let Error::Fenced { .. } = error {
+            self.handle.enter(Phase::Fenced, Some(&error));
+            return Err(error);
+        }
+        self.failures += 1;
+        self.handle.enter(Phase::Failed, Some(&error));
+        Ok(Next::BackOff)
+    }
+
+    async fn back_off(&mut self, shutdown: &mut Shutdown<'_>) -> Next {
+        let delay = BACKOFF_MIN.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(BACKOFF_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => Next::Start { cold: true },
+            Some(command) = self.commands.recv() => self.obey_at_rest(command),
+            () = &mut *shutdown => Next::End,
+        }
+    }
+
+    /// While PostgreSQL is stopped.
+    async fn wait(&mut self, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
+        self.handle.enter(Phase::Stopped, None);
+        let session = self.handle.session();
+        let broken = async {
+            match &session {
+                Some(session) => session.broken().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(command) = self.commands.recv() => Ok(self.obey_at_rest(command)),
+            error = broken => match error {
+                Error::Fenced { .. } => self.failed(error).await,
+                _ => {
+                    self.drop_session().await;
+                    Ok(Next::Wait)
+                }
+            },
+            () = &mut *shutdown => Ok(Next::End),
+        }
+    }
+
+    fn obey_at_rest(&mut self, command: Command) -> Next {
+        let next = match command.order {
+            Order::Stop => Next::Wait,
+            Order::Start { cold } | Order::Restart { cold } => {
+                Next::Start { cold: cold || self.handle.session().is_none() }
+            }
+        };
+        self.handle.enter(if next == Next::Wait { Phase::Stopping } else { Phase::Starting }, None);
+        let _ = command.taken.send(());
+        next
+    }
+
+    async fn kill(&mut self) {
+        let postgres = self.handle.active().postgres.take();
+        if let Some(postgres) = postgres {
+            postgres.end_by(Signal::SIGKILL, STOP_PATIENCE).await;
+        }
+        let pgdata = self.handle.config().pgdata();
+        let killed = tokio::task::spawn_blocking(move || orphans::kill_all(&pgdata)).await;
+        if let Ok(Err(error)) = killed {
+            tracing::error!(%error, "old postgres processes are left");
+        }
+    }
+
+    async fn drop_session(&mut self) {
+        let session = self.handle.active().session.take();
+        if let Some(session) = session {
+            session.end().await;
+        }
+    }
+}
+
+/// From where the handle stands to a PostgreSQL that accepts connections.
+async fn bring_up(handle: Handle) -> Result<Arc<Postgres>, Error> {
+    let setting = &handle.inner.setting;
+    let session = match handle.session() {
+        Some(session) => session,
+        None => Arc::new(Session::cold_start(setting).await?),
+    };
+    handle.active().session = Some(session.clone());
+    conf::write_files(&setting.config)?;
+    let postgres = Arc::new(Postgres::spawn(&setting.config, setting.owner, &handle.inner.shim).await?);
+    handle.active().postgres = Some(postgres.clone());
+    tokio::select! {
+        ready = postgres.ready(&setting.config) => ready?,
+        error = session.broken() => return Err(error),
+    }
+    Ok(postgres)
+}

@@ -1,0 +1,132 @@
+//! PostgreSQL's configuration files, in `conf/` beside the data directory so that they outlive cold starts.
+//!
+//! `postgresql.conf` is written anew at every start and includes `custom.conf`, if there is one, and `quire.pushdown.conf`. The files of
+//! authentication are written once and belong to the user from then on. What must not be overridden is on the command line.
+
+use crate::{Config, Error};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The include file that holds `full_page_writes`, which must be switchable by a reload and so is not on the command line.
+pub const PUSHDOWN_FILE: &str = "quire.pushdown.conf";
+
+const HBA: &str = "\
+# Written once; edit as you like. The agent itself connects over the Unix socket as postgres.
+# TYPE  DATABASE     USER  ADDRESS        METHOD
+local   all          all                  trust
+local   replication  all                  trust
+host    all          all   127.0.0.1/32   trust
+host    all          all   ::1/128        trust
+host    replication  all   127.0.0.1/32   trust
+host    replication  all   ::1/128        trust
+host    all          all   all            scram-sha-256
+";
+
+const IDENT: &str = "# Written once; edit as you like.\n";
+
+const HEADER: &str = "\
+# Written at every start: put settings of your own into custom.conf beside this file, or use ALTER SYSTEM.
+dynamic_shared_memory_type = posix
+wal_keep_size = 256MB
+";
+
+/// Writes what a start needs.
+pub fn write_files(config: &Config) -> Result<(), Error> {
+    let conf = config.conf();
+    fs::create_dir_all(&conf).map_err(Error::file("create", &conf))?;
+    write_once(&conf.join("pg_hba.conf"), HBA)?;
+    write_once(&conf.join("pg_ident.conf"), IDENT)?;
+    if !conf.join(PUSHDOWN_FILE).exists() {
+        write_pushdown(config, config.pushdown)?;
+    }
+    publish(&conf.join("postgresql.conf"), main_file(config).as_bytes())
+}
+
+/// Records whether full-page images are to be made by the storage (`on`), which takes effect at the next reload.
+pub fn write_pushdown(config: &Config, on: bool) -> Result<(), Error> {
+    let setting = if on { "off" } else { "on" };
+    let text = format!("# Written by `quire pushdown`.\nfull_page_writes = {setting}\n");
+    publish(&config.conf().join(PUSHDOWN_FILE), text.as_bytes())
+}
+
+/// Whether the storage is to make full-page images, as last recorded.
+pub fn read_pushdown(config: &Config) -> bool {
+    let text = fs::read_to_string(config.conf().join(PUSHDOWN_FILE));
+    text.map_or(config.pushdown, |text| text.lines().any(|line| line.trim() == "full_page_writes = off"))
+}
+
+/// Settings on the command line, which nothing can override.
+pub fn enforced(config: &Config) -> Vec<(&'static str, String)> {
+    let file = |name: &str| config.conf().join(name).display().to_string();
+    vec![
+        ("config_file", file("postgresql.conf")),
+        ("hba_file", file("pg_hba.conf")),
+        ("ident_file", file("pg_ident.conf")),
+        ("port", config.port.to_string()),
+        ("listen_addresses", config.listen.to_string()),
+        ("unix_socket_directories", config.socket_dir().display().to_string()),
+        ("fsync", "on".into()),
+        ("wal_sync_method", "fdatasync".into()),
+        ("wal_recycle", "off".into()),
+        ("wal_init_zero", "off".into()),
+        ("restart_after_crash", "off".into()),
+        ("allow_in_place_tablespaces", "on".into()),
+    ]
+}
+
+fn main_file(config: &Config) -> String {
+    let mut text = HEADER.to_owned();
+    for (name, value) in &config.settings {
+        text.push_str(&format!("{name} = {}\n", quote(value)));
+    }
+    text.push_str(&format!("include_if_exists 'custom.conf'\ninclude '{PUSHDOWN_FILE}'\n"));
+    text
+}
+
+/// A value as the scanner of configuration files reads it back. Source: `guc-file.l` (`GUC_scanstr`).
+fn quote(value: &str) -> String {
+    let escaped = value.replace('\\', "\\\\").replace('\'', "''").replace('\n', "\\n");
+    format!("'{escaped}'")
+}
+
+fn write_once(path: &Path, text: &str) -> Result<(), Error> {
+    match path.exists() {
+        true => Ok(()),
+        false => publish(path, text.as_bytes()),
+    }
+}
+
+/// Puts a whole file in place at once: written aside, synced, renamed, the folder synced.
+pub fn publish(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let aside = PathBuf::from(format!("{}.new", path.display()));
+    let write = || {
+        let mut file = fs::File::create(&aside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&aside, path)?;
+        path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    };
+    write().map_err(Error::file("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_quoted_as_the_scanner_reads_them() {
+        assert_eq!(quote("4MB"), "'4MB'");
+        assert_eq!(quote("it's a \\ and\na line"), "'it''s a \\\\ and\\na line'");
+    }
+
+    #[test]
+    fn publishing_replaces_the_whole_file_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        publish(&path, b"a long first version").expect("written");
+        publish(&path, b"second").expect("written");
+        assert_eq!(fs::read(&path).expect("readable"), b"second");
+        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1);
+    }
+}

@@ -1,0 +1,132 @@
+//! Why a compute cannot go on.
+
+use crate::page_client::PageError;
+use quire_types::{Lsn, Term};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What stops a compute, or one of its operations.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings cannot be right.
+    #[error("configuration: {0}")]
+    Config(String),
+    /// A file operation failed.
+    #[error("cannot {action} {path}: {source}")]
+    File {
+        /// What was tried, as in "cannot create".
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A system call on no particular file failed.
+    #[error("{0}: {1}")]
+    System(&'static str, io::Error),
+    /// A file shared with the shim cannot be used.
+    #[error("{0}: {1}")]
+    Cache(PathBuf, quire_cache::CacheError),
+    /// A newer compute was elected; this one must not write any more.
+    #[error("fenced by a newer compute, which was elected for term {newer}")]
+    Fenced {
+        /// The newer compute's term, as far as is known.
+        newer: Term,
+    },
+    /// No majority of the safekeepers has the branch's log.
+    #[error("the branch has no log at the safekeepers; create the branch first")]
+    NoLog,
+    /// The safekeepers disagree about which log this is.
+    #[error("the safekeepers' logs are of different databases: {0}")]
+    LogMismatch(String),
+    /// The quorum did not get there in time.
+    #[error("the safekeeper quorum was not reached within {seconds} s while {doing}")]
+    QuorumLost {
+        /// What it was needed for.
+        doing: &'static str,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// WAL that a safekeeper or the data directory holds cannot be decoded.
+    #[error(transparent)]
+    Wal(#[from] quire_wal::WalError),
+    /// WAL is missing where it has to be.
+    #[error("WAL at {at} is neither in the data directory nor at a safekeeper")]
+    WalMissing {
+        /// The first byte that is missing.
+        at: Lsn,
+    },
+    /// The pageserver did not give what was asked.
+    #[error(transparent)]
+    Page(#[from] PageError),
+    /// What the pageserver keeps for the branch cannot be used.
+    #[error("storage holds no usable {what}: {reason}")]
+    Storage {
+        /// Which entry.
+        what: &'static str,
+        /// Why it cannot be used.
+        reason: String,
+    },
+    /// A data directory cannot be imported.
+    #[error(transparent)]
+    Import(#[from] crate::import::ImportError),
+    /// A program of PostgreSQL's failed.
+    #[error("{program} failed ({status}): {output}")]
+    Program {
+        /// Which one.
+        program: String,
+        /// How it ended.
+        status: String,
+        /// The end of what it wrote.
+        output: String,
+    },
+    /// PostgreSQL ended while it was starting.
+    #[error("postgres ended while starting ({status}); see {log}")]
+    StartFailed {
+        /// How it ended.
+        status: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// PostgreSQL ended although nobody told it to.
+    #[error("postgres ended ({status}); see {log}")]
+    Crashed {
+        /// How it ended.
+        status: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// A statement on the compute's own PostgreSQL failed.
+    #[error("postgres: {0}")]
+    Sql(#[from] tokio_postgres::Error),
+    /// The request makes no sense in the compute's present state.
+    #[error("the compute is {state}; {hint}")]
+    WrongState {
+        /// The state.
+        state: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// PostgreSQL did not do as it was told.
+    #[error("{0}")]
+    Refused(String),
+    /// The agent is ending.
+    #[error("the compute agent is shutting down")]
+    ShuttingDown,
+}
+
+impl Error {
+    /// A failed operation on `path`.
+    pub fn file(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.as_ref().to_owned();
+        move |source| Error::File { action, path, source }
+    }
+
+    /// The exit status that tells supervisors a fenced compute from a broken one: 3 must not be restarted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Fenced { .. } => 3,
+            _ => 1,
+        }
+    }
+}

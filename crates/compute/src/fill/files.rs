@@ -1,0 +1,235 @@
+//! The cache files that the agent has open for installing pages.
+
+use quire_cache::protocol::{self, BlockState, Blocks};
+use quire_cache::{CacheError, ComputeDir, FileId, Meta};
+use quire_types::{Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, SLRU_SEGMENT_PAGES};
+use quire_wal::DataPath;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Notify;
+
+/// How many files are kept open.
+const OPEN_FILES_MAX: usize = 512;
+
+/// A segment file with its meta file.
+#[derive(Debug)]
+pub struct CacheFile {
+    id: FileId,
+    data: File,
+    meta: Meta,
+    /// Signalled when blocks leave the state of being filled.
+    filled: Notify,
+}
+
+/// Why a file cannot be filled.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It has no meta file, or is not the file that this was made for: it is wholly local.
+    #[error("{0:?} is wholly local")]
+    Local(FileId),
+    /// A system call failed.
+    #[error("cannot open a file of the cache: {0}")]
+    Io(#[from] io::Error),
+    /// The meta file is damaged.
+    #[error(transparent)]
+    Cache(CacheError),
+}
+
+/// Files by what they are.
+#[derive(Debug)]
+pub struct Files {
+    dir: ComputeDir,
+    open: Mutex<HashMap<FileId, Arc<CacheFile>>>,
+}
+
+impl Files {
+    /// Files below a compute's directory.
+    pub fn new(dir: ComputeDir) -> Files {
+        Files { dir, open: Mutex::default() }
+    }
+
+    /// The file, opened if it is not.
+    pub fn get(&self, id: FileId) -> Result<Arc<CacheFile>, FileError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&id) {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(CacheFile::open(&self.dir, id)?);
+        if open.len() >= OPEN_FILES_MAX {
+            open.clear();
+        }
+        open.insert(id, file.clone());
+        Ok(file)
+    }
+
+    /// Closes files that were deleted, whose space would not be freed otherwise.
+    pub fn close_deleted(&self) {
+        let lives = |file: &CacheFile| file.data.metadata().is_ok_and(|metadata| metadata.nlink() > 0);
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, file| lives(file));
+    }
+}
+
+impl CacheFile {
+    fn open(dir: &ComputeDir, id: FileId) -> Result<CacheFile, FileError> {
+        let path = path_of(id);
+        let meta = Meta::open(&dir.meta_file(&path)).map_err(|error| match error {
+            CacheError::Io { source, .. } if source.kind() == ErrorKind::NotFound => FileError::Local(id),
+            other => FileError::Cache(other),
+        })?;
+        let data = OpenOptions::new().read(true).write(true).open(dir.data_file(&path));
+        let data = data
+            .map_err(|error| if error.kind() == ErrorKind::NotFound { FileError::Local(id) } else { error.into() })?;
+        if data.metadata()?.ino() != meta.inode() {
+            return Err(FileError::Local(id));
+        }
+        Ok(CacheFile { id, data, meta, filled: Notify::new() })
+    }
+
+    /// Its states.
+    pub fn meta(&self) -> &Meta {
+        &self.meta
+    }
+
+    /// The key in storage of a block of this file.
+    pub fn key(&self, block: u32) -> Key {
+        key_of(self.id, block)
+    }
+
+    /// Takes those blocks of `range` that are absent, to be filled; blocks that storage does not have are none.
+    pub fn claim(self: &Arc<CacheFile>, range: Range<u32>) -> Claims {
+        let remote = range.start..range.end.min(self.meta.remote_nblocks());
+        let blocks = remote.filter(|block| protocol::claim(&self.meta, *block)).collect();
+        Claims { file: self.clone(), blocks, done: 0 }
+    }
+
+    /// Waits until no block of `range` is being filled by somebody else.
+    pub async fn settled(&self, range: Range<u32>) {
+        loop {
+            let notified = self.filled.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            let remote = range.start..range.end.min(self.meta.remote_nblocks());
+            let mut states = remote.map(|block| self.meta.state(block));
+            if !states.any(|state| state == BlockState::Filling) {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// Blocks that this side owns as being filled. Those that are not installed become absent again when it is dropped.
+#[derive(Debug)]
+pub struct Claims {
+    file: Arc<CacheFile>,
+    blocks: Vec<u32>,
+    done: usize,
+}
+
+impl Claims {
+    /// The blocks, ascending.
+    pub fn blocks(&self) -> &[u32] {
+        &self.blocks
+    }
+
+    /// Their keys.
+    pub fn keys(&self) -> Vec<Key> {
+        self.blocks.iter().map(|block| self.file.key(*block)).collect()
+    }
+
+    /// Puts the pages, in the order of the blocks, into the file.
+    pub fn install<P: AsRef<[u8]>>(mut self, pages: &[P]) -> io::Result<()> {
+        assert_eq!(pages.len(), self.blocks.len(), "a page for each block");
+        for page in pages {
+            let block = self.blocks[self.done];
+            self.file.data.write_all_at(page.as_ref(), u64::from(block) * PAGE_SIZE as u64)?;
+            protocol::publish(&self.file.meta, block);
+            self.done += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Claims {
+    fn drop(&mut self) {
+        self.blocks[self.done..].iter().for_each(|block| protocol::release(&self.file.meta, *block));
+        self.file.filled.notify_waiters();
+    }
+}
+
+/// Where a file lies below the data directory.
+pub fn path_of(id: FileId) -> String {
+    match id {
+        FileId::Relation { rel, segment } => DataPath::Relation { rel, segment }.to_path(),
+        FileId::Slru { slru, segment } => DataPath::Slru { slru, segment }.to_path(),
+    }
+}
+
+/// The key in storage of a block of a file.
+pub fn key_of(id: FileId, block: u32) -> Key {
+    match id {
+        FileId::Relation { rel, segment } => {
+            Key::RelBlock { rel, block: segment.saturating_mul(RELATION_SEGMENT_BLOCKS).saturating_add(block) }
+        }
+        FileId::Slru { slru, segment } => {
+            Key::SlruBlock { slru, page: segment.saturating_mul(SLRU_SEGMENT_PAGES).saturating_add(block) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire_cache::MetaSpec;
+    use quire_types::{Lsn, Slru};
+
+    const ID: FileId = FileId::Slru { slru: Slru::Clog, segment: 2 };
+
+    fn file() -> (tempfile::TempDir, Files) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = ComputeDir::new(folder.path());
+        for root in [dir.pgdata(), dir.meta()] {
+            std::fs::create_dir_all(root.join("pg_xact")).expect("made");
+        }
+        let data = File::create(dir.data_file(path_of(ID))).expect("made");
+        data.set_len(4 * 8192).expect("sized");
+        let inode = data.metadata().expect("examined").ino();
+        let spec = MetaSpec { file: ID, inode, remote_nblocks: 4, request_lsn: Lsn(9) };
+        spec.create(&dir.meta_file(path_of(ID))).expect("made");
+        (folder, Files::new(dir))
+    }
+
+    #[test]
+    fn only_absent_blocks_are_claimed_and_installed_ones_stay() {
+        let (_folder, files) = file();
+        let file = files.get(ID).expect("opened");
+        let claims = file.claim(1..2);
+        assert_eq!(claims.keys(), [Key::SlruBlock { slru: Slru::Clog, page: 65 }]);
+        claims.install(&[[7; PAGE_SIZE]]).expect("installed");
+        let mut page = [0; PAGE_SIZE];
+        file.data.read_exact_at(&mut page, PAGE_SIZE as u64).expect("there");
+        assert_eq!(page, [7; PAGE_SIZE]);
+        assert_eq!(file.claim(0..99).blocks(), [0, 2, 3]);
+    }
+
+    #[test]
+    fn blocks_that_could_not_be_had_are_absent_again() {
+        let (_folder, files) = file();
+        let file = files.get(ID).expect("opened");
+        drop(file.claim(0..4));
+        assert_eq!(file.claim(0..4).blocks().len(), 4);
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_local() {
+        let (_folder, files) = file();
+        let path = files.dir.data_file(path_of(ID));
+        std::fs::write(path.with_extension("new"), b"x").expect("written");
+        std::fs::rename(path.with_extension("new"), &path).expect("renamed");
+        assert!(matches!(files.get(ID), Err(FileError::Local(ID))));
+    }
+}

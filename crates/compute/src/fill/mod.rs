@@ -1,0 +1,243 @@
+//! The server on `agent.sock`: brings in what a PostgreSQL process needs and the cache does not have.
+//!
+//! One connection per process, one request at a time on it, so what is under way is bounded by PostgreSQL's own limits; prefetches,
+//! which nobody waits for, are bounded by [`PREFETCHES_MAX`] and dropped beyond. Page bytes go from the network into the cache
+//! file here; the answer says only that they are there.
+//!
+//! A block is fetched by whoever made it *filling*; others who need it wait until it is not.
+
+mod files;
+mod read_ahead;
+
+use crate::materialise::Materialiser;
+use crate::owner::Owner;
+use crate::page_client::{PageClient, PageError};
+use crate::quorum::{Quorum, local_wal::LocalWal};
+use crate::{Config, Error, metrics::Metrics, place};
+use files::{FileError, Files};
+pub use files::{key_of, path_of};
+use quire_cache::request::{HELLO_BYTES, REQUEST_BYTES};
+use quire_cache::{AgentState, Answer, CacheError, ComputeDir, ControlMap, FileId, Hello, Request};
+use quire_types::{Lsn, Term};
+use read_ahead::ReadAhead;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
+
+/// How long a process waits for a page while storage does not answer; then it gets an I/O error.
+const FETCH_PATIENCE: Duration = Duration::from_secs(60);
+/// How many prefetches may be under way.
+const PREFETCHES_MAX: usize = 32;
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Everything a request may need.
+#[derive(Debug)]
+pub struct FillServer {
+    files: Files,
+    client: PageClient,
+    materialiser: Arc<Materialiser>,
+    quorum: Arc<Quorum>,
+    control: Arc<ControlMap>,
+    owner: Owner,
+    metrics: Arc<Metrics>,
+    pg_wal: PathBuf,
+    /// Where the log began; there is no WAL before.
+    log_start: Lsn,
+    prefetches: Arc<Semaphore>,
+}
+
+/// Why a request was not served.
+#[derive(Debug, thiserror::Error)]
+enum FillError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Page(#[from] PageError),
+    #[error("cannot write into the cache: {0}")]
+    Write(std::io::Error),
+    #[error(transparent)]
+    Agent(#[from] Error),
+    #[error(transparent)]
+    Message(#[from] CacheError),
+    #[error("connection: {0}")]
+    Connection(std::io::Error),
+}
+
+impl FillServer {
+    /// A server for the compute whose state is in `control`.
+    #[expect(clippy::too_many_arguments, reason = "it is the place where all parts meet")]
+    pub fn new(
+        config: &Config,
+        owner: Owner,
+        client: PageClient,
+        materialiser: Arc<Materialiser>,
+        quorum: Arc<Quorum>,
+        control: Arc<ControlMap>,
+        metrics: Arc<Metrics>,
+        log_start: Lsn,
+    ) -> FillServer {
+        FillServer {
+            files: Files::new(ComputeDir::new(&config.dir)),
+            client,
+            materialiser,
+            quorum,
+            control,
+            owner,
+            metrics,
+            pg_wal: config.pgdata().join("pg_wal"),
+            log_start,
+            prefetches: Arc::new(Semaphore::new(PREFETCHES_MAX)),
+        }
+    }
+
+    /// Listens on the compute's socket until aborted.
+    pub fn listen(self: Arc<FillServer>, config: &Config) -> Result<AbortHandle, Error> {
+        let path = ComputeDir::new(&config.dir).socket();
+        place::remove(&path)?;
+        let listener = UnixListener::bind(&path).map_err(Error::file("listen on", &path))?;
+        self.owner.give(&path)?;
+        Ok(tokio::spawn(self.accept(listener)).abort_handle())
+    }
+
+    async fn accept(self: Arc<FillServer>, listener: UnixListener) {
+        let mut connections = JoinSet::new();
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => drop(connections.spawn(self.clone().converse(stream))),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a connection on agent.sock");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+                _ = sweep.tick() => self.files.close_deleted(),
+            }
+        }
+    }
+
+    async fn converse(self: Arc<FillServer>, mut stream: UnixStream) {
+        if let Err(error) = self.serve(&mut stream).await {
+            tracing::debug!(%error, "a conversation on agent.sock ended");
+        }
+    }
+
+    async fn serve(self: &Arc<FillServer>, stream: &mut UnixStream) -> Result<(), FillError> {
+        let mut hello = [0; HELLO_BYTES];
+        read(stream, &mut hello).await?;
+        if let Err(error) = Hello::decode(&hello) {
+            answer(stream, Answer::WrongBuild).await?;
+            return Err(error.into());
+        }
+        answer(stream, Answer::Ok).await?;
+        let mut ahead = ReadAhead::default();
+        let mut raw = [0; REQUEST_BYTES];
+        loop {
+            read(stream, &mut raw).await?;
+            let request = Request::decode(&raw)?;
+            let outcome = self.handle(request, &mut ahead).await;
+            if request.is_answered() {
+                answer(stream, outcome).await?;
+            }
+        }
+    }
+
+    async fn handle(self: &Arc<FillServer>, request: Request, ahead: &mut ReadAhead) -> Answer {
+        if self.control.state() == AgentState::Fenced {
+            return Answer::Fenced;
+        }
+        let outcome = match request {
+            Request::MaterialiseDatabase { tablespace, database } => {
+                self.materialiser.database(tablespace, database).await.map_err(FillError::from)
+            }
+            Request::Fill { file, first_block, count } => {
+                let window = ahead.window(file, first_block, count);
+                self.fill(file, first_block..first_block + count, window).await.map(|()| true)
+            }
+            Request::Prefetch { file, first_block, count } => {
+                self.prefetch(file, first_block..first_block + count);
+                Ok(true)
+            }
+            Request::WalSegment { timeline, segment_number } => self.wal_segment(timeline, segment_number).await,
+        };
+        to_answer(request, outcome)
+    }
+
+    fn prefetch(self: &Arc<FillServer>, file: FileId, blocks: Range<u32>) {
+        let Ok(permit) = self.prefetches.clone().try_acquire_owned() else { return };
+        let server = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = server.fill(file, blocks, 0).await {
+                tracing::debug!(%error, ?file, "prefetch failed");
+            }
+            drop(permit);
+        });
+    }
+
+    /// Brings in `blocks`, and on the way those of the `window` behind them that are absent too.
+    async fn fill(&self, id: FileId, blocks: Range<u32>, window: u32) -> Result<(), FillError> {
+        let file = self.files.get(id)?;
+        let claims = file.claim(blocks.start..blocks.end.saturating_add(window));
+        if !claims.blocks().is_empty() {
+            let begun = Instant::now();
+            let pages = self.client.get_pages(file.meta().request_lsn(), claims.keys(), FETCH_PATIENCE).await?;
+            self.metrics.fetched(pages.len(), begun.elapsed());
+            claims.install(&pages).map_err(FillError::Write)?;
+        }
+        file.settled(blocks).await;
+        Ok(())
+    }
+
+    /// Fetches a whole segment of committed WAL; `false` if there is none of it, or not all.
+    async fn wal_segment(&self, timeline: u32, segment_number: u64) -> Result<bool, FillError> {
+        let segment_bytes = self.control.segment_bytes();
+        let begin = Lsn(segment_number.saturating_mul(segment_bytes));
+        let end = begin.add(segment_bytes);
+        if timeline != self.control.timeline() || begin < self.log_start || end > self.control.commit_lsn() {
+            return Ok(false);
+        }
+        let (quorum, pg_wal, owner) = (self.quorum.clone(), self.pg_wal.clone(), self.owner);
+        let fetch = move || fetch_segment(&quorum, LocalWal::new(pg_wal, segment_bytes), owner, segment_number);
+        tokio::task::spawn_blocking(fetch).await.map_err(|_| Error::ShuttingDown)??;
+        Ok(true)
+    }
+}
+
+fn fetch_segment(quorum: &Quorum, wal: LocalWal, owner: Owner, segment_number: u64) -> Result<(), Error> {
+    let begin = Lsn(segment_number * wal.segment_bytes());
+    let mut client = quorum.connect_any()?;
+    let bytes = client.read_wal(Term(0), begin, begin.add(wal.segment_bytes())).map_err(|error| {
+        tracing::warn!(%begin, %error, "cannot fetch a WAL segment");
+        Error::WalMissing { at: begin }
+    })?;
+    let path = wal.path(segment_number);
+    // PostgreSQL removes files of this prefix when it starts.
+    let aside = path.with_file_name(format!("xlogtemp.quire-{segment_number:X}"));
+    place::file(&aside, &bytes, owner)?;
+    std::fs::rename(&aside, &path).map_err(Error::file("rename", &aside))
+}
+
+fn to_answer(request: Request, outcome: Result<bool, FillError>) -> Answer {
+    match outcome {
+        Ok(true) => Answer::Ok,
+        Ok(false) | Err(FillError::File(FileError::Local(_))) => Answer::NotFound,
+        Err(error) => {
+            tracing::error!(%error, ?request, "cannot serve a PostgreSQL process; it gets an I/O error");
+            Answer::IoError
+        }
+    }
+}
+
+async fn read(stream: &mut UnixStream, buffer: &mut [u8]) -> Result<(), FillError> {
+    stream.read_exact(buffer).await.map(drop).map_err(FillError::Connection)
+}
+
+async fn answer(stream: &mut UnixStream, answer: Answer) -> Result<(), FillError> {
+    stream.write_all(&answer.encode()).await.map_err(FillError::Connection)
+}

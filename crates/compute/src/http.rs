@@ -1,0 +1,171 @@
+//! The agent's HTTP interface: `/status` and `/metrics` to look, the rest to give orders, which are answered when carried out.
+
+use crate::agent::Handle;
+use crate::quorum::QuorumStatus;
+use crate::{Error, conf};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use quire_types::{Lsn, Term};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+/// What `/status` says.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The branch's name.
+    pub branch: String,
+    /// What the compute is doing.
+    pub state: &'static str,
+    /// What went wrong last, if it is not running.
+    pub error: Option<String>,
+    /// The postmaster's process id.
+    pub pid: Option<i32>,
+    /// A libpq URI.
+    pub url: String,
+    /// The term that is held.
+    pub term: Option<Term>,
+    /// Where the compute started: what is absent in the cache is read as of then.
+    pub start_lsn: Option<Lsn>,
+    /// Positions in the log.
+    pub lsn: Positions,
+    /// The quorum.
+    pub quorum: Option<QuorumStatus>,
+    /// The cache.
+    pub cache: Cache,
+    /// Whether storage is to make the full-page images.
+    pub pushdown: bool,
+}
+
+/// Positions in the log.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Positions {
+    /// End of what was handed to the quorum.
+    pub written: Option<Lsn>,
+    /// End of what is committed.
+    pub committed: Option<Lsn>,
+}
+
+/// What the cache has done since the last cold start.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Cache {
+    /// Fetches that processes asked for.
+    pub fills: u64,
+    /// Fetches that failed.
+    pub fill_errors: u64,
+    /// Pages that came from storage since the agent started.
+    pub blocks: u64,
+    /// Pages compared by the running, or the last, verification.
+    pub verified: u64,
+}
+
+#[derive(Deserialize, Default)]
+struct StartOptions {
+    #[serde(default)]
+    cold: bool,
+}
+
+#[derive(Deserialize)]
+struct Pushdown {
+    on: bool,
+}
+
+/// Serves until aborted.
+pub async fn serve(listener: TcpListener, handle: Handle) {
+    let router = Router::new()
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/start", post(start))
+        .route("/stop", post(stop))
+        .route("/restart", post(restart))
+        .route("/pushdown", post(pushdown))
+        .route("/verify", post(verify))
+        .with_state(handle);
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the HTTP interface has failed");
+    }
+}
+
+impl Handle {
+    /// What `/status` says.
+    pub fn status(&self) -> Status {
+        let (state, session, counters) = (self.state(), self.session(), self.counters());
+        let quorum = session.as_ref().map(|session| session.quorum.status());
+        let positions = |quorum: &QuorumStatus| Positions { written: quorum.written, committed: quorum.committed };
+        Status {
+            branch: self.config().branch_name.clone(),
+            state: state.phase.name(),
+            error: state.error,
+            pid: self.pid(),
+            url: self.config().url(),
+            term: quorum.as_ref().and_then(|quorum| quorum.term),
+            start_lsn: session.map(|session| session.start),
+            lsn: quorum.as_ref().map(positions).unwrap_or_default(),
+            quorum,
+            cache: Cache {
+                fills: counters.fills,
+                fill_errors: counters.fill_errors,
+                blocks: self.metrics().fetched_pages(),
+                verified: self.verified_pages(),
+            },
+            pushdown: conf::read_pushdown(self.config()),
+        }
+    }
+}
+
+async fn status(State(handle): State<Handle>) -> Json<Status> {
+    Json(handle.status())
+}
+
+async fn metrics(State(handle): State<Handle>) -> Response {
+    let quorum = handle.session().map(|session| session.quorum.status());
+    match handle.metrics().render(&handle.counters(), quorum.as_ref()) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn start(State(handle): State<Handle>, options: Option<Json<StartOptions>>) -> Response {
+    let cold = options.is_some_and(|Json(options)| options.cold);
+    answer(&handle, handle.start(cold).await)
+}
+
+async fn stop(State(handle): State<Handle>) -> Response {
+    answer(&handle, handle.stop().await)
+}
+
+async fn restart(State(handle): State<Handle>, options: Option<Json<StartOptions>>) -> Response {
+    let cold = options.is_some_and(|Json(options)| options.cold);
+    answer(&handle, handle.restart(cold).await)
+}
+
+async fn pushdown(State(handle): State<Handle>, Json(wanted): Json<Pushdown>) -> Response {
+    answer(&handle, handle.pushdown(wanted.on).await)
+}
+
+async fn verify(State(handle): State<Handle>) -> Response {
+    match handle.verify().await {
+        Ok(found) => Json(found).into_response(),
+        Err(error) => refusal(&error),
+    }
+}
+
+fn answer(handle: &Handle, outcome: Result<(), Error>) -> Response {
+    match outcome {
+        Ok(()) => Json(handle.status()).into_response(),
+        Err(error) => refusal(&error),
+    }
+}
+
+fn refusal(error: &Error) -> Response {
+    let status = match error {
+        Error::WrongState { .. } => StatusCode::CONFLICT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, Json(serde_json::json!({ "error": error.to_string() }))).into_response()
+}

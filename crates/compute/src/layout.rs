@@ -1,0 +1,207 @@
+//! A data directory made from nothing: what has to be there before `postgres` starts, but for pages.
+//!
+//! The directory is what a clean shutdown leaves: `pg_control` points at a shutdown checkpoint, so nothing is replayed. Nothing
+//! in it is older than the start; a directory of an earlier term, or from before a crash, is thrown away first.
+
+use crate::owner::Owner;
+use crate::{Config, Error, place};
+use bytes::Bytes;
+use quire_types::{Key, Lsn, Writer};
+use quire_wal::{CheckpointState, ControlFile, DataPath, DatabaseState, version};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The folders that `initdb` makes, those of storage's own data included.
+const FOLDERS: [&str; 22] = [
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_dynshmem",
+    "pg_logical",
+    "pg_logical/mappings",
+    "pg_logical/snapshots",
+    "pg_multixact",
+    "pg_multixact/members",
+    "pg_multixact/offsets",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_tblspc",
+    "pg_twophase",
+    "pg_wal",
+    "pg_wal/archive_status",
+    "pg_xact",
+];
+
+/// Folders below `meta/`, beside those of databases, which come when they are first touched.
+const META_FOLDERS: [&str; 8] = [
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_multixact",
+    "pg_multixact/members",
+    "pg_multixact/offsets",
+    "pg_tblspc",
+    "pg_xact",
+];
+
+/// What `ALTER SYSTEM` writes: the one file of a data directory that outlives it.
+const AUTO_CONF: &str = "postgresql.auto.conf";
+
+const DISCARDED_PREFIX: &str = "discarded-";
+
+/// `REPLICATION_STATE_MAGIC` of `origin.c`.
+const ORIGIN_MAGIC: u32 = 0x1257_DADE;
+
+/// The shutdown checkpoint that the log ends with.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct LastCheckpoint {
+    /// Start of its record.
+    pub record: Lsn,
+    /// What it says.
+    pub state: CheckpointState,
+}
+
+/// Moves the data directory and its meta files out of the way, to be deleted in the background, and keeps what outlives them.
+pub fn discard(config: &Config) -> Result<Option<Vec<u8>>, Error> {
+    let auto_conf = fs::read(config.pgdata().join(AUTO_CONF)).ok();
+    for (path, name) in [(config.pgdata(), "pgdata"), (config.meta(), "meta")] {
+        if path.exists() {
+            let aside = unused_name(&config.dir, name);
+            fs::rename(&path, &aside).map_err(Error::file("move away", &path))?;
+        }
+    }
+    let folder = config.dir.clone();
+    // If the thread cannot be started, the next start deletes more.
+    let _ = std::thread::Builder::new().name("discard".into()).spawn(move || delete_discarded(&folder));
+    Ok(auto_conf)
+}
+
+fn unused_name(folder: &Path, name: &str) -> PathBuf {
+    let candidates = (0u64..).map(|number| folder.join(format!("{DISCARDED_PREFIX}{name}-{number}")));
+    candidates.into_iter().find(|path| !path.exists()).expect("there are more numbers than directories")
+}
+
+fn delete_discarded(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let discarded = |name: &str| name.starts_with(DISCARDED_PREFIX);
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(discarded)) {
+        if let Err(error) = fs::remove_dir_all(entry.path()) {
+            tracing::info!(path = %entry.path().display(), %error, "cannot delete what was discarded");
+        }
+    }
+}
+
+/// Makes the empty directories.
+pub fn create_folders(config: &Config, owner: Owner) -> Result<(), Error> {
+    for (root, folders) in [(config.pgdata(), &FOLDERS[..]), (config.meta(), &META_FOLDERS[..])] {
+        place::folder(&root, owner)?;
+        folders.iter().try_for_each(|name| place::folder(&root.join(name), owner))?;
+    }
+    Ok(())
+}
+
+/// Writes the small files that storage keeps: of all databases, prepared transactions and replication origins.
+pub fn write_small_files(config: &Config, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
+    let pgdata = config.pgdata();
+    write_version(&pgdata, owner)?;
+    for (key, _) in entries {
+        if let Key::Database { tablespace, database } = key {
+            let folder = DataPath::Database { tablespace: *tablespace, database: *database }.to_path();
+            place::folders_below(&pgdata, Path::new(&folder), owner)?;
+            write_version(&pgdata.join(folder), owner)?;
+        }
+    }
+    for (key, value) in entries {
+        if let Some(path) = small_file(*key) {
+            place::file(&pgdata.join(path), value, owner)?;
+        }
+    }
+    write_origins(&pgdata, owner, entries)
+}
+
+fn write_version(folder: &Path, owner: Owner) -> Result<(), Error> {
+    place::file(&folder.join("PG_VERSION"), format!("{}\n", version::CURRENT.major).as_bytes(), owner)
+}
+
+fn small_file(key: Key) -> Option<String> {
+    match key {
+        Key::RelMap { tablespace, database } => Some(DataPath::RelationMap { tablespace, database }.to_path()),
+        Key::TwoPhase { xid } => Some(DataPath::TwoPhase { xid }.to_path()),
+        _ => None,
+    }
+}
+
+/// Source: `origin.c` (`CheckPointReplicationOrigin`).
+fn write_origins(pgdata: &Path, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
+    let mut out = Writer::new();
+    out.u32(ORIGIN_MAGIC);
+    for (key, value) in entries {
+        if let (Key::ReplicationOrigin { origin }, Some(remote)) = (key, value.first_chunk::<8>()) {
+            out.u16(*origin).bytes(&[0; 6]).bytes(remote);
+        }
+    }
+    if out.len() == size_of::<u32>() {
+        return Ok(());
+    }
+    let checksum = crc32c::crc32c(out.as_slice());
+    out.u32(checksum);
+    place::file(&pgdata.join("pg_logical/replorigin_checkpoint"), out.as_slice(), owner)
+}
+
+/// Writes `pg_control`: that of the branch's birth, cleanly shut down at `last`.
+pub fn write_control_file(config: &Config, owner: Owner, template: &[u8], last: &LastCheckpoint) -> Result<(), Error> {
+    let unusable =
+        |error: quire_wal::ControlFileError| Error::Storage { what: "pg_control", reason: error.to_string() };
+    let mut control = ControlFile::parse(template).map_err(unusable)?;
+    control.state = DatabaseState::ShutDown;
+    control.time = last.state.time;
+    control.checkpoint = last.record;
+    control.checkpoint_copy = last.state;
+    control.layout.data_checksum_version = 0;
+    place::file(&config.pgdata().join(DataPath::ControlFile.to_path()), &control.to_bytes(), owner)
+}
+
+/// Puts back what `ALTER SYSTEM` had written.
+pub fn restore_auto_conf(config: &Config, owner: Owner, content: Option<&[u8]>) -> Result<(), Error> {
+    match content {
+        Some(content) => place::file(&config.pgdata().join(AUTO_CONF), content, owner),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_written_with_their_checksum() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("pg_logical")).expect("made");
+        let value = Bytes::from([7u64.to_le_bytes(), 9u64.to_le_bytes()].concat());
+        let entries = [(Key::ReplicationOrigin { origin: 3 }, value)];
+        write_origins(folder.path(), Owner::unchanged(), &entries).expect("written");
+        let file = fs::read(folder.path().join("pg_logical/replorigin_checkpoint")).expect("there");
+        let (content, checksum) = file.split_at(20);
+        assert_eq!(content[..6], [0xDE, 0xDA, 0x57, 0x12, 3, 0]);
+        assert_eq!(content[12..20], 7u64.to_le_bytes());
+        assert_eq!(checksum, crc32c::crc32c(content).to_le_bytes());
+    }
+
+    #[test]
+    fn what_is_discarded_goes_away_and_the_rest_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["discarded-pgdata-0", "conf"] {
+            fs::create_dir(folder.path().join(name)).expect("made");
+        }
+        assert_eq!(unused_name(folder.path(), "pgdata"), folder.path().join("discarded-pgdata-1"));
+        delete_discarded(folder.path());
+        let left: Vec<_> =
+            fs::read_dir(folder.path()).expect("listed").map(|entry| entry.expect("read").file_name()).collect();
+        assert_eq!(left, ["conf"]);
+    }
+}

@@ -1,0 +1,47 @@
+//! The compute agent: supervises a stock PostgreSQL and keeps its two promises.
+//!
+//! PostgreSQL trusts its disk for two things: that `fdatasync` on WAL makes it durable, and that `pread` on a relation gives back the
+//! page as last written. A shim inside PostgreSQL hands both to this process, one for each compute:
+//!
+//! ```text
+//! COMMIT:       backend -> fdatasync -> control.shm -> [`quorum`] -> safekeepers, a majority -> backend goes on
+//! first SELECT: backend -> pread     -> agent.sock  -> [`fill`]   -> pageserver -> cache file -> backend goes on
+//! ```
+//!
+//! A *session* ([`start`]) is one term of the quorum: it begins with a won election and an empty data directory, and ends with a crash, a
+//! fence or a cold restart. Nothing that PostgreSQL wrote locally outlives it but configuration files. The [`agent`] begins
+//! sessions, runs `postgres` in them ([`postgres`]), and is what people and programs talk to ([`http`]).
+//!
+//! ```no_run
+//! # async fn example(config: quire_compute::Config) -> Result<(), quire_compute::Error> {
+//! quire_compute::bootstrap(&config).await?;
+//! let agent = quire_compute::Agent::open(config).await?;
+//! agent.run(std::future::pending()).await
+//! # }
+//! ```
+
+pub mod agent;
+pub mod bootstrap;
+pub mod conf;
+pub mod config;
+pub mod error;
+pub mod fill;
+pub mod http;
+pub mod import;
+pub mod layout;
+pub mod materialise;
+pub mod metrics;
+pub mod orphans;
+pub mod owner;
+pub mod page_client;
+mod place;
+pub mod postgres;
+pub mod pushdown;
+pub mod quorum;
+pub mod start;
+pub mod verify;
+
+pub use agent::{Agent, Handle};
+pub use bootstrap::bootstrap;
+pub use config::Config;
+pub use error::Error;

@@ -1,0 +1,207 @@
+//! What a compute agent measures.
+
+use crate::quorum::QuorumStatus;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use quire_cache::control::CounterValues;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// A gauge of something unsigned.
+type Level = Gauge<u64, AtomicU64>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Safekeeper {
+    address: String,
+}
+
+/// The metrics of one agent, with their registry.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    fetch: Histogram,
+    fetched_pages: Counter,
+    cold_starts: Counter,
+    cold_start: Histogram,
+    verified_pages: Counter,
+    mismatches: Counter,
+    shared: Shared,
+    quorum: Quorum,
+}
+
+/// Counters that PostgreSQL's processes raise in shared memory; they begin anew with each cold start.
+#[derive(Debug, Default)]
+struct Shared {
+    reads: Level,
+    writes: Level,
+    fills: Level,
+    fill_errors: Level,
+    fill_wait_ns: Level,
+    flush_waits: Level,
+    flush_wait_ns: Level,
+    flush_errors: Level,
+}
+
+#[derive(Debug, Default)]
+struct Quorum {
+    connected: Level,
+    lost: Level,
+    term: Level,
+    written: Level,
+    committed: Level,
+    flush: Family<Safekeeper, Level>,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Metrics {
+        let mut metrics = Metrics {
+            registry: Registry::with_prefix("quire_compute"),
+            fetch: Histogram::new(exponential_buckets(50e-6, 2.0, 18)),
+            fetched_pages: Counter::default(),
+            cold_starts: Counter::default(),
+            cold_start: Histogram::new(exponential_buckets(0.05, 2.0, 12)),
+            verified_pages: Counter::default(),
+            mismatches: Counter::default(),
+            shared: Shared::default(),
+            quorum: Quorum::default(),
+        };
+        metrics.register_agent();
+        metrics.register_shared();
+        metrics.register_quorum();
+        metrics
+    }
+
+    fn register_agent(&mut self) {
+        let registry = &mut self.registry;
+        registry.register_with_unit("fetch", "Time to get pages from storage", Unit::Seconds, self.fetch.clone());
+        registry.register("fetched_pages", "Pages got from storage", self.fetched_pages.clone());
+        registry.register("cold_starts", "Starts from storage alone", self.cold_starts.clone());
+        let help = "Time from nothing to accepting connections";
+        registry.register_with_unit("cold_start", help, Unit::Seconds, self.cold_start.clone());
+        registry.register("verified_pages", "Pages compared with storage", self.verified_pages.clone());
+        registry.register("verify_mismatches", "Pages found to differ from storage", self.mismatches.clone());
+    }
+
+    fn register_shared(&mut self) {
+        let Shared { reads, writes, fills, fill_errors, fill_wait_ns, flush_waits, flush_wait_ns, flush_errors } =
+            &self.shared;
+        let levels = [
+            ("cache_reads", "Reads of files that storage has", reads),
+            ("cache_writes", "Writes of files that storage has", writes),
+            ("fills", "Fetches that processes asked for", fills),
+            ("fill_errors", "Fetches that failed", fill_errors),
+            ("fill_wait_ns", "Nanoseconds that processes waited for fetches", fill_wait_ns),
+            ("flush_waits", "WAL flushes that processes waited for", flush_waits),
+            ("flush_wait_ns", "Nanoseconds that processes waited for WAL flushes", flush_wait_ns),
+            ("flush_errors", "WAL flushes that were refused", flush_errors),
+        ];
+        for (name, help, level) in levels {
+            self.registry.register(name, format!("{help}, since the last cold start"), level.clone());
+        }
+    }
+
+    fn register_quorum(&mut self) {
+        let Quorum { connected, lost, term, written, committed, flush } = &self.quorum;
+        let levels = [
+            ("quorum_connected", "Safekeepers that take this term's WAL", connected),
+            ("quorum_lost", "Whether commits wait for want of a majority", lost),
+            ("term", "The term that is held, 0 if none", term),
+            ("written_lsn", "End of the WAL handed to the quorum", written),
+            ("committed_lsn", "End of what a majority has flushed", committed),
+        ];
+        for (name, help, level) in levels {
+            self.registry.register(name, help, level.clone());
+        }
+        self.registry.register("safekeeper_flush_lsn", "What each safekeeper has flushed", flush.clone());
+    }
+
+    /// Pages came from storage.
+    pub fn fetched(&self, pages: usize, took: Duration) {
+        self.fetch.observe(took.as_secs_f64());
+        self.fetched_pages.inc_by(pages as u64);
+    }
+
+    /// A cold start is done.
+    pub fn cold_started(&self, took: Duration) {
+        self.cold_starts.inc();
+        self.cold_start.observe(took.as_secs_f64());
+    }
+
+    /// A verification is done.
+    pub fn verified(&self, pages: u64, mismatches: u64) {
+        self.verified_pages.inc_by(pages);
+        self.mismatches.inc_by(mismatches);
+    }
+
+    /// Pages got from storage so far.
+    pub fn fetched_pages(&self) -> u64 {
+        self.fetched_pages.get()
+    }
+
+    /// The OpenMetrics text, after taking over what is counted elsewhere.
+    pub fn render(&self, counters: &CounterValues, quorum: Option<&QuorumStatus>) -> Result<String, fmt::Error> {
+        self.shared.take_over(counters);
+        if let Some(status) = quorum {
+            self.quorum.take_over(status);
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Shared {
+    fn take_over(&self, counters: &CounterValues) {
+        self.reads.set(counters.reads);
+        self.writes.set(counters.writes);
+        self.fills.set(counters.fills);
+        self.fill_errors.set(counters.fill_errors);
+        self.fill_wait_ns.set(counters.fill_wait_ns);
+        self.flush_waits.set(counters.flush_waits);
+        self.flush_wait_ns.set(counters.flush_wait_ns);
+        self.flush_errors.set(counters.flush_errors);
+    }
+}
+
+impl Quorum {
+    fn take_over(&self, status: &QuorumStatus) {
+        self.connected.set(status.connected as u64);
+        self.lost.set(status.lost.into());
+        self.term.set(status.term.map_or(0, |term| term.0));
+        self.written.set(status.written.map_or(0, |lsn| lsn.0));
+        self.committed.set(status.committed.map_or(0, |lsn| lsn.0));
+        for safekeeper in &status.safekeepers {
+            let label = Safekeeper { address: safekeeper.address.to_string() };
+            self.flush.get_or_create(&label).set(safekeeper.flush.map_or(0, |lsn| lsn.0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_what_was_counted() {
+        let metrics = Metrics::new();
+        metrics.fetched(3, Duration::from_millis(1));
+        let counters = CounterValues { flush_waits: 7, ..CounterValues::default() };
+        let text = metrics.render(&counters, None).expect("rendered");
+        assert!(text.contains("quire_compute_fetched_pages_total 3"), "{text}");
+        assert!(text.contains("quire_compute_flush_waits 7"), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+}

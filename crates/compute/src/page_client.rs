@@ -1,0 +1,400 @@
+//! A client of a pageserver: many requests in flight on one connection that mends itself.
+//!
+//! [`PageClient`] is cheap to clone; every clone feeds one driver task. A request waits while the connection is down and is sent
+//! again after a reconnect, until the caller's deadline: all requests may be repeated. A refusal by the pageserver is an
+//! answer, not a fault of the connection, and is handed out at once.
+
+use bytes::Bytes;
+use quire_protocol::page::{ErrorCode, Request, Response};
+use quire_protocol::{Frame, FrameError};
+use quire_types::{Key, Lsn, PAGE_SIZE, ShardId, TimelineKey};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PageError {
+    /// No answer came before the deadline.
+    #[error("pageserver {address} did not answer within {waited:?}")]
+    Deadline {
+        /// Who was asked.
+        address: SocketAddr,
+        /// For how long.
+        waited: Duration,
+    },
+    /// The pageserver answered that it cannot.
+    #[error("pageserver {address} refused: {message}")]
+    Refused {
+        /// Who was asked.
+        address: SocketAddr,
+        /// Its reason, for programs.
+        code: ErrorCode,
+        /// Its reason, for people.
+        message: String,
+    },
+    /// The answer does not fit the question.
+    #[error("pageserver {0} gave an answer to another question")]
+    Unexpected(SocketAddr),
+    /// The client was shut down.
+    #[error("the page client is shut down")]
+    ShutDown,
+}
+
+impl PageError {
+    /// Whether the pageserver says that it does not know the branch.
+    pub fn is_no_such_branch(&self) -> bool {
+        matches!(self, PageError::Refused { code: ErrorCode::NoSuchBranch, .. })
+    }
+}
+
+/// What a shutdown checkpoint at the end of the log has to say, as the pageserver knows it.
+#[derive(Clone, Debug)]
+pub struct CheckpointAnswer {
+    /// Start of the last record; invalid if the log is empty.
+    pub last_record: Lsn,
+    /// An encoded `CheckpointState`.
+    pub state: Bytes,
+    /// Whether the last record is a shutdown checkpoint already.
+    pub shut_down: bool,
+}
+
+/// Requests that the connection may hold before callers wait to hand in theirs.
+const QUEUED_CALLS_MAX: usize = 256;
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A handle to one pageserver's view of one branch.
+#[derive(Clone, Debug)]
+pub struct PageClient {
+    calls: mpsc::Sender<Call>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    address: SocketAddr,
+    timeline: TimelineKey,
+    shard: ShardId,
+    next_id: AtomicU64,
+    connected: AtomicBool,
+    /// Sent, or to be sent again, and not answered yet; ordered by age.
+    waiting: Mutex<BTreeMap<u64, Call>>,
+}
+
+#[derive(Debug)]
+struct Call {
+    frame: Frame,
+    answer: oneshot::Sender<Result<Response, PageError>>,
+}
+
+impl PageClient {
+    /// A client of the pageserver at `address`; must be called within a tokio runtime, which drives the connection.
+    pub fn new(address: SocketAddr, timeline: TimelineKey, shard: ShardId) -> PageClient {
+        let (calls, queue) = mpsc::channel(QUEUED_CALLS_MAX);
+        let shared = Arc::new(Shared {
+            address,
+            timeline,
+            shard,
+            next_id: AtomicU64::new(1),
+            connected: AtomicBool::new(false),
+            waiting: Mutex::default(),
+        });
+        tokio::spawn(drive(shared.clone(), queue));
+        PageClient { calls, shared }
+    }
+
+    /// Whether there is a connection now.
+    pub fn is_connected(&self) -> bool {
+        self.shared.connected.load(Ordering::Relaxed)
+    }
+
+    /// Sends `request` and waits for its answer for at most `patience`.
+    pub async fn call(&self, request: &Request, patience: Duration) -> Result<Response, PageError> {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let (answer, receiver) = oneshot::channel();
+        let call = Call { frame: request.to_frame(id), answer };
+        let exchange = async {
+            self.calls.send(call).await.map_err(|_| PageError::ShutDown)?;
+            receiver.await.map_err(|_| PageError::ShutDown)?
+        };
+        let address = self.shared.address;
+        let outcome = tokio::time::timeout(patience, exchange).await;
+        outcome.unwrap_or(Err(PageError::Deadline { address, waited: patience }))
+    }
+
+    /// The pages of `keys` at `lsn`, in their order.
+    pub async fn get_pages(&self, lsn: Lsn, keys: Vec<Key>, patience: Duration) -> Result<Vec<Bytes>, PageError> {
+        let asked = keys.len();
+        match self.call(&Request::GetPages { lsn, keys }, patience).await? {
+            Response::Pages(pages) if pages.len() == asked && pages.iter().all(|page| page.len() == PAGE_SIZE) => {
+                Ok(pages)
+            }
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Everything in `[from, to]` at `lsn` that is not a page, in key order.
+    pub async fn scan(&self, lsn: Lsn, from: Key, to: Key, patience: Duration) -> Result<Vec<(Key, Bytes)>, PageError> {
+        let mut found = Vec::new();
+        let mut next = from;
+        loop {
+            let Response::Values { entries, more } =
+                self.call(&Request::Scan { lsn, from: next, to }, patience).await?
+            else {
+                return Err(self.unexpected());
+            };
+            // Each answer after the first begins with the key that the one before ended with.
+            let repeated = found.last().map(|(key, _): &(Key, Bytes)| *key);
+            let known = found.len();
+            found.extend(entries.into_iter().filter(|(key, _)| Some(*key) > repeated));
+            match found.last() {
+                Some((last, _)) if more && found.len() > known => next = *last,
+                _ if more => return Err(self.unexpected()),
+                _ => return Ok(found),
+            }
+        }
+    }
+
+    /// How far ingest has come, and how far of it is durable.
+    pub async fn position(&self, patience: Duration) -> Result<(Lsn, Lsn), PageError> {
+        match self.call(&Request::GetPosition, patience).await? {
+            Response::Position { ingested, durable } => Ok((ingested, durable)),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// What a shutdown checkpoint at `lsn`, the end of the log, has to say.
+    pub async fn checkpoint(&self, lsn: Lsn, patience: Duration) -> Result<CheckpointAnswer, PageError> {
+        match self.call(&Request::GetCheckpoint { lsn }, patience).await? {
+            Response::Checkpoint { last_record, state, shut_down } => {
+                Ok(CheckpointAnswer { last_record, state, shut_down })
+            }
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Sends a step of an import.
+    pub async fn import(&self, step: &Request, patience: Duration) -> Result<(), PageError> {
+        match self.call(step, patience).await? {
+            Response::Done => Ok(()),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    fn unexpected(&self) -> PageError {
+        PageError::Unexpected(self.shared.address)
+    }
+}
+
+enum End {
+    /// Every handle is gone.
+    NoMoreCallers,
+    Broken(FrameError),
+}
+
+async fn drive(shared: Arc<Shared>, mut queue: mpsc::Receiver<Call>) {
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let end = match connect(&shared).await {
+            Ok(stream) => {
+                backoff = BACKOFF_MIN;
+                converse(&shared, stream, &mut queue).await
+            }
+            Err(error) => End::Broken(error),
+        };
+        shared.connected.store(false, Ordering::Relaxed);
+        match end {
+            End::NoMoreCallers => return,
+            End::Broken(error) => tracing::debug!(address = %shared.address, %error, "no connection to the pageserver"),
+        }
+        if queue.is_closed() && queue.is_empty() {
+            return;
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+async fn connect(shared: &Shared) -> Result<TcpStream, FrameError> {
+    let greeting = async {
+        let mut stream = TcpStream::connect(shared.address).await?;
+        stream.set_nodelay(true)?;
+        let hello = Request::Hello { timeline: shared.timeline, shard: shared.shard };
+        stream.write_all(&hello.to_frame(0).encode()).await?;
+        let answer = Frame::read(&mut stream).await?;
+        match Response::from_frame(&answer)? {
+            Response::Welcome { .. } => Ok(stream),
+            _ => Err(FrameError::Unexpected(answer.kind)),
+        }
+    };
+    let late = |_| FrameError::Io(std::io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(CONNECT_TIMEOUT, greeting).await.map_err(late)?
+}
+
+async fn converse(shared: &Shared, stream: TcpStream, queue: &mut mpsc::Receiver<Call>) -> End {
+    let (source, sink) = stream.into_split();
+    shared.connected.store(true, Ordering::Relaxed);
+    tokio::select! {
+        end = send_calls(shared, sink, queue) => end,
+        error = receive_answers(shared, source) => End::Broken(error),
+    }
+}
+
+async fn send_calls(shared: &Shared, sink: OwnedWriteHalf, queue: &mut mpsc::Receiver<Call>) -> End {
+    let mut sink = BufWriter::new(sink);
+    match resend(shared, &mut sink).await {
+        Ok(()) => forward(shared, &mut sink, queue).await,
+        Err(error) => End::Broken(error.into()),
+    }
+}
+
+/// Repeats what the last connection left unanswered, except for callers who gave up.
+async fn resend(shared: &Shared, sink: &mut BufWriter<OwnedWriteHalf>) -> std::io::Result<()> {
+    let frames: Vec<Vec<u8>> = {
+        let mut waiting = shared.waiting();
+        waiting.retain(|_, call| !call.answer.is_closed());
+        waiting.values().map(|call| call.frame.encode()).collect()
+    };
+    for frame in frames {
+        sink.write_all(&frame).await?;
+    }
+    sink.flush().await
+}
+
+async fn forward(shared: &Shared, sink: &mut BufWriter<OwnedWriteHalf>, queue: &mut mpsc::Receiver<Call>) -> End {
+    while let Some(call) = queue.recv().await {
+        let raw = call.frame.encode();
+        shared.waiting().insert(call.frame.request_id, call);
+        let sent = async {
+            sink.write_all(&raw).await?;
+            if queue.is_empty() { sink.flush().await } else { Ok(()) }
+        };
+        if let Err(error) = sent.await {
+            return End::Broken(error.into());
+        }
+    }
+    End::NoMoreCallers
+}
+
+async fn receive_answers(shared: &Shared, mut source: OwnedReadHalf) -> FrameError {
+    loop {
+        let answer = match Frame::read(&mut source).await {
+            Ok(frame) => Response::from_frame(&frame).map(|response| (frame.request_id, response)),
+            Err(error) => return error,
+        };
+        match answer {
+            Ok((id, response)) => shared.complete(id, response),
+            Err(error) => return error,
+        }
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Call>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn complete(&self, id: u64, response: Response) {
+        let Some(call) = self.waiting().remove(&id) else { return };
+        let address = self.address;
+        let outcome = match response {
+            Response::Error { code, message } => Err(PageError::Refused { address, code, message }),
+            other => Ok(other),
+        };
+        // The caller may have given up; then nobody wants the answer.
+        let _ = call.answer.send(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn client(address: SocketAddr) -> PageClient {
+        PageClient::new(address, TimelineKey::default(), ShardId::UNSHARDED)
+    }
+
+    async fn accept(listener: &TcpListener) -> TcpStream {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        Frame::read(&mut stream).await.expect("hello");
+        let welcome = Response::Welcome { ingested: None };
+        stream.write_all(&welcome.to_frame(0).encode()).await.expect("sent");
+        stream
+    }
+
+    async fn answer(stream: &mut TcpStream, id: u64, ingested: u64) {
+        let position = Response::Position { ingested: Lsn(ingested), durable: Lsn(0) };
+        stream.write_all(&position.to_frame(id).encode()).await.expect("sent");
+    }
+
+    #[tokio::test]
+    async fn answers_find_their_callers_in_any_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = client(listener.local_addr().expect("bound"));
+        let (first, second) = (client.position(PATIENCE), client.position(PATIENCE));
+        let server = async {
+            let mut stream = accept(&listener).await;
+            let one = Frame::read(&mut stream).await.expect("request").request_id;
+            let two = Frame::read(&mut stream).await.expect("request").request_id;
+            answer(&mut stream, two, two).await;
+            answer(&mut stream, one, one).await;
+            stream
+        };
+        let (first, second, _open) = tokio::join!(first, second, server);
+        assert_eq!(first.expect("answered").0, Lsn(1));
+        assert_eq!(second.expect("answered").0, Lsn(2));
+    }
+
+    #[tokio::test]
+    async fn an_unanswered_request_is_repeated_on_the_next_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = client(listener.local_addr().expect("bound"));
+        let server = async {
+            let mut stream = accept(&listener).await;
+            Frame::read(&mut stream).await.expect("request");
+            drop(stream);
+            let mut stream = accept(&listener).await;
+            let again = Frame::read(&mut stream).await.expect("the same request");
+            answer(&mut stream, again.request_id, 7).await;
+            stream
+        };
+        let (position, _open) = tokio::join!(client.position(PATIENCE), server);
+        assert_eq!(position.expect("answered").0, Lsn(7));
+    }
+
+    #[tokio::test]
+    async fn without_a_pageserver_the_deadline_ends_the_wait() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
+        let error = client(gone).position(Duration::from_millis(50)).await.expect_err("nobody listens");
+        assert!(matches!(error, PageError::Deadline { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_scan_goes_on_after_the_last_key_of_an_answer() {
+        let key = |database| Key::Database { tablespace: 1663, database };
+        let entry = |database| (key(database), Bytes::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = client(listener.local_addr().expect("bound"));
+        let server = async {
+            let mut stream = accept(&listener).await;
+            for (entries, more) in [(vec![entry(1), entry(2)], true), (vec![entry(2), entry(3)], false)] {
+                let id = Frame::read(&mut stream).await.expect("request").request_id;
+                stream.write_all(&Response::Values { entries, more }.to_frame(id).encode()).await.expect("sent");
+            }
+            stream
+        };
+        let (found, _open) = tokio::join!(client.scan(Lsn(1), key(0), key(9), PATIENCE), server);
+        assert_eq!(found.expect("answered"), [entry(1), entry(2), entry(3)]);
+    }
+}

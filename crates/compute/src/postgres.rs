@@ -1,0 +1,225 @@
+//! The `postgres` process: how it is started, watched, asked and ended.
+//!
+//! Each postmaster has a *keeper*: a thread that starts it, waits for it and lives as long as it does, because the kernel ends
+//! the child when the thread that started it ends. Signals go through [`Postgres::signal`], which never reaches a
+//! process that merely inherited the number of one that was reaped.
+
+use crate::owner::Owner;
+use crate::{Config, Error, conf};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use std::fs::{File, OpenOptions};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+const READY_POLL: Duration = Duration::from_millis(20);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running (or just ended) postmaster.
+#[derive(Debug)]
+pub struct Postgres {
+    pid: Pid,
+    /// Whether `pid` still names our process; the keeper clears it before it reaps.
+    alive: Arc<Mutex<bool>>,
+    exit: watch::Receiver<Option<ExitStatus>>,
+}
+
+impl Postgres {
+    /// Starts `postgres` over the compute's data directory, with the shim.
+    pub async fn spawn(config: &Config, owner: Owner, shim: &Path) -> Result<Postgres, Error> {
+        let mut command = server_command(config, owner, shim)?;
+        let log = open_log(config)?;
+        command.stdout(log.try_clone().map_err(Error::file("duplicate", log_path(config)))?).stderr(log);
+        let (started, start) = oneshot::channel();
+        let (exited, exit) = watch::channel(None);
+        let alive = Arc::new(Mutex::new(true));
+        let keeper_alive = alive.clone();
+        let keep = move || keep(command, started, &keeper_alive, &exited);
+        std::thread::Builder::new()
+            .name("postgres-keeper".into())
+            .spawn(keep)
+            .map_err(|error| Error::System("cannot start a thread", error))?;
+        let pid =
+            start.await.map_err(|_| Error::ShuttingDown)?.map_err(Error::file("run", config.program("postgres")))?;
+        Ok(Postgres { pid, alive, exit })
+    }
+
+    /// The postmaster's process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Sends a signal, unless the process has ended.
+    pub fn signal(&self, signal: Signal) {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        if *alive {
+            // It may be a zombie already; then there is nothing to tell it.
+            let _ = kill(self.pid, signal);
+        }
+    }
+
+    /// Waits until the postmaster has ended, and says how.
+    pub async fn exited(&self) -> ExitStatus {
+        let mut exit = self.exit.clone();
+        let status = exit.wait_for(Option::is_some).await.ok().and_then(|status| *status);
+        // The keeper ends without a status only if waiting failed, which leaves nothing known about the child.
+        status.unwrap_or_else(|| ExitStatus::from_raw(libc::SIGKILL))
+    }
+
+    /// How the postmaster ended, if it has.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        *self.exit.borrow()
+    }
+
+    /// Waits until connections are accepted.
+    pub async fn ready(&self, config: &Config) -> Result<(), Error> {
+        loop {
+            if let Some(status) = self.exit_status() {
+                return Err(Error::StartFailed { status: status.to_string(), log: log_path(config) });
+            }
+            match connect(config, "postgres").await {
+                Ok(_) => return Ok(()),
+                Err(error) => tracing::trace!(%error, "not ready"),
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    /// Sends `signal` and waits for the end for at most `patience`.
+    pub async fn end_by(&self, signal: Signal, patience: Duration) -> Option<ExitStatus> {
+        self.signal(signal);
+        tokio::time::timeout(patience, self.exited()).await.ok()
+    }
+
+    /// Shuts down: fast; if that takes longer than `fast` (or `hopeless` says that it cannot succeed) by SIGKILL. Whether the end
+    /// was a clean one is in the status.
+    pub async fn stop(&self, fast: Duration, hopeless: impl Fn() -> bool) -> ExitStatus {
+        let deadline = Instant::now() + fast;
+        let mut status = self.end_by(Signal::SIGINT, Duration::from_millis(200)).await;
+        while status.is_none() && Instant::now() < deadline && !hopeless() {
+            status = tokio::time::timeout(Duration::from_millis(200), self.exited()).await.ok();
+        }
+        match status {
+            Some(status) => status,
+            None => {
+                tracing::warn!(pid = self.pid(), "postgres did not shut down; killing it");
+                self.signal(Signal::SIGKILL);
+                self.exited().await
+            }
+        }
+    }
+}
+
+/// Where `postgres` writes its log unless the settings send it elsewhere.
+pub fn log_path(config: &Config) -> PathBuf {
+    config.dir.join("postgres.log")
+}
+
+/// Connects to the compute's own PostgreSQL as the superuser. The connection ends with the client.
+pub async fn connect(config: &Config, database: &str) -> Result<tokio_postgres::Client, Error> {
+    let mut settings = tokio_postgres::Config::new();
+    settings.host_path(config.socket_dir()).port(config.port).user("postgres").dbname(database);
+    settings.application_name("quire").connect_timeout(CONNECT_PATIENCE);
+    let (client, connection) = settings.connect(tokio_postgres::NoTls).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to postgres ended");
+        }
+    });
+    Ok(client)
+}
+
+/// Checks that the dynamic loader accepts the shim: it only warns, and a `postgres` without the shim would acknowledge
+/// commits that no safekeeper has.
+pub fn check_shim(config: &Config, owner: Owner, shim: &Path) -> Result<(), Error> {
+    let mut command = Command::new(config.program("postgres"));
+    owner.adopt(command.arg("--version").env("LD_PRELOAD", shim).stdin(Stdio::null()));
+    let output = command.output().map_err(Error::file("run", config.program("postgres")))?;
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    match output.status.success() && !complaints.contains("LD_PRELOAD") {
+        true => Ok(()),
+        false => Err(Error::Program {
+            program: format!("postgres with {}", shim.display()),
+            status: output.status.to_string(),
+            output: complaints.trim().to_owned(),
+        }),
+    }
+}
+
+fn server_command(config: &Config, owner: Owner, shim: &Path) -> Result<Command, Error> {
+    let mut command = configured(config, owner);
+    if wal_level(config, owner)? == "minimal" {
+        command.args(["-c", "wal_level=replica"]);
+    }
+    command.env("LD_PRELOAD", shim).env("QUIRE_COMPUTE_DIR", &config.dir);
+    Ok(command)
+}
+
+/// `postgres` over the data directory with everything that is enforced, without the shim.
+fn configured(config: &Config, owner: Owner) -> Command {
+    let mut command = Command::new(config.program("postgres"));
+    command.arg("-D").arg(config.pgdata());
+    for (name, value) in conf::enforced(config) {
+        command.arg("-c").arg(format!("{name}={value}"));
+    }
+    owner.adopt(command.current_dir("/").stdin(Stdio::null()).env_remove("LD_PRELOAD"));
+    command
+}
+
+/// The `wal_level` that the configuration files ask for, which also shows whether they can be read at all.
+fn wal_level(config: &Config, owner: Owner) -> Result<String, Error> {
+    let mut command = configured(config, owner);
+    let output = command.args(["-C", "wal_level"]).output().map_err(Error::file("run", config.program("postgres")))?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(Error::Program {
+            program: "postgres -C wal_level".into(),
+            status: output.status.to_string(),
+            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        }),
+    }
+}
+
+fn open_log(config: &Config) -> Result<File, Error> {
+    let path = log_path(config);
+    OpenOptions::new().create(true).append(true).open(&path).map_err(Error::file("open", path))
+}
+
+/// The keeper's life: start, wait, tell.
+fn keep(
+    mut command: Command,
+    started: oneshot::Sender<std::io::Result<Pid>>,
+    alive: &Mutex<bool>,
+    exited: &watch::Sender<Option<ExitStatus>>,
+) {
+    match command.spawn() {
+        Ok(mut child) => {
+            // If nobody waits for the news any more, the child is watched all the same.
+            let _ = started.send(Ok(pid_of(&child)));
+            let status = reap(&mut child, alive);
+            exited.send_replace(status.ok());
+        }
+        Err(error) => {
+            let _ = started.send(Err(error));
+        }
+    }
+}
+
+/// Waits for the end without reaping, takes the number out of use, then reaps.
+fn reap(child: &mut Child, alive: &Mutex<bool>) -> std::io::Result<ExitStatus> {
+    let wait = || waitid(Id::Pid(pid_of(child)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+    while let Err(Errno::EINTR) = wait() {}
+    *alive.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    child.wait()
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("Linux process ids fit in 31 bits"))
+}

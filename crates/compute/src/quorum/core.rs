@@ -1,0 +1,332 @@
+//! The proposer with its connections, as one value behind one lock.
+//!
+//! Whoever holds the lock tells the proposer what happened and then calls [`Core::carry_out`]. Nothing in here waits: sockets
+//! take what they take, WAL to be read is asked of the reader thread. So the lock is held for microseconds, and the thread that
+//! ships a flush and the one that receives the answers share it without a queue between them.
+
+use super::link::{Link, Progress};
+use super::reader::ReadJob;
+use super::{LinkStatus, QuorumStatus, View, Won};
+use crate::Error;
+use bytes::Bytes;
+use quire_cache::{AgentState, ControlMap, FlushRequest};
+use quire_consensus::proposer::{self, AcceptorSet, Output, Proposer, Refusal};
+use quire_protocol::quorum::Request;
+use quire_types::{Lsn, Term};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How long after a commit the acceptors are told of it if no WAL carries the news.
+const ANNOUNCE_DELAY: Duration = Duration::from_millis(5);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+/// An acceptor that owes an answer for this long is disconnected.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+/// A campaign that nothing came of is repeated after this and a random part more.
+const CAMPAIGN_PATIENCE: Duration = Duration::from_secs(3);
+const OUTVOTED_DELAY: Duration = Duration::from_millis(50);
+
+/// A flush that PostgreSQL waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct PendingFlush {
+    /// End of the last whole record below the request.
+    boundary: Lsn,
+    /// What PostgreSQL asked for.
+    request: FlushRequest,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Core {
+    proposer: Proposer,
+    links: Vec<Link>,
+    flushes: VecDeque<PendingFlush>,
+    control: Option<Arc<ControlMap>>,
+    reads: Option<mpsc::Sender<ReadJob>>,
+    view: watch::Sender<View>,
+    /// Why each acceptor could last not be used.
+    refusals: Vec<Option<Refusal>>,
+    /// Set by a thread that left something for the one that waits on the sockets.
+    wake_needed: bool,
+    announce_at: Option<Instant>,
+    heartbeat_at: Instant,
+    campaign_at: Option<Instant>,
+}
+
+impl Core {
+    /// A proposer without connections yet.
+    pub fn new(
+        config: proposer::Config,
+        addresses: &[SocketAddr],
+        reads: mpsc::Sender<ReadJob>,
+        view: watch::Sender<View>,
+    ) -> Core {
+        let now = Instant::now();
+        Core {
+            proposer: Proposer::new(config),
+            links: addresses.iter().map(|address| Link::new(*address, now)).collect(),
+            flushes: VecDeque::new(),
+            control: None,
+            reads: Some(reads),
+            view,
+            refusals: vec![None; addresses.len()],
+            wake_needed: false,
+            announce_at: None,
+            heartbeat_at: now + HEARTBEAT_INTERVAL,
+            campaign_at: None,
+        }
+    }
+
+    /// The connections, to be waited on.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// Wants the election to be won.
+    pub fn campaign(&mut self) {
+        self.proposer.campaign();
+        self.campaign_at = Some(Instant::now() + CAMPAIGN_PATIENCE + jitter(CAMPAIGN_PATIENCE));
+        self.carry_out();
+    }
+
+    /// From now on flushes are granted, and a fence is shown, through this.
+    pub fn attach(&mut self, control: Arc<ControlMap>) {
+        if self.proposer.is_fenced() {
+            control.fence();
+        }
+        self.control = Some(control);
+    }
+
+    /// Why no election can be won, if too many acceptors say so.
+    pub fn hopeless(&self) -> Result<(), Error> {
+        let refusals = || self.refusals.iter().flatten();
+        if refusals().filter(|reason| **reason == Refusal::NoLog).count() >= self.proposer.majority() {
+            return Err(Error::NoLog);
+        }
+        let wrong = refusals().find(|reason| matches!(reason, Refusal::IdentityMismatch(_) | Refusal::SameNode(_)));
+        wrong.map_or(Ok(()), |reason| Err(Error::LogMismatch(reason.to_string())))
+    }
+
+    /// Lets the reader thread end.
+    pub fn dismiss_reader(&mut self) {
+        self.reads = None;
+    }
+
+    /// What every pageserver shard has made durable.
+    pub fn set_durable(&mut self, lsn: Lsn) {
+        self.proposer.set_durable(lsn);
+    }
+
+    /// Replicates `wal`, which ends at a record boundary and goes on where the log ends.
+    pub fn extend(&mut self, begin: Lsn, wal: Bytes) -> Result<(), proposer::ExtendError> {
+        self.proposer.extend(begin, wal)?;
+        self.carry_out();
+        Ok(())
+    }
+
+    /// Grants the flush of `request` once everything before `boundary` is committed.
+    pub fn grant_when_committed(&mut self, boundary: Lsn, request: FlushRequest) {
+        self.flushes.push_back(PendingFlush { boundary, request });
+        self.grant();
+    }
+
+    /// Whether PostgreSQL waits for a flush that was shipped.
+    pub fn has_pending_flush(&self) -> bool {
+        !self.flushes.is_empty()
+    }
+
+    /// Hands in WAL that the proposer asked for.
+    pub fn wal_read(&mut self, job: &ReadJob, wal: Option<Bytes>) {
+        match wal {
+            Some(wal) => self.proposer.wal_read(job.acceptor, job.begin, wal),
+            None => self.proposer.wal_read_failed(job.acceptor),
+        }
+        self.carry_out();
+    }
+
+    /// Says that this compute cannot go on; everybody who waits for a flush gets an error.
+    pub fn fail(&mut self, reason: &str) {
+        tracing::error!(reason, "the commit path has failed");
+        if let Some(control) = &self.control {
+            control.set_state(AgentState::Failed);
+        }
+        self.flushes.clear();
+        self.view.send_modify(|view| view.failed = Some(reason.to_owned()));
+    }
+
+    /// Whether the thread that waits on the sockets has to look at them anew; asked once by whoever worked on the core.
+    pub fn take_wake_needed(&mut self) -> bool {
+        std::mem::take(&mut self.wake_needed)
+    }
+
+    /// How things stand, for people.
+    pub fn status(&self) -> QuorumStatus {
+        let streaming = self.proposer.streaming();
+        let safekeepers = self.links.iter().enumerate().map(|(acceptor, link)| LinkStatus {
+            address: link.address(),
+            connected: streaming.contains(acceptor),
+            flush: self.proposer.flushed_by(acceptor),
+            trouble: link.trouble().map(str::to_owned),
+        });
+        QuorumStatus {
+            connected: streaming.len(),
+            lost: streaming.len() < self.proposer.majority(),
+            term: self.proposer.term(),
+            written: self.proposer.end_of_log(),
+            committed: self.proposer.committed(),
+            safekeepers: safekeepers.collect(),
+        }
+    }
+}
+
+/// What the thread that waits on the sockets does.
+impl Core {
+    /// Does what is due on link `acceptor`: connects, reads, writes, buries.
+    pub fn serve_link(&mut self, acceptor: usize, now: Instant) {
+        if self.links[acceptor].is_broken() {
+            let trouble = self.links[acceptor].trouble().unwrap_or("connection broken").to_owned();
+            self.close(acceptor, &trouble, now);
+        }
+        if self.links[acceptor].advance(now) == Progress::Opened {
+            self.proposer.connected(acceptor);
+        }
+        match self.links[acceptor].receive(now) {
+            Ok(responses) => responses.into_iter().for_each(|response| self.proposer.received(acceptor, response)),
+            Err(error) => self.close(acceptor, &error.to_string(), now),
+        }
+        self.links[acceptor].flush();
+        self.carry_out();
+    }
+
+    fn close(&mut self, acceptor: usize, trouble: &str, now: Instant) {
+        tracing::info!(safekeeper = %self.links[acceptor].address(), trouble, "connection to a safekeeper ended");
+        self.links[acceptor].close(trouble, now);
+        self.proposer.disconnected(acceptor);
+    }
+
+    /// Does what is due by the clock.
+    pub fn tick(&mut self, now: Instant) {
+        if self.announce_at.is_some_and(|at| at <= now) {
+            self.announce_at = None;
+            self.proposer.announce();
+        }
+        if self.heartbeat_at <= now {
+            self.heartbeat_at = now + HEARTBEAT_INTERVAL;
+            self.proposer.heartbeat();
+            self.drop_silent(now);
+        }
+        if self.campaign_at.is_some_and(|at| at <= now) {
+            self.campaign();
+        }
+        self.carry_out();
+    }
+
+    fn drop_silent(&mut self, now: Instant) {
+        for acceptor in 0..self.links.len() {
+            let silent = self.links[acceptor].heard().is_some_and(|heard| now.duration_since(heard) > ANSWER_PATIENCE);
+            if silent && self.proposer.is_waiting_for(acceptor) {
+                self.close(acceptor, "no answer for 30 s", now);
+            }
+        }
+    }
+
+    /// When [`Core::tick`] or a link has something to do next.
+    pub fn next_wake_up(&self) -> Instant {
+        let links = self.links.iter().filter_map(Link::wake_up);
+        let clocks = [self.announce_at, self.campaign_at].into_iter().flatten();
+        links.chain(clocks).fold(self.heartbeat_at, Instant::min)
+    }
+}
+
+/// What the proposer wants done.
+impl Core {
+    fn carry_out(&mut self) {
+        while let Some(output) = self.proposer.poll() {
+            match output {
+                Output::Send { to, request } => self.send(to, &request),
+                Output::ReadWal { acceptor, begin, end } => self.read(acceptor, begin, end),
+                Output::Elected { term, end_of_log, donor } => self.elected(term, end_of_log, donor),
+                Output::Outvoted { by } => self.outvoted(by),
+                Output::Committed(lsn) => self.committed(lsn),
+                Output::Fenced { by } => self.fenced(by),
+                Output::Refused { acceptor, reason } => self.refused(acceptor, reason),
+            }
+        }
+    }
+
+    fn send(&mut self, to: AcceptorSet, request: &Request) {
+        let frame = Bytes::from(request.to_frame(0).encode());
+        for acceptor in to.iter() {
+            self.wake_needed |= self.links[acceptor].send(&frame);
+        }
+    }
+
+    fn read(&mut self, acceptor: usize, begin: Lsn, end: Lsn) {
+        let holders = self.proposer.holders(end).iter().filter(|holder| *holder != acceptor);
+        let mut sources: Vec<SocketAddr> = holders.map(|holder| self.links[holder].address()).collect();
+        let donor = self.view.borrow().elected.map(|won| won.donor);
+        sources.extend(donor.filter(|donor| *donor != acceptor).map(|donor| self.links[donor].address()));
+        let term = self.proposer.term().unwrap_or_default();
+        if let Some(reads) = &self.reads {
+            // The reader ends only when this compute does.
+            let _ = reads.send(ReadJob { acceptor, term, begin, end, sources });
+        }
+    }
+
+    fn elected(&mut self, term: Term, end_of_log: Lsn, donor: usize) {
+        tracing::info!(%term, %end_of_log, donor = %self.links[donor].address(), "elected");
+        self.campaign_at = None;
+        let identity = self.proposer.identity();
+        let elected = identity.map(|identity| Won { term, end_of_log, donor, identity });
+        self.view.send_modify(|view| view.elected = elected);
+    }
+
+    fn refused(&mut self, acceptor: usize, reason: Refusal) {
+        self.close(acceptor, &reason.to_string(), Instant::now());
+        self.refusals[acceptor] = Some(reason);
+        self.wake_needed = true;
+    }
+
+    fn outvoted(&mut self, by: Term) {
+        tracing::info!(%by, "outvoted; trying again");
+        self.campaign_at = Some(Instant::now() + OUTVOTED_DELAY + jitter(OUTVOTED_DELAY * 5));
+        self.wake_needed = true;
+    }
+
+    fn committed(&mut self, lsn: Lsn) {
+        self.view.send_if_modified(|view| {
+            view.committed = lsn;
+            true
+        });
+        if let Some(control) = &self.control {
+            control.raise_commit_lsn(lsn);
+        }
+        self.grant();
+        self.announce_at.get_or_insert_with(|| Instant::now() + ANNOUNCE_DELAY);
+    }
+
+    fn grant(&mut self) {
+        let (Some(control), Some(committed)) = (&self.control, self.proposer.committed()) else { return };
+        while let Some(flush) = self.flushes.front().filter(|flush| flush.boundary <= committed) {
+            control.complete_flush(flush.request);
+            self.flushes.pop_front();
+        }
+    }
+
+    fn fenced(&mut self, by: Term) {
+        tracing::error!(%by, "fenced by a newer compute");
+        if let Some(control) = &self.control {
+            control.fence();
+        }
+        self.flushes.clear();
+        self.view.send_modify(|view| view.fenced = Some(by));
+    }
+}
+
+/// A random part of `most`, so that two candidates do not keep meeting.
+fn jitter(most: Duration) -> Duration {
+    most.mul_f64(rand::random::<f64>())
+}

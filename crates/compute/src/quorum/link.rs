@@ -1,0 +1,344 @@
+//! One connection to a safekeeper, never waited for: what the socket does not take now is kept until it does.
+//!
+//! What may be under way to an acceptor is bounded by the proposer's window, hence so is what is kept here.
+
+use bytes::{Buf, Bytes, BytesMut};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, connect, socket};
+use quire_protocol::frame::{HEADER_BYTES, MAX_PAYLOAD_BYTES};
+use quire_protocol::quorum::Response;
+use quire_protocol::{Frame, FrameError};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+const READ_BYTES: usize = 64 << 10;
+
+/// The connection to one safekeeper, or the wish for one.
+#[derive(Debug)]
+pub struct Link {
+    address: SocketAddr,
+    state: State,
+    backoff: Duration,
+    /// Why the last connection ended, for people.
+    trouble: Option<String>,
+}
+
+#[derive(Debug)]
+enum State {
+    Down {
+        retry: Instant,
+    },
+    Connecting {
+        socket: Arc<TcpStream>,
+        since: Instant,
+    },
+    Open(Conversation),
+    /// Found broken by a thread that may not close it, because another may be polling it.
+    Broken,
+}
+
+#[derive(Debug)]
+struct Conversation {
+    socket: Arc<TcpStream>,
+    incoming: BytesMut,
+    outgoing: VecDeque<Bytes>,
+    heard: Instant,
+}
+
+/// What became of an attempt to connect.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing yet.
+    Pending,
+    /// The connection is open, nothing was said on it.
+    Opened,
+}
+
+impl Link {
+    /// A link that will connect at once.
+    pub fn new(address: SocketAddr, now: Instant) -> Link {
+        Link { address, state: State::Down { retry: now }, backoff: BACKOFF_MIN, trouble: None }
+    }
+
+    /// The safekeeper's address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Why there is no connection, or why the last one ended.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Whether a conversation ended that the proposer was not told about.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.state, State::Broken)
+    }
+
+    /// The socket to wait on, and whether to wait until it takes bytes too.
+    pub fn interest(&self) -> Option<(Arc<TcpStream>, bool)> {
+        match &self.state {
+            State::Connecting { socket, .. } => Some((socket.clone(), true)),
+            State::Open(conversation) => Some((conversation.socket.clone(), !conversation.outgoing.is_empty())),
+            State::Down { .. } | State::Broken => None,
+        }
+    }
+
+    /// When to look at the link even if nothing happens on its socket.
+    pub fn wake_up(&self) -> Option<Instant> {
+        match &self.state {
+            State::Down { retry } => Some(*retry),
+            State::Connecting { since, .. } => Some(*since + CONNECT_PATIENCE),
+            State::Open(_) | State::Broken => None,
+        }
+    }
+
+    /// When the safekeeper was last heard from.
+    pub fn heard(&self) -> Option<Instant> {
+        match &self.state {
+            State::Open(conversation) => Some(conversation.heard),
+            _ => None,
+        }
+    }
+
+    /// Goes on with connecting where that is due.
+    pub fn advance(&mut self, now: Instant) -> Progress {
+        match &self.state {
+            State::Down { retry } if *retry <= now => self.begin(now),
+            State::Connecting { .. } => return self.finish_connecting(now),
+            _ => {}
+        }
+        Progress::Pending
+    }
+
+    fn begin(&mut self, now: Instant) {
+        match begin_connecting(self.address) {
+            Ok(socket) => self.state = State::Connecting { socket: Arc::new(socket), since: now },
+            Err(error) => self.close(&error.to_string(), now),
+        }
+    }
+
+    fn finish_connecting(&mut self, now: Instant) -> Progress {
+        let State::Connecting { socket, since } = &self.state else { return Progress::Pending };
+        let late = now.duration_since(*since) > CONNECT_PATIENCE;
+        match is_connected(socket) {
+            Ok(true) => {
+                let socket = socket.clone();
+                self.state = State::Open(Conversation::new(socket, now));
+                Progress::Opened
+            }
+            Ok(false) if !late => Progress::Pending,
+            Ok(false) => {
+                self.close("no answer to the attempt to connect", now);
+                Progress::Pending
+            }
+            Err(error) => {
+                self.close(&error.to_string(), now);
+                Progress::Pending
+            }
+        }
+    }
+
+    /// Closes the connection; the next attempt comes after a growing delay.
+    pub fn close(&mut self, trouble: &str, now: Instant) {
+        self.trouble = Some(trouble.to_owned());
+        self.state = State::Down { retry: now + self.backoff };
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
+    /// Sends a frame, or keeps what the socket does not take; whether something was kept or broke, so that the thread that
+    /// waits on the sockets has to look at this one anew.
+    pub fn send(&mut self, frame: &Bytes) -> bool {
+        let State::Open(conversation) = &mut self.state else { return false };
+        conversation.outgoing.push_back(frame.clone());
+        self.flush() || self.is_broken()
+    }
+
+    /// Sends what was kept; whether something is left.
+    pub fn flush(&mut self) -> bool {
+        let State::Open(conversation) = &mut self.state else { return false };
+        match conversation.write() {
+            Ok(()) => !conversation.outgoing.is_empty(),
+            Err(error) => {
+                self.trouble = Some(error.to_string());
+                self.state = State::Broken;
+                false
+            }
+        }
+    }
+
+    /// Takes what the safekeeper sent.
+    pub fn receive(&mut self, now: Instant) -> Result<Vec<Response>, FrameError> {
+        let State::Open(conversation) = &mut self.state else { return Ok(Vec::new()) };
+        conversation.read()?;
+        let mut responses = Vec::new();
+        while let Some(frame) = take_frame(&mut conversation.incoming)? {
+            responses.push(Response::from_frame(&frame)?);
+        }
+        if !responses.is_empty() {
+            conversation.heard = now;
+            self.backoff = BACKOFF_MIN;
+            self.trouble = None;
+        }
+        Ok(responses)
+    }
+}
+
+impl Conversation {
+    fn new(socket: Arc<TcpStream>, now: Instant) -> Conversation {
+        Conversation { socket, incoming: BytesMut::new(), outgoing: VecDeque::new(), heard: now }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        while let Some(front) = self.outgoing.front_mut() {
+            match (&*self.socket).write(front) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => front.advance(written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if front.is_empty() {
+                self.outgoing.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there, up to a little more than a frame of the greatest length.
+    fn read(&mut self) -> Result<(), FrameError> {
+        let mut chunk = [0; READ_BYTES];
+        while self.incoming.len() <= HEADER_BYTES + MAX_PAYLOAD_BYTES {
+            match (&*self.socket).read(&mut chunk) {
+                Ok(0) => return Err(FrameError::Closed),
+                Ok(count) => self.incoming.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Splits off the first frame, if all of it has arrived.
+fn take_frame(incoming: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+    let Some(head) = incoming.first_chunk::<4>() else { return Ok(None) };
+    let length = u32::from_le_bytes(*head);
+    if length as usize > HEADER_BYTES + MAX_PAYLOAD_BYTES {
+        return Err(FrameError::Length(length));
+    }
+    let whole = length as usize + 8;
+    if incoming.len() < whole {
+        return Ok(None);
+    }
+    let raw = incoming.split_to(whole);
+    Frame::read_blocking(&mut &raw[..]).map(Some)
+}
+
+fn begin_connecting(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    let stream = TcpStream::from(fd);
+    stream.set_nodelay(true)?;
+    let begun = match address {
+        SocketAddr::V4(address) => connect(stream.as_raw_fd(), &SockaddrIn::from(address)),
+        SocketAddr::V6(address) => connect(stream.as_raw_fd(), &SockaddrIn6::from(address)),
+    };
+    match begun {
+        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => Ok(stream),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_connected(socket: &TcpStream) -> io::Result<bool> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    match socket.peer_addr() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire_types::{Lsn, NodeId, Term};
+    use std::net::TcpListener;
+
+    fn connected() -> (Link, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut link = Link::new(listener.local_addr().expect("bound"), Instant::now());
+        let mut progress = link.advance(Instant::now());
+        let (server, _) = listener.accept().expect("a client");
+        while progress != Progress::Opened {
+            progress = link.advance(Instant::now());
+        }
+        (link, server)
+    }
+
+    fn receive_some(link: &mut Link) -> Vec<Response> {
+        loop {
+            let responses = link.receive(Instant::now()).expect("valid");
+            if !responses.is_empty() {
+                return responses;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_full_socket_keeps_the_rest_until_it_drains() {
+        let (mut link, mut server) = connected();
+        let frame = Bytes::from(vec![7; 1 << 20]);
+        let mut sent = 0;
+        while !link.send(&frame) {
+            sent += 1;
+        }
+        sent += 1;
+        let reader = std::thread::spawn(move || {
+            let mut total = vec![0; sent << 20];
+            server.read_exact(&mut total).map(|()| total.iter().all(|byte| *byte == 7))
+        });
+        while link.flush() {
+            std::thread::yield_now();
+        }
+        assert!(reader.join().expect("no panic").expect("all arrived"));
+    }
+
+    #[test]
+    fn answers_are_cut_out_of_the_stream_wherever_it_is_split() {
+        let (mut link, mut server) = connected();
+        let answer = Response::Appended { term: Term(1), flush: Lsn(2), commit: Lsn(3) };
+        let welcome = Response::Welcome { node: NodeId(1), term: Term(1), identity: None };
+        let mut raw = answer.to_frame(0).encode();
+        raw.extend(welcome.to_frame(0).encode());
+        server.write_all(&raw[..30]).expect("sent");
+        assert!(link.receive(Instant::now()).expect("valid").is_empty());
+        server.write_all(&raw[30..]).expect("sent");
+        let mut got = receive_some(&mut link);
+        while got.len() < 2 {
+            got.extend(receive_some(&mut link));
+        }
+        assert_eq!(got, [answer, welcome]);
+    }
+
+    #[test]
+    fn nobody_listening_leads_to_another_attempt_later() {
+        let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+        let mut link = Link::new(gone, Instant::now());
+        while link.trouble().is_none() {
+            assert_eq!(link.advance(Instant::now()), Progress::Pending);
+        }
+        assert!(link.wake_up().is_some_and(|retry| retry > Instant::now()));
+    }
+}

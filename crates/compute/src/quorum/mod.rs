@@ -1,0 +1,320 @@
+//! The proposer's runtime: the compute's side of the WAL quorum, and the path of every commit.
+//!
+//! ```text
+//! backend          fdatasync: raises the request in control.shm, wakes        shipper
+//! shipper          reads pg_wal, cuts at a record boundary, Core::extend  ->  all sockets
+//! event loop       a majority has answered: Core::committed, grant        ->  backend
+//! reader           WAL for an acceptor that lags, from pg_wal or from another acceptor
+//! ```
+//!
+//! Invariants:
+//!
+//! - A flush is granted only when a majority has flushed everything up to the last whole record below it, in this term.
+//! - No thread waits for a socket while it holds the core's lock; an acceptor that does not take bytes has them queued up to the
+//!   proposer's window, and beyond that lags and is brought up to date from files. A majority never waits for it.
+//! - With the majority lost, flushes wait; connections are tried again for ever.
+//! - Once a higher term is seen the shared state is *fenced* before anything else happens.
+//!
+//! Lock order: the core's lock is the only one that is held while another is taken (the watch channel's, inside it).
+
+mod core;
+mod event_loop;
+mod link;
+pub mod local_wal;
+mod reader;
+mod shipper;
+
+use crate::layout::LastCheckpoint;
+use crate::{Config, Error};
+use bytes::Bytes;
+use core::Core;
+use local_wal::LocalWal;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use quire_cache::ControlMap;
+use quire_consensus::proposer;
+use quire_protocol::quorum::LogIdentity;
+use quire_protocol::quorum_client::{ClientError, QuorumClient};
+use quire_types::{Lsn, NodeId, Term, TimelineKey};
+use quire_wal::WalStream;
+use serde::Serialize;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How long a safekeeper that is asked for WAL may take to connect and for each answer.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A won election.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Won {
+    /// The term.
+    pub term: Term,
+    /// The end of the log, a record boundary; nothing more of it is known to be committed than [`View::committed`] says.
+    pub end_of_log: Lsn,
+    /// Which safekeeper has all of it.
+    pub donor: usize,
+    /// Which log it is.
+    pub identity: LogIdentity,
+}
+
+/// What others wait for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct View {
+    /// The election, once won.
+    pub elected: Option<Won>,
+    /// What a majority has flushed in this term.
+    pub committed: Lsn,
+    /// A higher term, once seen.
+    pub fenced: Option<Term>,
+    /// Why the commit path cannot go on.
+    pub failed: Option<String>,
+}
+
+/// One safekeeper, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct LinkStatus {
+    /// Its address.
+    #[serde(rename = "addr")]
+    pub address: SocketAddr,
+    /// Whether it takes this term's WAL.
+    pub connected: bool,
+    /// What it has flushed.
+    pub flush: Option<Lsn>,
+    /// Why it is not connected, or why the last connection ended.
+    pub trouble: Option<String>,
+}
+
+/// The quorum, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct QuorumStatus {
+    /// How many safekeepers take this term's WAL.
+    pub connected: usize,
+    /// Whether commits wait for want of a majority.
+    pub lost: bool,
+    /// The term, while it is held.
+    pub term: Option<Term>,
+    /// End of the WAL handed to the quorum.
+    pub written: Option<Lsn>,
+    /// End of what is committed.
+    pub committed: Option<Lsn>,
+    /// Each safekeeper.
+    pub safekeepers: Vec<LinkStatus>,
+}
+
+/// What the threads share.
+#[derive(Debug)]
+struct Shared {
+    core: Mutex<Core>,
+    /// Signalled when no flush is pending any more.
+    granted: Condvar,
+    /// Interrupts the event loop's wait.
+    waker: EventFd,
+    local_wal: Mutex<Option<LocalWal>>,
+    stopping: AtomicBool,
+    timeline: TimelineKey,
+    node: NodeId,
+}
+
+/// One compute's participation in the quorum, for one term. Ends with [`Quorum::stop`], or when it is dropped.
+#[derive(Debug)]
+pub struct Quorum {
+    shared: Arc<Shared>,
+    view: watch::Receiver<View>,
+    addresses: Vec<SocketAddr>,
+    control: Mutex<Option<Arc<ControlMap>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Quorum {
+    /// Starts to connect to the safekeepers.
+    pub fn start(config: &Config) -> Result<Quorum, Error> {
+        let (reads, jobs) = mpsc::channel();
+        let (view_sender, view) = watch::channel(View::default());
+        let proposer = proposer::Config {
+            timeline: config.timeline(),
+            node: config.node,
+            acceptors: config.safekeepers.len(),
+            identity: None,
+        };
+        let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let shared = Arc::new(Shared {
+            core: Mutex::new(Core::new(proposer, &config.safekeepers, reads, view_sender)),
+            granted: Condvar::new(),
+            waker: waker.map_err(|error| Error::System("cannot make an eventfd", error.into()))?,
+            local_wal: Mutex::new(None),
+            stopping: AtomicBool::new(false),
+            timeline: config.timeline(),
+            node: config.node,
+        });
+        let quorum = Quorum {
+            shared,
+            view,
+            addresses: config.safekeepers.clone(),
+            control: Mutex::default(),
+            threads: Mutex::default(),
+        };
+        quorum.spawn("quorum-events", event_loop::run)?;
+        quorum.spawn("quorum-reader", move |shared| reader::run(shared, &jobs))?;
+        Ok(quorum)
+    }
+
+    fn spawn(&self, name: &str, body: impl FnOnce(&Arc<Shared>) + Send + 'static) -> Result<(), Error> {
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || body(&shared));
+        lock(&self.threads).push(thread.map_err(|error| Error::System("cannot start a thread", error))?);
+        Ok(())
+    }
+
+    /// Wins an election, however long it takes for a majority to be there.
+    pub async fn elect(&self) -> Result<Won, Error> {
+        self.shared.with_core(Core::campaign);
+        let mut view = self.view.clone();
+        loop {
+            let elected = view.borrow_and_update().elected;
+            if let Some(won) = elected {
+                return Ok(won);
+            }
+            self.shared.with_core(|core| core.hopeless())?;
+            // Refusals do not change the view; they are looked at a few times a second.
+            let _ = tokio::time::timeout(Duration::from_millis(200), view.changed()).await;
+        }
+    }
+
+    /// Replicates `wal`, which goes on at `begin`, the end of the log, and ends at a record boundary.
+    pub fn append(&self, begin: Lsn, wal: Bytes) -> Result<(), Error> {
+        self.shared.with_core(|core| core.extend(begin, wal)).map_err(|error| Error::Refused(error.to_string()))
+    }
+
+    /// Waits until everything before `lsn` is committed.
+    pub async fn committed(&self, lsn: Lsn) -> Result<(), Error> {
+        let mut view = self.view.clone();
+        let reached = |view: &View| view.committed >= lsn || view.fenced.is_some() || view.failed.is_some();
+        let outcome = view.wait_for(reached).await.map_err(|_| Error::ShuttingDown)?;
+        match (outcome.fenced, &outcome.failed) {
+            (Some(newer), _) => Err(Error::Fenced { newer }),
+            (None, Some(reason)) => Err(Error::Refused(reason.clone())),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// A connection to the safekeeper that has the whole log. Blocks.
+    pub fn connect_donor(&self, won: &Won) -> Result<QuorumClient, Error> {
+        let address = self.addresses[won.donor];
+        self.shared.connect(address).map_err(|error| Error::Refused(format!("safekeeper {address}: {error}")))
+    }
+
+    /// A connection to any safekeeper that can be reached, to read committed WAL. Blocks.
+    pub fn connect_any(&self) -> Result<QuorumClient, Error> {
+        let connected = self.addresses.iter().find_map(|address| self.shared.connect(*address).ok());
+        connected.ok_or_else(|| Error::Refused("no safekeeper can be reached".into()))
+    }
+
+    /// Serves PostgreSQL's flushes from `start`, the end of the log and of its `last` record, on: the WAL it writes is in `wal`.
+    pub fn serve(
+        &self,
+        control: Arc<ControlMap>,
+        wal: LocalWal,
+        won: &Won,
+        last: &LastCheckpoint,
+        start: Lsn,
+    ) -> Result<(), Error> {
+        *lock(&self.shared.local_wal) = Some(wal.another());
+        *lock(&self.control) = Some(control.clone());
+        self.shared.with_core(|core| core.attach(control.clone()));
+        let stream = WalStream::resume(start, last.record, wal.segment_bytes(), Some(won.identity.system_id));
+        let shipper = shipper::Shipper::new(wal, stream);
+        self.spawn("quorum-shipper", move |shared| shipper.run(shared, &control))
+    }
+
+    /// What every pageserver shard has made durable, for the safekeepers to remove older WAL.
+    pub fn set_durable(&self, lsn: Lsn) {
+        self.shared.with_core(|core| core.set_durable(lsn));
+    }
+
+    /// What others wait for.
+    pub fn view(&self) -> watch::Receiver<View> {
+        self.view.clone()
+    }
+
+    /// How things stand, for people.
+    pub fn status(&self) -> QuorumStatus {
+        self.shared.with_core(|core| core.status())
+    }
+
+    /// Ends all threads and connections. Flushes that are waited for are not granted any more.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.wake();
+        self.shared.with_core(Core::dismiss_reader);
+        if let Some(control) = lock(&self.control).as_ref() {
+            control.wake_agent();
+        }
+        self.shared.granted.notify_all();
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // A thread that panicked has said so itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Quorum {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    /// Works on the core, then tells the other threads what they have to know.
+    fn with_core<R>(&self, work: impl FnOnce(&mut Core) -> R) -> R {
+        let mut core = lock(&self.core);
+        let was_pending = core.has_pending_flush();
+        let result = work(&mut core);
+        if was_pending && !core.has_pending_flush() {
+            self.granted.notify_all();
+        }
+        if core.take_wake_needed() {
+            self.wake();
+        }
+        result
+    }
+
+    /// Waits until no flush is pending, for at most `patience`.
+    fn wait_granted(&self, patience: Duration) {
+        let pending = |core: &mut Core| core.has_pending_flush() && !self.is_stopping();
+        drop(self.granted.wait_timeout_while(lock(&self.core), patience, pending));
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    fn wake(&self) {
+        // It fails only when the counter is full, and then the event loop is awake.
+        let _ = self.waker.write(1);
+    }
+
+    fn drain_waker(&self) {
+        // Nothing to drain is what is usual.
+        let _ = self.waker.read();
+    }
+
+    fn waker_fd(&self) -> BorrowedFd<'_> {
+        self.waker.as_fd()
+    }
+
+    fn local_wal(&self) -> Option<LocalWal> {
+        lock(&self.local_wal).as_ref().map(LocalWal::another)
+    }
+
+    fn connect(&self, address: SocketAddr) -> Result<QuorumClient, ClientError> {
+        QuorumClient::connect(address, self.timeline, self.node, READ_PATIENCE).map(|(client, _)| client)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,124 @@
+//! The thread that turns PostgreSQL's flush requests into appends.
+//!
+//! It sleeps on the request futex of `control.shm`. While the process that asked waits, holding PostgreSQL's `WALWriteLock`, the
+//! bytes up to the request do not change, so they are read from the segment file, cut at the last whole record, and
+//! handed to the proposer, which sends them to all acceptors before this thread lets go of the lock.
+//!
+//! **Where the whole records end.** PostgreSQL waits for the insertion of all records that it wants flushed, but the last page it
+//! writes may hold more: records that other processes are just copying in. Those come out as incomplete, as zeroes, or with
+//! a wrong checksum, and are the end of what is shipped; a later flush writes the page again. What a process wants flushed ends in
+//! the last page it writes, so a record that cannot be decoded and starts in an earlier page is damage, and the compute fails.
+//!
+//! **A request is more than a position**: PostgreSQL writes WAL in whole pages, so a second commit on the same page leaves the end
+//! of what is written where it was. Each request carries a ticket (see [`quire_cache::flush`]), taken before the file is read.
+
+use super::Shared;
+use super::local_wal::LocalWal;
+use crate::Error;
+use bytes::{Buf, BytesMut};
+use quire_cache::{ControlMap, FlushRequest};
+use quire_types::Lsn;
+use quire_wal::WalStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the thread looks whether it should end.
+const IDLE_WAIT: Duration = Duration::from_millis(500);
+/// How much WAL is read, and at most replicated in one piece, at once.
+const PIECE_BYTES: u64 = 512 << 10;
+const WAL_PAGE_BYTES: u64 = 8192;
+/// How much of an incomplete record is read anew for each flush.
+const REREAD_BYTES_MAX: usize = 1 << 20;
+
+/// Where shipping stands.
+#[derive(Debug)]
+pub struct Shipper {
+    wal: LocalWal,
+    stream: WalStream,
+    /// The bytes from `shipped` to the stream's position.
+    pending: BytesMut,
+    /// The end of the last record that was handed to the proposer.
+    shipped: Lsn,
+}
+
+impl Shipper {
+    /// Goes on where `stream` stands, the end of the log.
+    pub fn new(wal: LocalWal, stream: WalStream) -> Shipper {
+        let shipped = stream.boundary();
+        Shipper { wal, stream, pending: BytesMut::new(), shipped }
+    }
+
+    /// Serves requests until the quorum is shut down or this compute may not write any more.
+    pub fn run(mut self, shared: &Arc<Shared>, control: &ControlMap) {
+        while !shared.is_stopping() && control.state().serves() {
+            let Some(request) = control.next_request(IDLE_WAIT) else { continue };
+            match self.ship(shared, request) {
+                Ok(()) => shared.wait_granted(IDLE_WAIT),
+                Err(error) => shared.with_core(|core| core.fail(&error.to_string())),
+            }
+        }
+    }
+
+    fn ship(&mut self, shared: &Shared, request: FlushRequest) -> Result<(), Error> {
+        if shared.with_core(|core| core.has_pending_flush()) {
+            return Ok(());
+        }
+        self.ship_records(shared, request.written)?;
+        let boundary = self.shipped;
+        shared.with_core(|core| core.grant_when_committed(boundary, request));
+        Ok(())
+    }
+
+    fn ship_records(&mut self, shared: &Shared, written: Lsn) -> Result<(), Error> {
+        while self.stream.position() < written {
+            let end = written.min(self.stream.position().add(PIECE_BYTES));
+            self.take_in(end, written)?;
+            self.ship_whole_records(shared)?;
+        }
+        // A page that is not full is written again, longer, so what was read behind the last record was not the end of it. Only
+        // in the midst of a very long record, whose pages are full, is it worth not to read them again.
+        if self.pending.len() <= REREAD_BYTES_MAX {
+            self.rewind();
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, end: Lsn, written: Lsn) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        self.wal.read(self.stream.position(), end, &mut bytes)?;
+        self.stream.feed(&bytes);
+        self.pending.extend_from_slice(&bytes);
+        self.find_boundary(written)
+    }
+
+    /// Advances over all whole records. One that cannot be decoded is the end of them, if it is in the last page.
+    fn find_boundary(&mut self, written: Lsn) -> Result<(), Error> {
+        loop {
+            match self.stream.next_record() {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(_) if written.bytes_since(self.stream.boundary()) <= WAL_PAGE_BYTES => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn ship_whole_records(&mut self, shared: &Shared) -> Result<(), Error> {
+        let begin = self.shipped;
+        let count = usize::try_from(self.stream.boundary().bytes_since(begin)).expect("what was read fits memory");
+        if count == 0 {
+            return Ok(());
+        }
+        let wal = self.pending.split_to(count).freeze();
+        shared.with_core(|core| core.extend(begin, wal)).map_err(|error| Error::Refused(error.to_string()))?;
+        self.shipped = self.stream.boundary();
+        Ok(())
+    }
+
+    fn rewind(&mut self) {
+        self.stream.rewind_to_boundary();
+        let kept = self.stream.position().bytes_since(self.shipped);
+        self.pending.truncate(usize::try_from(kept).expect("what was read fits memory"));
+        debug_assert_eq!(self.pending.remaining() as u64, kept);
+    }
+}

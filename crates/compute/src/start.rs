@@ -1,0 +1,320 @@
+//! A cold start: from nothing but storage to everything that a `postgres` needs.
+//!
+//! ```text
+//! win the election for a new term; E = the end of the log; bring a majority up to E
+//! ask the pageserver what a shutdown checkpoint at E says
+//! make an empty data directory with the last WAL segment in it
+//! write that checkpoint's record at E, locally and through the quorum, unless the log ends with one; S = the end now
+//! small files, pg_control, global/, SLRU files as of S; whatever is absent in the cache is read at S, for ever
+//! control.shm, agent.sock
+//! ```
+//!
+//! What it costs does not depend on the size of the database.
+
+use crate::fill::FillServer;
+use crate::layout::{self, LastCheckpoint};
+use crate::materialise::Materialiser;
+use crate::metrics::Metrics;
+use crate::owner::Owner;
+use crate::page_client::{CheckpointAnswer, PageClient};
+use crate::quorum::local_wal::{LocalWal, TIMELINE};
+use crate::quorum::{Quorum, Won};
+use crate::{Config, Error, conf, orphans};
+use bytes::Bytes;
+use quire_cache::{AgentState, ComputeDir, ControlMap, ControlSettings};
+use quire_types::{Key, Lsn};
+use quire_wal::CheckpointState;
+use quire_wal::checkpoint::encode_shutdown_checkpoint;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::task::AbortHandle;
+
+/// How long the pageserver may take for one answer; a start that fails is tried again.
+const PATIENCE: Duration = Duration::from_secs(60);
+const DURABLE_POLL: Duration = Duration::from_secs(1);
+
+/// What does not change between starts.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The checked settings.
+    pub config: Arc<Config>,
+    /// Who owns what PostgreSQL writes.
+    pub owner: Owner,
+    /// The agent's metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// One term of a compute: from a won election to a crash, a fence or a cold restart. Within it, PostgreSQL may be stopped and started
+/// over the same cache.
+#[derive(Debug)]
+pub struct Session {
+    /// The quorum, with the term.
+    pub quorum: Arc<Quorum>,
+    /// The memory shared with PostgreSQL.
+    pub control: Arc<ControlMap>,
+    /// Storage.
+    pub client: PageClient,
+    /// Which databases are in the cache.
+    pub materialiser: Arc<Materialiser>,
+    /// The election that was won.
+    pub won: Won,
+    /// Where the compute started.
+    pub start: Lsn,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Session {
+    /// Starts one. Whatever an earlier one left in the compute's directory is discarded.
+    pub async fn cold_start(setting: &Setting) -> Result<Session, Error> {
+        let auto_conf = blocking(setting, discard).await?;
+        let quorum = Arc::new(Quorum::start(&setting.config)?);
+        let outcome = set_up(setting, &quorum, auto_conf).await;
+        if outcome.is_err() {
+            stop(quorum).await;
+        }
+        outcome
+    }
+
+    /// Ends it: no flush is granted and no page fetched any more.
+    pub async fn end(&self) {
+        self.control.set_state(AgentState::Failed);
+        self.tasks.iter().for_each(AbortHandle::abort);
+        stop(self.quorum.clone()).await;
+    }
+
+    /// The end of what is committed, a record boundary: what storage can be asked for without waiting for more.
+    pub fn committed(&self) -> Lsn {
+        self.quorum.view().borrow().committed.max(self.start)
+    }
+
+    /// Waits until this term cannot be used any more, and says why.
+    pub async fn broken(&self) -> Error {
+        let mut view = self.quorum.view();
+        let ended = view.wait_for(|view| view.fenced.is_some() || view.failed.is_some()).await;
+        match ended.as_deref() {
+            Ok(view) => match (view.fenced, &view.failed) {
+                (Some(newer), _) => Error::Fenced { newer },
+                (None, reason) => Error::Refused(reason.clone().unwrap_or_default()),
+            },
+            Err(_) => Error::ShuttingDown,
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.control.set_state(AgentState::Failed);
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+async fn stop(quorum: Arc<Quorum>) {
+    // Joining threads blocks; a panic in there has been reported by the thread.
+    let _ = tokio::task::spawn_blocking(move || quorum.stop()).await;
+}
+
+/// Runs `work`, which blocks, with a copy of the setting.
+async fn blocking<R: Send + 'static>(
+    setting: &Setting,
+    work: impl FnOnce(&Setting) -> Result<R, Error> + Send + 'static,
+) -> Result<R, Error> {
+    let setting = setting.clone();
+    tokio::task::spawn_blocking(move || work(&setting)).await.map_err(|_| Error::ShuttingDown)?
+}
+
+fn discard(setting: &Setting) -> Result<Option<Vec<u8>>, Error> {
+    orphans::kill_all(&setting.config.pgdata())?;
+    layout::discard(&setting.config)
+}
+
+async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u8>>) -> Result<Session, Error> {
+    let config = &setting.config;
+    let won = quorum.elect().await?;
+    quorum.committed(won.end_of_log).await?;
+    let client = PageClient::new(config.pageserver(), config.timeline(), config.shard());
+    let answer = client.checkpoint(won.end_of_log, PATIENCE).await?;
+    let pushdown = conf::read_pushdown(config);
+    let end = LogEnd::plan(&won, &answer, pushdown)?;
+    prepare_directory(setting, quorum, &won, &end, auto_conf).await?;
+    if !end.wal.is_empty() {
+        quorum.append(won.end_of_log, end.wal.clone())?;
+        quorum.committed(end.start).await?;
+    }
+    let entries = small_entries(&client, end.start).await?;
+    let materialiser = Arc::new(Materialiser::new(config, setting.owner, client.clone(), end.start, &entries));
+    write_files(setting, &end.last, &entries)?;
+    materialiser.global().await?;
+    materialiser.slrus(&entries)?;
+    let control = share_memory(setting, &won, end.start)?;
+    quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start)?;
+    let server = FillServer::new(
+        config,
+        setting.owner,
+        client.clone(),
+        materialiser.clone(),
+        quorum.clone(),
+        control.clone(),
+        setting.metrics.clone(),
+        won.identity.start,
+    );
+    let listening = Arc::new(server).listen(config)?;
+    let reporting = tokio::spawn(report_durable(quorum.clone(), client.clone())).abort_handle();
+    let tasks = vec![listening, reporting];
+    Ok(Session { quorum: quorum.clone(), control, client, materialiser, won, start: end.start, tasks })
+}
+
+/// How the log ends, or is going to.
+#[derive(Debug)]
+struct LogEnd {
+    last: LastCheckpoint,
+    /// What has to be appended at the end of the log, if it does not end with a shutdown checkpoint.
+    wal: Bytes,
+    /// The end of the log afterwards.
+    start: Lsn,
+}
+
+impl LogEnd {
+    fn plan(won: &Won, answer: &CheckpointAnswer, pushdown: bool) -> Result<LogEnd, Error> {
+        let unusable =
+            |error: quire_types::CodecError| Error::Storage { what: "checkpoint", reason: error.to_string() };
+        let known = CheckpointState::decode(&answer.state).map_err(unusable)?;
+        if answer.shut_down {
+            let last = LastCheckpoint { record: answer.last_record, state: known.at_shutdown(answer.last_record) };
+            return Ok(LogEnd { last, wal: Bytes::new(), start: won.end_of_log });
+        }
+        let state = CheckpointState { full_page_writes: !pushdown, time: unix_time(), ..known };
+        let (end, prev) = (won.end_of_log, answer.last_record);
+        let segment_bytes = won.identity.segment_bytes.into();
+        let (wal, record) = encode_shutdown_checkpoint(&state, end, prev, won.identity.system_id, segment_bytes);
+        let start = end.add(wal.len() as u64);
+        Ok(LogEnd { last: LastCheckpoint { record, state: state.at_shutdown(record) }, wal: wal.into(), start })
+    }
+}
+
+fn unix_time() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Makes the empty directory, the WAL segment with the last record in it, and what the log's end still lacks, in that segment.
+async fn prepare_directory(
+    setting: &Setting,
+    quorum: &Arc<Quorum>,
+    won: &Won,
+    end: &LogEnd,
+    auto_conf: Option<Vec<u8>>,
+) -> Result<(), Error> {
+    let (quorum, won) = (quorum.clone(), *won);
+    let (record, wal) = (end.last.record, end.wal.clone());
+    let prepare = move |setting: &Setting| {
+        let Setting { config, owner, .. } = setting;
+        layout::create_folders(config, *owner)?;
+        layout::restore_auto_conf(config, *owner, auto_conf.as_deref())?;
+        let local = local_wal(config, &won);
+        fetch_last_segment(&quorum, &won, record, &local, *owner)?;
+        local.write(won.end_of_log, &wal, *owner)
+    };
+    blocking(setting, prepare).await
+}
+
+/// Gets the segment that the last record begins in, up to the end of the log, from the safekeeper that has it.
+fn fetch_last_segment(quorum: &Quorum, won: &Won, record: Lsn, local: &LocalWal, owner: Owner) -> Result<(), Error> {
+    let segment_bytes = local.segment_bytes();
+    let begin = Lsn(record.segment_number(segment_bytes) * segment_bytes);
+    if begin >= won.end_of_log {
+        return Ok(());
+    }
+    let mut donor = quorum.connect_donor(won)?;
+    let wal = donor.read_wal(won.term, begin, won.end_of_log).map_err(|error| {
+        tracing::info!(%begin, %error, "cannot read WAL from the donor");
+        Error::WalMissing { at: begin }
+    })?;
+    local.write(begin, &wal, owner)
+}
+
+fn local_wal(config: &Config, won: &Won) -> LocalWal {
+    LocalWal::new(config.pgdata().join("pg_wal"), won.identity.segment_bytes.into())
+}
+
+/// Every entry that is neither a page nor a relation's size: their number grows with databases, not with data.
+async fn small_entries(client: &PageClient, start: Lsn) -> Result<Vec<(Key, Bytes)>, Error> {
+    let segments = |slru, segment| Key::SlruSegment { slru, segment };
+    let (first, last) = (quire_types::Slru::Clog, quire_types::Slru::CommitTs);
+    let mut entries = client.scan(start, segments(first, 0), segments(last, u32::MAX), PATIENCE).await?;
+    let from = Key::Database { tablespace: 0, database: 0 };
+    let to = Key::ReplicationOrigin { origin: u16::MAX };
+    entries.extend(client.scan(start, from, to, PATIENCE).await?);
+    Ok(entries)
+}
+
+fn write_files(setting: &Setting, last: &LastCheckpoint, entries: &[(Key, Bytes)]) -> Result<(), Error> {
+    let Setting { config, owner, .. } = setting;
+    let template = entries.iter().find(|(key, _)| *key == Key::ControlFile).map(|(_, value)| value);
+    let missing = || Error::Storage { what: "pg_control", reason: "there is none".into() };
+    layout::write_control_file(config, *owner, template.ok_or_else(missing)?, last)?;
+    layout::write_small_files(config, *owner, entries)?;
+    conf::write_files(config)
+}
+
+fn share_memory(setting: &Setting, won: &Won, start: Lsn) -> Result<Arc<ControlMap>, Error> {
+    let path = ComputeDir::new(&setting.config.dir).control();
+    let settings = ControlSettings {
+        agent_pid: std::process::id(),
+        segment_bytes: won.identity.segment_bytes.into(),
+        timeline: TIMELINE,
+        start_lsn: start,
+    };
+    let control = ControlMap::create(&path, &settings).map_err(|error| Error::Cache(path.clone(), error))?;
+    setting.owner.give(&path)?;
+    Ok(Arc::new(control))
+}
+
+/// Lets the safekeepers know what storage has made durable, so that they can remove older WAL.
+async fn report_durable(quorum: Arc<Quorum>, client: PageClient) {
+    loop {
+        match client.position(PATIENCE).await {
+            Ok((_, durable)) => quorum.set_durable(durable),
+            Err(error) => tracing::debug!(%error, "storage does not say what is durable"),
+        }
+        tokio::time::sleep(DURABLE_POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire_protocol::quorum::LogIdentity;
+    use quire_types::Term;
+    use quire_wal::WalStream;
+
+    const SEGMENT: u32 = 16 << 20;
+
+    fn won(end_of_log: u64) -> Won {
+        let identity = LogIdentity { system_id: 7, segment_bytes: SEGMENT, start: Lsn(SEGMENT.into()) };
+        Won { term: Term(3), end_of_log: Lsn(end_of_log), donor: 0, identity }
+    }
+
+    fn answer(last_record: u64, shut_down: bool) -> CheckpointAnswer {
+        let state = CheckpointState { this_timeline: 1, next_xid: 740, ..CheckpointState::default() };
+        CheckpointAnswer { last_record: Lsn(last_record), state: state.encode().into(), shut_down }
+    }
+
+    #[test]
+    fn an_empty_log_gets_a_first_record_that_says_what_the_start_does() {
+        let end = LogEnd::plan(&won(SEGMENT.into()), &answer(0, false), true).expect("planned");
+        let mut stream = WalStream::new(Lsn(SEGMENT.into()), SEGMENT.into(), Some(7));
+        stream.feed(&end.wal);
+        let record = stream.next_record().expect("valid").expect("whole");
+        assert_eq!((record.start, record.end), (end.last.record, end.start));
+        assert!(!end.last.state.full_page_writes);
+        assert_eq!((end.last.state.redo, end.last.state.next_xid), (record.start, 740));
+    }
+
+    #[test]
+    fn a_log_that_ends_with_a_shutdown_checkpoint_is_left_as_it_is() {
+        let at = u64::from(SEGMENT) + 4096;
+        let end = LogEnd::plan(&won(at), &answer(at - 120, true), false).expect("planned");
+        assert!(end.wal.is_empty());
+        assert_eq!((end.start, end.last.record, end.last.state.redo), (Lsn(at), Lsn(at - 120), Lsn(at - 120)));
+    }
+}

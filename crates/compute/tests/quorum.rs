@@ -1,0 +1,304 @@
+//! The commit path against real safekeepers: what PostgreSQL is told is durable, is; and nothing else.
+
+use quire_cache::{ControlMap, ControlSettings, FlushOutcome};
+use quire_compute::layout::LastCheckpoint;
+use quire_compute::quorum::local_wal::{LocalWal, TIMELINE};
+use quire_compute::quorum::{Quorum, Won};
+use quire_compute::{Config, Error};
+use quire_protocol::quorum::LogIdentity;
+use quire_protocol::quorum_client::QuorumClient;
+use quire_safekeeper::Safekeeper;
+use quire_types::{BranchId, Lsn, NodeId, ProjectId, Term};
+use quire_wal::CheckpointState;
+use quire_wal::checkpoint::encode_shutdown_checkpoint;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const SEGMENT: u64 = 1 << 20;
+const IDENTITY: LogIdentity = LogIdentity { system_id: 7, segment_bytes: SEGMENT as u32, start: Lsn(SEGMENT) };
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Node {
+    config: quire_safekeeper::Config,
+    address: SocketAddr,
+    running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Node {
+    async fn start(folder: &Path, number: u64) -> Node {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let data_dir = folder.join(format!("safekeeper-{number}"));
+        std::fs::create_dir_all(&data_dir).expect("made");
+        let config =
+            quire_safekeeper::Config { node: NodeId(number), listen: any, http: any, data_dir, keep_segments: 100 };
+        let mut node = Node { config, address: any, running: None };
+        node.up().await;
+        node
+    }
+
+    async fn up(&mut self) {
+        let safekeeper = Safekeeper::open(self.config.clone()).expect("opened");
+        self.address = safekeeper.quorum_address().expect("bound");
+        self.config.listen = self.address;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let run = async move {
+            safekeeper.run(async { drop(stopped.await) }).await.expect("a clean end");
+        };
+        self.running = Some((stop, tokio::spawn(run)));
+    }
+
+    async fn down(&mut self) {
+        let (stop, ended) = self.running.take().expect("it runs");
+        drop(stop);
+        ended.await.expect("no panic");
+    }
+}
+
+fn config(folder: &Path, nodes: &[Node]) -> Config {
+    Config {
+        project: ProjectId([1; 16]),
+        branch: BranchId([2; 16]),
+        branch_name: "main".into(),
+        node: NodeId(9),
+        dir: folder.join("compute"),
+        pg_bin: "/bin".into(),
+        shim: "/bin/sh".into(),
+        port: 1,
+        listen: [127, 0, 0, 1].into(),
+        socket_dir: None,
+        http: ([127, 0, 0, 1], 0).into(),
+        safekeepers: nodes.iter().map(|node| node.address).collect(),
+        pageservers: vec![([127, 0, 0, 1], 1).into()],
+        run_as_user: None,
+        settings: Vec::new(),
+        pushdown: false,
+    }
+}
+
+/// Three safekeepers with an empty log.
+async fn nodes(folder: &Path) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for number in 1..=3 {
+        nodes.push(Node::start(folder, number).await);
+    }
+    let addresses: Vec<_> = nodes.iter().map(|node| node.address).collect();
+    let timeline = config(folder, &nodes).timeline();
+    let created = tokio::task::spawn_blocking(move || {
+        for address in addresses {
+            let (mut client, _) = QuorumClient::connect(address, timeline, NodeId(0), PATIENCE).expect("connected");
+            client.create_log(IDENTITY).expect("created");
+        }
+    });
+    created.await.expect("no panic");
+    nodes
+}
+
+/// Something that writes WAL and flushes it as PostgreSQL does.
+struct Writer {
+    quorum: Quorum,
+    control: Arc<ControlMap>,
+    wal: LocalWal,
+    end: Lsn,
+    last: Lsn,
+}
+
+impl Writer {
+    async fn start(folder: &Path, name: &str, config: &Config) -> Writer {
+        let quorum = Quorum::start(config).expect("started");
+        let won = within(quorum.elect()).await.expect("elected");
+        within(quorum.committed(won.end_of_log)).await.expect("a majority has it");
+        let folder = folder.join(name);
+        std::fs::create_dir_all(&folder).expect("made");
+        let wal = LocalWal::new(&folder, SEGMENT);
+        let mut writer = Writer { control: control(&folder, won), quorum, wal, end: won.end_of_log, last: Lsn(0) };
+        writer.fetch(&won).await;
+        let (bytes, record) = writer.record();
+        writer.quorum.append(won.end_of_log, bytes.into()).expect("appended");
+        let (start, state) = (writer.end, CheckpointState::default());
+        within(writer.quorum.committed(start)).await.expect("committed");
+        writer.control = control(&folder, Won { end_of_log: start, ..won });
+        let last = LastCheckpoint { record, state };
+        writer.quorum.serve(writer.control.clone(), writer.wal.another(), &won, &last, start).expect("serving");
+        writer
+    }
+
+    /// The part of the last segment that another writer left.
+    async fn fetch(&mut self, won: &Won) {
+        let begin = Lsn(won.end_of_log.segment_number(SEGMENT) * SEGMENT);
+        let mut donor = self.quorum.connect_donor(won).expect("connected");
+        let (term, end) = (won.term, won.end_of_log);
+        let wal = tokio::task::spawn_blocking(move || donor.read_wal(term, begin, end).expect("read"));
+        self.write(begin, &wal.await.expect("no panic"));
+    }
+
+    fn write(&self, begin: Lsn, bytes: &[u8]) {
+        self.wal.write(begin, bytes, quire_compute::owner::Owner::unchanged()).expect("written");
+    }
+
+    /// Writes one record to the local file.
+    fn record(&mut self) -> (Vec<u8>, Lsn) {
+        let state = CheckpointState { this_timeline: 1, ..CheckpointState::default() };
+        let (bytes, record) = encode_shutdown_checkpoint(&state, self.end, self.last, IDENTITY.system_id, SEGMENT);
+        self.write(self.end, &bytes);
+        self.end = self.end.add(bytes.len() as u64);
+        self.last = record;
+        (bytes, record)
+    }
+
+    /// Writes records, then flushes them: what PostgreSQL is told, in a thread of its own.
+    fn commit(&mut self, records: usize) -> std::thread::JoinHandle<FlushOutcome> {
+        for _ in 0..records {
+            self.record();
+        }
+        self.control.raise_wal_written(Lsn(self.end.0.next_multiple_of(8192)));
+        let control = self.control.clone();
+        std::thread::spawn(move || {
+            let target = control.request_flush();
+            control.wait_flushed(target, || true)
+        })
+    }
+
+    async fn commit_and_wait(&mut self, records: usize) -> FlushOutcome {
+        join(self.commit(records)).await
+    }
+
+    async fn everywhere(&self) {
+        let end = self.end;
+        let all = || self.quorum.status().safekeepers.iter().all(|node| node.flush.is_some_and(|flush| flush >= end));
+        within(async {
+            while !all() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+}
+
+fn control(folder: &Path, won: Won) -> Arc<ControlMap> {
+    let settings = ControlSettings {
+        agent_pid: std::process::id(),
+        segment_bytes: SEGMENT,
+        timeline: TIMELINE,
+        start_lsn: won.end_of_log,
+    };
+    Arc::new(ControlMap::create(&folder.join("control.shm"), &settings).expect("made"))
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.expect("in time")
+}
+
+async fn join(flush: std::thread::JoinHandle<FlushOutcome>) -> FlushOutcome {
+    within(tokio::task::spawn_blocking(|| flush.join().expect("no panic"))).await.expect("no panic")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_flushed_is_on_every_safekeeper_soon() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = nodes(folder.path()).await;
+    let mut writer = Writer::start(folder.path(), "a", &config(folder.path(), &nodes)).await;
+    for records in [1, 2, 0, 100, 1] {
+        assert_eq!(writer.commit_and_wait(records).await, FlushOutcome::Flushed);
+        assert_eq!(writer.quorum.status().committed, Some(writer.end));
+    }
+    // Across the end of a segment, in one flush.
+    assert_eq!(writer.commit_and_wait(20_000).await, FlushOutcome::Flushed);
+    writer.everywhere().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_written_record_in_the_last_page_waits_for_the_next_flush() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = nodes(folder.path()).await;
+    let mut writer = Writer::start(folder.path(), "a", &config(folder.path(), &nodes)).await;
+    writer.record();
+    let whole = writer.end;
+    let (bytes, _) = writer.record();
+    writer.write(whole.add(60), &[0xEE; 20]);
+    assert_eq!(writer.commit_and_wait(0).await, FlushOutcome::Flushed);
+    assert_eq!(writer.quorum.status().committed, Some(whole));
+    writer.write(whole, &bytes);
+    assert_eq!(writer.commit_and_wait(0).await, FlushOutcome::Flushed);
+    assert_eq!(writer.quorum.status().committed, Some(writer.end));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_before_the_last_page_fails_the_compute() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = nodes(folder.path()).await;
+    let mut writer = Writer::start(folder.path(), "a", &config(folder.path(), &nodes)).await;
+    writer.record();
+    let damaged = writer.end;
+    for _ in 0..200 {
+        writer.record();
+    }
+    writer.write(damaged.add(60), &[0xFF; 8]);
+    assert_eq!(writer.commit_and_wait(0).await, FlushOutcome::Refused);
+    assert!(writer.quorum.view().borrow().failed.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_wait_for_a_majority_and_go_on_when_it_is_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = nodes(folder.path()).await;
+    let mut writer = Writer::start(folder.path(), "a", &config(folder.path(), &nodes)).await;
+    nodes[0].down().await;
+    assert_eq!(writer.commit_and_wait(3).await, FlushOutcome::Flushed);
+    nodes[1].down().await;
+    let waiting = writer.commit(1);
+    within(async {
+        while !writer.quorum.status().lost {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished(), "one of three is no majority");
+    nodes[0].up().await;
+    assert_eq!(join(waiting).await, FlushOutcome::Flushed);
+    nodes[1].up().await;
+    writer.everywhere().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_away_catches_up_over_segments_while_commits_go_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = nodes(folder.path()).await;
+    let mut writer = Writer::start(folder.path(), "a", &config(folder.path(), &nodes)).await;
+    nodes[2].down().await;
+    for _ in 0..3 {
+        assert_eq!(writer.commit_and_wait(10_000).await, FlushOutcome::Flushed);
+    }
+    nodes[2].up().await;
+    for _ in 0..50 {
+        assert_eq!(writer.commit_and_wait(1).await, FlushOutcome::Flushed);
+    }
+    writer.everywhere().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_compute_fences_an_older_one_and_has_all_it_committed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = nodes(folder.path()).await;
+    let config = config(folder.path(), &nodes);
+    let mut older = Writer::start(folder.path(), "a", &config).await;
+    assert_eq!(older.commit_and_wait(5).await, FlushOutcome::Flushed);
+    let mut newer = Writer::start(folder.path(), "b", &config).await;
+    assert!(newer.end > older.end);
+    assert_eq!(older.commit_and_wait(1).await, FlushOutcome::Refused);
+    let refused = older.quorum.committed(Lsn::MAX).await;
+    assert!(matches!(refused, Err(Error::Fenced { newer: Term(2) })), "{refused:?}");
+    assert_eq!(newer.commit_and_wait(1).await, FlushOutcome::Flushed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_log_no_election_is_won() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = vec![Node::start(folder.path(), 1).await];
+    let quorum = Quorum::start(&config(folder.path(), &nodes)).expect("started");
+    assert!(matches!(within(quorum.elect()).await, Err(Error::NoLog)));
+}

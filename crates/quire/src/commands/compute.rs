@@ -1,0 +1,61 @@
+//! `quire compute`
+
+use super::role;
+use crate::context::Context;
+use crate::roles::Role;
+use anyhow::Result;
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// A stop writes a checkpoint, a start from nothing waits for storage.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Start, stop or restart the compute of a branch
+#[derive(clap::Subcommand, Debug)]
+#[command(after_help = "Examples:\n  quire compute stop main\n  quire compute restart main --cold")]
+pub enum Command {
+    /// Start PostgreSQL
+    Start(Args),
+    /// Stop PostgreSQL, with a last checkpoint
+    Stop(Args),
+    /// Stop and start PostgreSQL
+    Restart(Args),
+    /// Run one compute agent (`quire up` does this)
+    Run(role::Args),
+}
+
+/// Which compute, and how.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The branch [default: main]
+    branch: Option<String>,
+
+    /// Delete the local cache first, so that the compute starts from storage alone
+    #[arg(long)]
+    cold: bool,
+}
+
+impl Command {
+    /// Has the agent of the branch do it and waits until it is done.
+    pub fn run(&self, context: &Context) -> Result<ExitCode> {
+        match self {
+            Command::Start(args) => args.post(context, "/start"),
+            Command::Stop(args) => args.post(context, "/stop"),
+            Command::Restart(args) => args.post(context, "/restart"),
+            Command::Run(args) => args.compute(),
+        }
+    }
+}
+
+impl Args {
+    fn post(&self, context: &Context, path: &str) -> Result<ExitCode> {
+        let branch = context.branch(self.branch.as_deref())?;
+        let agent = Role::Compute(branch.clone()).peer();
+        let _: Value = agent.post(path, &json!({ "cold": self.cold }), TIMEOUT)?;
+        let status: Value = agent.get("/status")?;
+        let answer = json!({ "branch": branch.name, "state": status["state"], "url": branch.url() });
+        context.answer(&answer, |answer| answer["state"].as_str().unwrap_or("done").to_owned())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

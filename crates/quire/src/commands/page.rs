@@ -1,0 +1,186 @@
+//! `quire page`
+
+use crate::context::Context;
+use crate::roles::Role;
+use crate::sql::Session;
+use crate::state::Branch;
+use crate::table::{Table, cell};
+use anyhow::{Context as _, Result};
+use quire_types::{Fork, Lsn, RelTag};
+use serde_json::Value;
+use std::fmt;
+use std::process::ExitCode;
+
+/// Look at stored pages
+#[derive(clap::Subcommand, Debug)]
+#[command(
+    after_help = "Examples:\n  quire page show main pgbench_accounts 0\n  quire page show main pg_class 3 --at 0/2A4F3B8 --json\n  quire page hot main"
+)]
+pub enum Command {
+    /// Show how one page is stored: its last image and the deltas since
+    Show(Show),
+    /// Show the pages with the most deltas since their last image
+    Hot(Hot),
+}
+
+/// Which page, and when.
+#[derive(clap::Args, Debug)]
+pub struct Show {
+    /// The branch
+    branch: String,
+
+    /// The relation, as in SQL: name or schema.name
+    relation: String,
+
+    /// The block, from 0
+    block: u32,
+
+    /// The LSN to look at [default: the newest]
+    #[arg(long, value_name = "LSN")]
+    at: Option<Lsn>,
+
+    /// The database the relation is in
+    #[arg(long, value_name = "NAME", default_value = "postgres")]
+    database: String,
+
+    /// The fork of the relation
+    #[arg(long, default_value = "main")]
+    fork: ForkName,
+}
+
+/// A fork as `pg_relation_size` calls it.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum ForkName {
+    Main,
+    Vm,
+    Init,
+}
+
+/// Which branch.
+#[derive(clap::Args, Debug)]
+pub struct Hot {
+    /// The branch [default: main]
+    branch: Option<String>,
+}
+
+impl Command {
+    /// Asks the pageserver.
+    pub fn run(&self, context: &Context) -> Result<ExitCode> {
+        match self {
+            Command::Show(args) => args.run(context)?,
+            Command::Hot(args) => args.run(context)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Show {
+    fn run(&self, context: &Context) -> Result<()> {
+        let branch = context.branch(Some(&self.branch))?;
+        let rel = resolve(&branch, &self.database, &self.relation)?;
+        let mut query = format!(
+            "/page?{}&tablespace={}&database={}&relation={}&fork={}&block={}",
+            branch_query(context, &branch)?,
+            rel.tablespace,
+            rel.database,
+            rel.relation,
+            self.fork,
+            self.block
+        );
+        if let Some(at) = self.at {
+            query.push_str(&format!("&lsn={at}"));
+        }
+        let page: Value = ask_pageserver(context, &query)?;
+        context.answer(&page, |page| {
+            format!("{} block {} ({rel}, {} fork)\n{}", self.relation, self.block, self.fork, chain(page))
+        })
+    }
+}
+
+impl Hot {
+    fn run(&self, context: &Context) -> Result<()> {
+        let branch = context.branch(self.branch.as_deref())?;
+        let pages: Value = ask_pageserver(context, &format!("/hot?{}", branch_query(context, &branch)?))?;
+        context.answer(&pages, hot_table)
+    }
+}
+
+impl fmt::Display for ForkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ForkName::Main => "main",
+            ForkName::Vm => "vm",
+            ForkName::Init => "init",
+        })
+    }
+}
+
+fn branch_query(context: &Context, branch: &Branch) -> Result<String> {
+    Ok(format!("project={}&branch={}", context.state()?.project, branch.id))
+}
+
+fn ask_pageserver(context: &Context, path: &str) -> Result<Value> {
+    let state = context.state()?;
+    let node = state.pageservers.first().context("this folder has no pageserver")?;
+    Role::Pageserver(node.clone()).peer().get(path)
+}
+
+/// What a read at that LSN would apply, newest last.
+fn chain(page: &Value) -> String {
+    let mut text = String::new();
+    for (label, field) in [("at LSN", "lsn"), ("image at", "image_lsn"), ("deltas", "deltas"), ("bytes", "delta_bytes")]
+    {
+        text.push_str(&format!("{label:9} {}\n", cell(&page[field])));
+    }
+    let mut table = Table::new(["LSN", "KIND", "BYTES"]);
+    for version in page["versions"].as_array().into_iter().flatten() {
+        table.row([cell(&version["lsn"]), cell(&version["kind"]), cell(&version["bytes"])]);
+    }
+    format!("{text}\n{}", table.render())
+}
+
+fn hot_table(pages: &Value) -> String {
+    let mut table = Table::new(["PAGE", "DELTAS", "BYTES", "LAST CHANGE"]);
+    for page in pages.as_array().into_iter().flatten() {
+        table.row([&page["page"], &page["deltas"], &page["delta_bytes"], &page["last_lsn"]].map(cell));
+    }
+    table.render()
+}
+
+/// The relation's place in storage, as the compute knows it.
+fn resolve(branch: &Branch, database: &str, relation: &str) -> Result<RelTag> {
+    let session = Session::connect(&branch.url_of(database))?;
+    // The text form of the parameter keeps the client from asking for the type of a regclass.
+    let path = session.text("SELECT pg_relation_filepath($1::text::regclass)", &[relation])?;
+    let path = path.with_context(|| format!("{relation} has no storage; name a table, an index or a sequence"))?;
+    rel_tag(&path).with_context(|| format!("{relation} is stored as {path:?}, which is no relation file"))
+}
+
+/// From the path of a main fork below the data directory.
+fn rel_tag(path: &str) -> Option<RelTag> {
+    let parts: Vec<&str> = path.split('/').collect();
+    let (tablespace, database, relation) = match parts[..] {
+        ["global", relation] => (RelTag::GLOBAL_TABLESPACE, 0, relation),
+        ["base", database, relation] => (RelTag::DEFAULT_TABLESPACE, database.parse().ok()?, relation),
+        ["pg_tblspc", tablespace, _, database, relation] => {
+            (tablespace.parse().ok()?, database.parse().ok()?, relation)
+        }
+        _ => return None,
+    };
+    Some(RelTag { tablespace, database, relation: relation.parse().ok()?, fork: Fork::Main })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relation_paths_of_every_kind_of_tablespace_are_read() {
+        let tag = |tablespace, database, relation| Some(RelTag { tablespace, database, relation, fork: Fork::Main });
+        assert_eq!(rel_tag("global/1262"), tag(1664, 0, 1262));
+        assert_eq!(rel_tag("base/5/16384"), tag(1663, 5, 16384));
+        assert_eq!(rel_tag("pg_tblspc/16385/PG_15_202209061/5/16386"), tag(16385, 5, 16386));
+        assert_eq!(rel_tag("base/5/t3_16384"), None);
+        assert_eq!(rel_tag("pg_xact/0000"), None);
+    }
+}

@@ -1,0 +1,133 @@
+//! `quire pushdown`
+
+use crate::context::Context;
+use crate::roles::Role;
+use crate::state::Branch;
+use crate::status::stored_branch;
+use crate::table::cell;
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// A reload, and one record through the quorum.
+const SWITCH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long storage may take to see the switch in the WAL; it lags by its backlog.
+const SEEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+const NO_ANSWER: &str = "the pageserver does not answer or does not have the branch; see `quire status`";
+
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Who makes full page images: PostgreSQL in its WAL (off) or storage (on)
+///
+/// Switching is live: no restart, no failed transaction. Storage bounds the deltas of every page in both states.
+#[derive(clap::Subcommand, Debug)]
+#[command(
+    after_help = "Examples:\n  quire pushdown on\n  quire pushdown status --json\n  quire pushdown set main --max-deltas 32 --max-bytes 16384"
+)]
+pub enum Command {
+    /// PostgreSQL stops writing full page images into its WAL
+    On(Args),
+    /// PostgreSQL writes full page images again
+    Off(Args),
+    /// Show the state, since which LSN, and what image generation does
+    Status(Args),
+    /// Change when storage makes an image of a page
+    Set(Bounds),
+}
+
+/// Which branch.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The branch [default: main]
+    branch: Option<String>,
+}
+
+/// The most that may lie between two images of a page.
+#[derive(clap::Args, Debug)]
+pub struct Bounds {
+    /// The branch
+    branch: String,
+
+    /// Make an image of a page after so many deltas
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "max_bytes")]
+    max_deltas: Option<u32>,
+
+    /// Make an image of a page after so many bytes of deltas
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_bytes: Option<u64>,
+}
+
+impl Command {
+    /// Switches, shows or sets.
+    pub fn run(&self, context: &Context) -> Result<ExitCode> {
+        match self {
+            Command::On(args) => switch(context, &context.branch(args.branch.as_deref())?, true)?,
+            Command::Off(args) => switch(context, &context.branch(args.branch.as_deref())?, false)?,
+            Command::Status(args) => show(context, &context.branch(args.branch.as_deref())?)?,
+            Command::Set(bounds) => set(context, bounds)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Done once storage has seen it in the WAL, or has had the time to.
+fn switch(context: &Context, branch: &Branch, on: bool) -> Result<()> {
+    let agent = Role::Compute(branch.clone()).peer();
+    let _: Value = agent.post("/pushdown", &json!({ "on": on }), SWITCH_TIMEOUT)?;
+    let state = context.state()?;
+    let wanted = if on { "on" } else { "off" };
+    let deadline = Instant::now() + SEEN_TIMEOUT;
+    let seen = || stored_branch(&state, branch).is_some_and(|stored| stored["pushdown"]["state"] == wanted);
+    while !seen() {
+        if Instant::now() > deadline {
+            eprintln!("quire: PostgreSQL has switched; storage has not read that far yet, see `quire pushdown status`");
+            break;
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    show(context, branch)
+}
+
+fn show(context: &Context, branch: &Branch) -> Result<()> {
+    let state = context.state()?;
+    let stored = stored_branch(&state, branch).context(NO_ANSWER)?;
+    let answer = json!({
+        "branch": branch.name,
+        "state": stored["pushdown"]["state"],
+        "since_lsn": stored["pushdown"]["since_lsn"],
+        "images": stored["images"],
+    });
+    context.answer(&answer, human)
+}
+
+fn human(answer: &Value) -> String {
+    let images = &answer["images"];
+    format!(
+        "{} since {}\nimages made {}, backlog {} pages, longest chain {} of {} deltas, at most {} bytes",
+        cell(&answer["state"]),
+        cell(&answer["since_lsn"]),
+        images["made"],
+        images["backlog_pages"],
+        images["longest_chain"],
+        images["max_deltas"],
+        images["max_bytes"],
+    )
+}
+
+fn set(context: &Context, bounds: &Bounds) -> Result<()> {
+    let branch = context.branch(Some(&bounds.branch))?;
+    let state = context.state()?;
+    let now = stored_branch(&state, &branch).context(NO_ANSWER)?["images"].take();
+    let settings = json!({
+        "max_deltas": bounds.max_deltas.map_or(now["max_deltas"].clone(), Value::from),
+        "max_bytes": bounds.max_bytes.map_or(now["max_bytes"].clone(), Value::from),
+    });
+    let path = format!("/settings?project={}&branch={}", state.project, branch.id);
+    for node in &state.pageservers {
+        let _: Value = Role::Pageserver(node.clone()).peer().put(&path, &settings)?;
+    }
+    show(context, &branch)
+}

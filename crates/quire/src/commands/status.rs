@@ -1,0 +1,115 @@
+//! `quire status`
+
+use crate::context::Context;
+use crate::lock::{Holder, holder};
+use crate::status::{Status, collect};
+use crate::table::{Table, cell};
+use anyhow::Result;
+use serde_json::Value;
+use std::process::ExitCode;
+
+/// Show safekeepers, pageservers and branches
+///
+/// Roles that do not answer are shown as down. The exit status is 0 whether or not anything runs.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  quire status --json | jq '.branches[0].lsn'")]
+pub struct Args {}
+
+impl Args {
+    /// Asks every role and prints what it says.
+    pub fn run(&self, context: &Context) -> Result<ExitCode> {
+        let state = context.state()?;
+        let supervisor = match holder(&context.home)? {
+            Holder::Process(pid) => Some(pid),
+            Holder::Nobody => None,
+        };
+        context.answer(&collect(&state, supervisor), human)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn human(status: &Status) -> String {
+    let parts = [headline(status), safekeepers(status), pageservers(status), branches(status), notes(status)];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+fn headline(status: &Status) -> String {
+    match status.supervisor {
+        Some(pid) => format!("up (process {pid})\n"),
+        None => "down; `quire up` starts it\n".to_owned(),
+    }
+}
+
+fn safekeepers(status: &Status) -> String {
+    let mut table = Table::new(["SAFEKEEPER", "STATE", "ADDRESS", "TERM", "FLUSHED", "COMMITTED"]);
+    for node in &status.safekeepers {
+        let log = &node["branches"][0];
+        let cells = [&node["node"], &node["state"], &node["address"], &log["term"], &log["flush"], &log["commit"]];
+        table.row(cells.map(cell));
+    }
+    table.render()
+}
+
+fn pageservers(status: &Status) -> String {
+    let mut table = Table::new(["PAGESERVER", "STATE", "ADDRESS", "INGESTED", "DURABLE"]);
+    for node in &status.pageservers {
+        let lsn = &node["branches"][0]["lsn"];
+        table.row([&node["node"], &node["state"], &node["address"], &lsn["ingested"], &lsn["durable"]].map(cell));
+    }
+    table.render()
+}
+
+fn branches(status: &Status) -> String {
+    let mut table =
+        Table::new(["BRANCH", "COMPUTE", "COMMITTED", "PUSHDOWN", "IMAGES", "BACKLOG", "LONGEST CHAIN", "URL"]);
+    for branch in &status.branches {
+        let (compute, images) = (&branch["compute"], &branch["images"]);
+        table.row([
+            cell(&branch["name"]),
+            cell(&compute["state"]),
+            cell(&branch["lsn"]["committed"]),
+            cell(&branch["pushdown"]["state"]),
+            cell(&images["made"]),
+            cell(&images["backlog_pages"]),
+            format!("{} of {}", cell(&images["longest_chain"]), cell(&images["max_deltas"])),
+            cell(&compute["url"]),
+        ]);
+    }
+    table.render()
+}
+
+/// What somebody has to know or do.
+fn notes(status: &Status) -> String {
+    let mut notes = Vec::new();
+    let quorum = &status.quorum;
+    if quorum.state == "lost" && status.supervisor.is_some() {
+        notes.push(format!(
+            "The quorum is lost: {} of {} safekeepers answer. Commits wait until a majority is back.",
+            quorum.up, quorum.of
+        ));
+    }
+    for branch in &status.branches {
+        if branch["compute"]["quorum_lost"] == true && quorum.state == "ok" {
+            notes.push(format!("Branch {}: its compute has lost the quorum; commits wait.", cell(&branch["name"])));
+        }
+        for error in [&branch["error"], &branch["compute"]["error"]].into_iter().filter_map(Value::as_str) {
+            notes.push(format!("Branch {}: {error}", cell(&branch["name"])));
+        }
+    }
+    notes.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::State;
+
+    #[test]
+    fn lost_quorum_is_said_in_words() {
+        let state = State::new("/bin".into(), 3, 1).expect("new");
+        let text = human(&collect(&state, Some(1)));
+        assert!(text.contains("quorum is lost: 0 of 3"), "{text}");
+        let stopped = human(&collect(&state, None));
+        assert!(stopped.starts_with("down;") && !stopped.contains("quorum"), "{stopped}");
+    }
+}

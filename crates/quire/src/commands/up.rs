@@ -1,0 +1,186 @@
+//! `quire up`
+
+use crate::context::Context;
+use crate::home::Home;
+use crate::lock::{Holder, UpLock, holder};
+use crate::state::State;
+use crate::supervisor::{self, Options};
+use crate::user::compute_dirs;
+use crate::{logging, postgres, processes};
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::json;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a start may take before `--detach` gives up waiting.
+const START_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// How long a process of a killed supervisor may take to end by itself.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Start all roles on this machine and supervise them
+///
+/// The first start creates the folder, a project in it and the branch main. Where it runs already, this says so and
+/// prints the URI. Ctrl-C, SIGTERM or `quire down` stop everything; the data stays.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  quire up\n  quire up --detach\n  quire up --dir /srv/quire --pg-bin /usr/lib/postgresql/15/bin"
+)]
+pub struct Args {
+    /// Return once everything answers, and leave it running in the background
+    #[arg(long)]
+    detach: bool,
+
+    /// The folder of the PostgreSQL programs [default: found]
+    #[arg(long, value_name = "DIR")]
+    pg_bin: Option<PathBuf>,
+
+    /// The library loaded into PostgreSQL [default: beside this program]
+    #[arg(long, value_name = "FILE")]
+    shim: Option<PathBuf>,
+
+    /// How many safekeepers a new folder gets, an odd number
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    safekeepers: usize,
+
+    /// How many pageservers a new folder gets
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pageservers: usize,
+}
+
+impl Args {
+    /// Runs the supervisor here, or one in the background.
+    pub fn run(&self, context: &Context) -> Result<ExitCode> {
+        ensure!(self.safekeepers % 2 == 1, "--safekeepers must be odd: an even one more survives no more failures");
+        ensure!(self.pageservers == 1, "this release runs one pageserver; leave --pageservers at 1");
+        let home = Home::create(context.home.root())?;
+        if let Holder::Process(pid) = holder(&home)? {
+            eprintln!("quire: already running (process {pid})");
+            wait_until_ready(&home, pid, None)?;
+            return print_url(context, pid);
+        }
+        match self.detach {
+            true => self.run_in_background(context, &home),
+            false => self.run_here(context, &home),
+        }
+    }
+
+    fn run_here(&self, context: &Context, home: &Home) -> Result<ExitCode> {
+        logging::start();
+        let _lock = UpLock::take(home)?.context("another `quire up` has just started in this folder")?;
+        remove_ready(home)?;
+        let (state, options) = self.prepare(home)?;
+        end_orphans(home, &state);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let result = runtime.block_on(supervisor::run(home, state, &options, |_| announce(context, home)));
+        remove_ready(home)?;
+        result.map(|()| ExitCode::SUCCESS)
+    }
+
+    /// What the folder is, made up now if it is new.
+    fn prepare(&self, home: &Home) -> Result<(State, Options)> {
+        let known = State::load(home)?;
+        let remembered = known.as_ref().map(|state| state.pg_bin.as_path());
+        let pg_bin = postgres::find_programs(self.pg_bin.as_deref(), remembered)?;
+        let shim = postgres::find_shim(self.shim.as_deref())?;
+        let mut state = match known {
+            Some(state) => state,
+            None => State::new(pg_bin.clone(), self.safekeepers, self.pageservers)?,
+        };
+        state.pg_bin.clone_from(&pg_bin);
+        state.save(home)?;
+        Ok((state, Options { pg_bin, shim }))
+    }
+
+    fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
+        let path = home.log_file("up");
+        let mut log = OpenOptions::new().create(true).append(true).read(true).open(&path)?;
+        let log_start = log.seek(SeekFrom::End(0))?;
+        let mut child = self.background_command(home, &log)?.spawn().context("cannot start the supervisor")?;
+        let waited = wait_until_ready(home, child.id(), Some(&mut child));
+        match (waited, holder(home)?) {
+            (Ok(()), _) => print_url(context, child.id()),
+            (Err(_), Holder::Process(other)) if other != child.id() => {
+                wait_until_ready(home, other, None)?;
+                print_url(context, other)
+            }
+            (Err(error), _) => {
+                log.seek(SeekFrom::Start(log_start))?;
+                let mut said = String::new();
+                log.read_to_string(&mut said)?;
+                bail!("{error:#}\n{}", said.trim_end());
+            }
+        }
+    }
+
+    fn background_command(&self, home: &Home, log: &File) -> Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--dir").arg(home.root()).arg("up");
+        command.args(["--safekeepers", &self.safekeepers.to_string(), "--pageservers", &self.pageservers.to_string()]);
+        for (option, path) in [("--pg-bin", &self.pg_bin), ("--shim", &self.shim)] {
+            if let Some(path) = path {
+                command.arg(option).arg(std::path::absolute(path)?);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).current_dir("/");
+        // SAFETY: setsid is a plain system call, allowed between fork and exec.
+        unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into)) };
+        Ok(command)
+    }
+}
+
+/// A supervisor that was killed may have left roles that are still ending; two of one kind must not share a folder.
+fn end_orphans(home: &Home, state: &State) {
+    if processes::end_all(home, &compute_dirs(home, state), ORPHAN_PATIENCE) {
+        tracing::info!("ended processes that a killed supervisor had left");
+    }
+}
+
+fn announce(context: &Context, home: &Home) {
+    let pid = std::process::id();
+    if let Err(error) = std::fs::write(home.ready_file(), format!("{pid}\n")) {
+        tracing::error!(%error, file = %home.ready_file().display(), "cannot say that everything is ready");
+    }
+    if let Err(error) = print_url(context, pid) {
+        tracing::error!(error = format!("{error:#}"));
+    }
+    tracing::info!("ready; Ctrl-C or `quire down` stops it");
+}
+
+fn print_url(context: &Context, pid: u32) -> Result<ExitCode> {
+    let url = context.branch(None)?.url();
+    context.answer(&json!({ "url": url, "pid": pid }), |_| url.clone())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn remove_ready(home: &Home) -> Result<()> {
+    match std::fs::remove_file(home.ready_file()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("cannot remove run/ready"),
+        _ => Ok(()),
+    }
+}
+
+/// Waits until the supervisor `pid` says that it is ready, or is seen to have ended.
+fn wait_until_ready(home: &Home, pid: u32, mut child: Option<&mut Child>) -> Result<()> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    while !says_ready(home, pid) {
+        let ended = match &mut child {
+            Some(child) => child.try_wait()?.is_some(),
+            None => !processes::is_alive(pid),
+        };
+        ensure!(!ended, "the supervisor ended while starting; see {}", home.log_file("up").display());
+        ensure!(Instant::now() < deadline, "not ready after {} s; see `quire status`", START_TIMEOUT.as_secs());
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    Ok(())
+}
+
+fn says_ready(home: &Home, pid: u32) -> bool {
+    std::fs::read_to_string(home.ready_file()).is_ok_and(|text| text.trim() == pid.to_string())
+}

@@ -1,0 +1,46 @@
+//! What every command is given: the folder, and how to answer.
+
+use crate::home::Home;
+use crate::state::{Branch, State};
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+/// The branch that is meant where none is named.
+pub const FIRST_BRANCH: &str = "main";
+
+/// The global options of a command.
+pub struct Context {
+    /// The folder named by `--dir`.
+    pub home: Home,
+    /// Whether to answer in JSON.
+    pub json: bool,
+}
+
+impl Context {
+    /// What is known of this folder; an error that says how to begin if nothing is.
+    pub fn state(&self) -> Result<State> {
+        let root = self.home.root().display();
+        let state = State::load(&self.home)?;
+        state.with_context(|| format!("there is no Quire in {root}; start one with `quire up --dir {root}`"))
+    }
+
+    /// A branch by name, `main` if none is given.
+    pub fn branch(&self, name: Option<&str>) -> Result<Branch> {
+        let state = self.state()?;
+        let name = name.unwrap_or(FIRST_BRANCH);
+        match state.branches.iter().find(|branch| branch.name == name) {
+            Some(branch) => Ok(branch.clone()),
+            None if state.branches.is_empty() => bail!("no branch exists yet; `quire up` creates the branch main"),
+            None => bail!("there is no branch {name:?}; `quire status` lists those that exist"),
+        }
+    }
+
+    /// Prints an answer: the value under `--json`, else the text made of it.
+    pub fn answer<T: Serialize>(&self, value: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
+        match self.json {
+            true => println!("{}", serde_json::to_string_pretty(value)?),
+            false => println!("{}", human(value).trim_end()),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Where things lie below `--dir`.
+//!
+//! ```text
+//! quire.json               what the folder is: project, branches, ports
+//! run/up.pid               the supervisor, locked as long as it lives
+//! run/ready                there once everything answers
+//! run/<role>.json          the configuration each role was started with
+//! log/<role>.log           what each role says, and log/up.log
+//! safekeeper-1/ ...        WAL
+//! pageserver-1/            pages
+//! compute/<branch>/        a cache that may be thrown away
+//! ```
+
+use anyhow::{Context, Result};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The folder of one Quire, as an absolute path.
+#[derive(Clone, Debug)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// The folder `dir`, which need not exist yet.
+    pub fn new(dir: &Path) -> Result<Home> {
+        let absolute = std::path::absolute(dir).with_context(|| format!("the folder {} has no path", dir.display()))?;
+        // A folder that exists is known by one name, whatever links lead to it: processes are recognised by it.
+        let root = fs::canonicalize(&absolute).unwrap_or(absolute);
+        Ok(Home { root })
+    }
+
+    /// Creates the folder and its parts. Others may pass through it, since the server's user must reach its cache, but find
+    /// every part that has data closed.
+    pub fn create(dir: &Path) -> Result<Home> {
+        create_dir(&Home::new(dir)?.root, 0o711)?;
+        let home = Home::new(dir)?;
+        create_dir(&home.root.join("run"), 0o700)?;
+        create_dir(&home.root.join("log"), 0o700)?;
+        Ok(home)
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `quire.json`.
+    pub fn state_file(&self) -> PathBuf {
+        self.root.join("quire.json")
+    }
+
+    /// The supervisor's pid, and the file that is locked.
+    pub fn pid_file(&self) -> PathBuf {
+        self.root.join("run/up.pid")
+    }
+
+    /// Exists while everything is started.
+    pub fn ready_file(&self) -> PathBuf {
+        self.root.join("run/ready")
+    }
+
+    /// The configuration of a role.
+    pub fn config_file(&self, role: &str) -> PathBuf {
+        self.root.join(format!("run/{role}.json"))
+    }
+
+    /// The log of a role.
+    pub fn log_file(&self, role: &str) -> PathBuf {
+        self.root.join(format!("log/{role}.log"))
+    }
+
+    /// What a safekeeper or a pageserver keeps.
+    pub fn data_dir(&self, role: &str) -> PathBuf {
+        self.root.join(role)
+    }
+
+    /// Creates [`Home::data_dir`].
+    pub fn create_data_dir(&self, role: &str) -> Result<()> {
+        create_dir(&self.data_dir(role), 0o700)
+    }
+
+    /// The caches of computes, if the server's user can reach this folder.
+    pub fn compute_root(&self) -> PathBuf {
+        self.root.join("compute")
+    }
+}
+
+/// Creates a folder, or sets the permissions of one that exists.
+pub fn create_dir(path: &Path, mode: u32) -> Result<()> {
+    let create = || {
+        fs::create_dir_all(path)?;
+        fs::set_permissions(path, Permissions::from_mode(mode))
+    };
+    create().with_context(|| format!("cannot create {}", path.display()))
+}

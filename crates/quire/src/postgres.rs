@@ -1,0 +1,98 @@
+//! Finding the PostgreSQL programs and the shim.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The major version whose WAL and pages this release reads.
+pub const MAJOR_VERSION: &str = "15";
+
+/// File name of the library that stands between PostgreSQL and its files.
+const SHIM: &str = "libquire_shim.so";
+
+/// The folder of `postgres`, `initdb` and the rest: the one asked for, else the one used before, else the first usable one found.
+pub fn find_programs(asked: Option<&Path>, remembered: Option<&Path>) -> Result<PathBuf> {
+    if let Some(folder) = asked {
+        let folder = std::path::absolute(folder)?;
+        check_version(&folder)?;
+        return Ok(folder);
+    }
+    let remembered = remembered.map(Path::to_path_buf);
+    let found = remembered.into_iter().chain(usual_places()).find(|folder| check_version(folder).is_ok());
+    found.with_context(|| {
+        format!(
+            "no PostgreSQL {MAJOR_VERSION} found; install it (Debian: apt-get install postgresql-{MAJOR_VERSION}) \
+             or name the folder of its programs with --pg-bin"
+        )
+    })
+}
+
+fn usual_places() -> impl Iterator<Item = PathBuf> {
+    let fixed = ["/usr/lib/postgresql/15/bin", "/usr/pgsql-15/bin", "/usr/local/pgsql/bin"].map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    fixed.into_iter().chain(told_by_pg_config()).chain(on_path)
+}
+
+fn told_by_pg_config() -> Option<PathBuf> {
+    let output = Command::new("pg_config").arg("--bindir").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| PathBuf::from(text.trim()))
+}
+
+fn check_version(folder: &Path) -> Result<()> {
+    for program in ["postgres", "initdb"] {
+        let path = folder.join(program);
+        ensure!(path.is_file(), "{} is not there; name a folder that has it with --pg-bin", path.display());
+    }
+    let postgres = folder.join("postgres");
+    let output = Command::new(&postgres).arg("--version").output();
+    let output = output.with_context(|| format!("cannot run {}", postgres.display()))?;
+    let version = String::from_utf8_lossy(&output.stdout);
+    match major(&version) {
+        Some(MAJOR_VERSION) => Ok(()),
+        _ => bail!("{} is not PostgreSQL {MAJOR_VERSION} but says {:?}", postgres.display(), version.trim()),
+    }
+}
+
+/// The major version in the words of `postgres --version`.
+fn major(version: &str) -> Option<&str> {
+    let number = version.split_whitespace().nth(2)?;
+    number.split(|c: char| !c.is_ascii_digit()).next().filter(|digits| !digits.is_empty())
+}
+
+/// The shim: the one asked for, else the one beside this program.
+pub fn find_shim(asked: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = asked {
+        ensure!(path.is_file(), "the shim {} is not there", path.display());
+        return Ok(std::path::absolute(path)?);
+    }
+    let program = std::env::current_exe().context("cannot find this program's own path")?;
+    let folder = program.parent().context("this program has no folder")?;
+    let places = [folder.join(SHIM), folder.join("../lib").join(SHIM)];
+    let found = places.into_iter().find(|path| path.is_file());
+    found.with_context(|| {
+        format!(
+            "{SHIM} is not beside {}; build it with `cargo build --release -p quire-shim` or name it with --shim",
+            program.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn major_version_is_read_from_every_spelling() {
+        assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some("15"));
+        assert_eq!(major("postgres (PostgreSQL) 18beta1"), Some("18"));
+        assert_eq!(major("something else"), None);
+    }
+
+    #[test]
+    fn a_folder_without_postgres_is_refused_by_name() {
+        let error = find_programs(Some(Path::new("/nonexistent")), None).expect_err("nothing there");
+        assert!(error.to_string().contains("/nonexistent/postgres"), "{error}");
+    }
+}

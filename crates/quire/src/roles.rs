@@ -1,0 +1,130 @@
+//! The roles of a folder: how each is configured, started, asked and ended.
+
+use crate::home::Home;
+use crate::http::Peer;
+use crate::publish::publish;
+use crate::state::{Branch, Node, State};
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The exit status of a compute agent that was fenced by a newer compute.
+pub const EXIT_FENCED: i32 = 3;
+
+/// One process of `quire up`.
+#[derive(Clone, Debug)]
+pub enum Role {
+    /// Keeps WAL.
+    Safekeeper(Node),
+    /// Keeps pages.
+    Pageserver(Node),
+    /// Runs the PostgreSQL of a branch.
+    Compute(Branch),
+}
+
+impl Role {
+    /// The name in files and messages, such as `safekeeper-1` or `compute-main`.
+    pub fn name(&self) -> String {
+        match self {
+            Role::Safekeeper(node) => format!("safekeeper-{}", node.node),
+            Role::Pageserver(node) => format!("pageserver-{}", node.node),
+            Role::Compute(branch) => format!("compute-{}", branch.name),
+        }
+    }
+
+    /// What follows the program's name on its command line.
+    pub fn subcommand(&self) -> &'static [&'static str] {
+        match self {
+            Role::Safekeeper(_) => &["safekeeper"],
+            Role::Pageserver(_) => &["pageserver"],
+            Role::Compute(_) => &["compute", "run"],
+        }
+    }
+
+    /// Its HTTP interface.
+    pub fn peer(&self) -> Peer {
+        let address = match self {
+            Role::Safekeeper(node) | Role::Pageserver(node) => node.http_address(),
+            Role::Compute(branch) => branch.http_address(),
+        };
+        Peer::new(self.name(), address)
+    }
+
+    /// How long it may take to end by itself. A compute writes a last checkpoint.
+    pub fn patience(&self) -> Duration {
+        match self {
+            Role::Compute(_) => Duration::from_secs(90),
+            Role::Pageserver(_) => Duration::from_secs(30),
+            Role::Safekeeper(_) => Duration::from_secs(10),
+        }
+    }
+
+    /// How it ends when its supervisor was killed. A compute could not finish a clean stop, since the quorum ends
+    /// at the same moment, and needs none: what it acknowledged is on the safekeepers' disks.
+    pub fn signal_of_orphan(&self) -> Signal {
+        match self {
+            Role::Compute(_) => Signal::SIGKILL,
+            Role::Safekeeper(_) | Role::Pageserver(_) => Signal::SIGTERM,
+        }
+    }
+}
+
+/// What a compute is told beside what the folder knows.
+#[derive(Clone, Debug)]
+pub struct ComputeOptions {
+    /// The folder of PostgreSQL's programs.
+    pub pg_bin: PathBuf,
+    /// The shim.
+    pub shim: PathBuf,
+    /// The directory of the cache.
+    pub dir: PathBuf,
+}
+
+/// The configuration of a safekeeper.
+pub fn safekeeper_config(home: &Home, node: &Node) -> quire_safekeeper::Config {
+    let name = Role::Safekeeper(node.clone()).name();
+    quire_safekeeper::Config {
+        node: node.node,
+        listen: node.address(),
+        http: node.http_address(),
+        data_dir: home.data_dir(&name),
+        keep_segments: 1,
+    }
+}
+
+/// The configuration of a pageserver.
+pub fn pageserver_config(home: &Home, state: &State, node: &Node) -> quire_pageserver::Config {
+    let name = Role::Pageserver(node.clone()).name();
+    let safekeepers = state.safekeepers.iter().map(Node::address).collect();
+    quire_pageserver::Config::new(node.node, node.address(), node.http_address(), home.data_dir(&name), safekeepers)
+}
+
+/// The configuration of the compute of a branch.
+pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) -> quire_compute::Config {
+    quire_compute::Config {
+        project: state.project,
+        branch: branch.id,
+        branch_name: branch.name.clone(),
+        node: quire_types::NodeId::default(),
+        dir: options.dir.clone(),
+        pg_bin: options.pg_bin.clone(),
+        shim: options.shim.clone(),
+        port: branch.postgres_port,
+        listen: std::net::Ipv4Addr::LOCALHOST.into(),
+        socket_dir: None,
+        http: branch.http_address(),
+        safekeepers: state.safekeepers.iter().map(Node::address).collect(),
+        pageservers: state.pageservers.iter().map(Node::address).collect(),
+        run_as_user: None,
+        settings: Vec::new(),
+        pushdown: false,
+    }
+}
+
+/// Writes down what a role is started with.
+pub fn write_config(home: &Home, role: &Role, config: &impl Serialize) -> Result<()> {
+    let path = home.config_file(&role.name());
+    publish(&path, &serde_json::to_vec_pretty(config)?).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,170 @@
+//! The supervisor of `quire up`: starts every role, keeps it running, ends all in order.
+//!
+//! Order of starting: safekeepers, pageservers, then computes, which need both. The end is the reverse, so that a compute can
+//! still write its last checkpoint through the quorum and pageservers can still read it.
+//!
+//! All children are spawned by the main thread, which runs the only executor: the kernel ends a child when the
+//! *thread* that made it ends, and that thread must be the one that lives as long as the process.
+
+mod backoff;
+mod child;
+mod group;
+mod readiness;
+
+use crate::context::FIRST_BRANCH;
+use crate::home::{Home, create_dir};
+use crate::roles::{ComputeOptions, Role, compute_config, pageserver_config, safekeeper_config, write_config};
+use crate::state::{Branch, State};
+use crate::user::compute_dir;
+use anyhow::{Context, Result};
+use child::Launcher;
+use group::Group;
+use readiness::Readiness;
+use std::path::PathBuf;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What `quire up` was told.
+pub struct Options {
+    /// The folder of PostgreSQL's programs.
+    pub pg_bin: PathBuf,
+    /// The shim.
+    pub shim: PathBuf,
+}
+
+/// Runs all roles of the folder until SIGTERM, SIGINT or SIGHUP; `ready` is called once everything answers.
+pub async fn run(home: &Home, mut state: State, options: &Options, ready: impl FnOnce(&State)) -> Result<()> {
+    let mut stop = Stop::listen()?;
+    let launcher = Launcher::new(home)?;
+    let mut groups = Groups::new(&launcher);
+    let started = tokio::select! {
+        result = start(home, &mut state, options, &mut groups) => Some(result),
+        () = stop.wait() => None,
+    };
+    let result = match started {
+        Some(Ok(())) => {
+            ready(&state);
+            stop.wait().await;
+            Ok(())
+        }
+        Some(failed) => failed,
+        None => Ok(()),
+    };
+    tracing::info!("stopping");
+    groups.stop().await;
+    result
+}
+
+/// The roles by when they are ended.
+struct Groups {
+    safekeepers: Group,
+    pageservers: Group,
+    computes: Group,
+}
+
+impl Groups {
+    fn new(launcher: &Launcher) -> Groups {
+        Groups { safekeepers: Group::new(launcher), pageservers: Group::new(launcher), computes: Group::new(launcher) }
+    }
+
+    async fn stop(self) {
+        self.computes.stop().await;
+        self.pageservers.stop().await;
+        self.safekeepers.stop().await;
+    }
+}
+
+async fn start(home: &Home, state: &mut State, options: &Options, groups: &mut Groups) -> Result<()> {
+    start_storage(home, state, groups).await?;
+    if state.branches.is_empty() {
+        state.branches.push(state.new_branch(FIRST_BRANCH)?);
+        state.save(home)?;
+    }
+    create_branches(home, state, options).await?;
+    start_computes(home, state, options, groups).await
+}
+
+async fn start_storage(home: &Home, state: &State, groups: &mut Groups) -> Result<()> {
+    let mut readiness = Readiness::new(home);
+    for node in &state.safekeepers {
+        let role = Role::Safekeeper(node.clone());
+        home.create_data_dir(&role.name())?;
+        write_config(home, &role, &safekeeper_config(home, node))?;
+        readiness.expect(role.clone(), groups.safekeepers.add(role));
+    }
+    for node in &state.pageservers {
+        let role = Role::Pageserver(node.clone());
+        home.create_data_dir(&role.name())?;
+        write_config(home, &role, &pageserver_config(home, state, node))?;
+        readiness.expect(role.clone(), groups.pageservers.add(role));
+    }
+    readiness.wait_for_answers().await?;
+    tracing::info!(safekeepers = state.safekeepers.len(), pageservers = state.pageservers.len(), "storage is up");
+    Ok(())
+}
+
+async fn start_computes(home: &Home, state: &State, options: &Options, groups: &mut Groups) -> Result<()> {
+    let mut readiness = Readiness::new(home);
+    for branch in &state.branches {
+        let role = Role::Compute(branch.clone());
+        let compute = compute_options(home, state, branch, options)?;
+        write_config(home, &role, &compute_config(state, branch, &compute))?;
+        readiness.expect(role.clone(), groups.computes.add(role));
+    }
+    readiness.wait_for_computes().await
+}
+
+/// Creates what an earlier start did not finish, or did not begin.
+async fn create_branches(home: &Home, state: &mut State, options: &Options) -> Result<()> {
+    for number in 0..state.branches.len() {
+        let branch = state.branches[number].clone();
+        if !branch.created {
+            create_branch(home, state, &branch, options).await?;
+            state.branches[number].created = true;
+            state.save(home)?;
+        }
+    }
+    Ok(())
+}
+
+async fn create_branch(home: &Home, state: &State, branch: &Branch, options: &Options) -> Result<()> {
+    let name = branch.name.as_str();
+    tracing::info!(branch = name, "creating a branch: initdb, then its pages go into storage");
+    let config = compute_config(state, branch, &compute_options(home, state, branch, options)?);
+    quire_compute::bootstrap(&config).await.with_context(|| format!("the branch {name} could not be created"))
+}
+
+fn compute_options(home: &Home, state: &State, branch: &Branch, options: &Options) -> Result<ComputeOptions> {
+    let place = compute_dir(home, state.project, &branch.name)?;
+    if let Some(reason) = &place.outside_because {
+        let dir = place.path.display();
+        tracing::warn!(reason, %dir, branch = branch.name, "the compute keeps its cache outside the folder");
+    }
+    if let Some(above) = place.path.parent() {
+        create_dir(above, 0o711)?;
+    }
+    std::fs::create_dir_all(&place.path).with_context(|| format!("cannot create {}", place.path.display()))?;
+    Ok(ComputeOptions { pg_bin: options.pg_bin.clone(), shim: options.shim.clone(), dir: place.path })
+}
+
+/// The signals that end a supervisor.
+struct Stop {
+    signals: [Signal; 3],
+}
+
+impl Stop {
+    fn listen() -> Result<Stop> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        let signals =
+            [listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?];
+        Ok(Stop { signals })
+    }
+
+    async fn wait(&mut self) {
+        let [terminate, interrupt, hangup] = &mut self.signals;
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+            _ = hangup.recv() => (),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Waiting until roles that were just started answer.
+
+use super::group::Deaths;
+use crate::home::Home;
+use crate::roles::Role;
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use tokio::time::sleep;
+
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const STORAGE_TIMEOUT: Duration = Duration::from_secs(60);
+const COMPUTE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A role that dies so often while it starts will not do better the next time.
+const DEATHS_MAX: u32 = 3;
+
+/// Lines of a role's log shown when it does not start.
+const LOG_LINES: usize = 5;
+
+/// The roles that are waited for.
+pub struct Readiness {
+    home: Home,
+    roles: Vec<(Role, Deaths)>,
+}
+
+impl Readiness {
+    /// Nothing to wait for yet.
+    pub fn new(home: &Home) -> Readiness {
+        Readiness { home: home.clone(), roles: Vec::new() }
+    }
+
+    /// Adds a role that was started.
+    pub fn expect(&mut self, role: Role, deaths: Deaths) {
+        self.roles.push((role, deaths));
+    }
+
+    /// Waits until all answer at all.
+    pub async fn wait_for_answers(&self) -> Result<()> {
+        self.wait(STORAGE_TIMEOUT, |_| true).await
+    }
+
+    /// Waits until all computes accept connections.
+    pub async fn wait_for_computes(&self) -> Result<()> {
+        self.wait(COMPUTE_TIMEOUT, |status| status["state"] == "running").await
+    }
+
+    async fn wait(&self, timeout: Duration, ready: impl Fn(&Value) -> bool) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        for (role, deaths) in &self.roles {
+            while !ask(role).await?.is_some_and(|status| ready(&status)) {
+                if deaths.count() >= DEATHS_MAX {
+                    bail!("{} ends again and again; {}", role.name(), self.end_of_log(role));
+                }
+                if Instant::now() > deadline {
+                    bail!("{} is not ready after {} s; {}", role.name(), timeout.as_secs(), self.end_of_log(role));
+                }
+                sleep(POLL_INTERVAL).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_of_log(&self, role: &Role) -> String {
+        let path = self.home.log_file(&role.name());
+        let text = std::fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let mut lines: Vec<&str> = text.lines().rev().take(LOG_LINES).collect();
+        lines.reverse();
+        format!("the end of {}:\n{}", path.display(), lines.join("\n"))
+    }
+}
+
+/// The role's status, none if it does not answer.
+async fn ask(role: &Role) -> Result<Option<Value>> {
+    let peer = role.peer();
+    let asked = tokio::task::spawn_blocking(move || peer.get("/status").ok());
+    asked.await.context("asking a role failed")
+}

@@ -1,0 +1,124 @@
+//! The user PostgreSQL runs as, and where that user can keep its cache.
+
+use crate::home::Home;
+use crate::state::State;
+use anyhow::{Context, Result, ensure};
+use nix::unistd::{User, geteuid};
+use quire_types::ProjectId;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Where caches go if the server's user cannot reach the folder.
+const SYSTEM_CACHE: &str = "/var/lib/quire";
+
+/// The longest path of a compute's directory: a Unix socket in it must fit into 107 bytes.
+const COMPUTE_DIR_BYTES_MAX: usize = 80;
+
+/// Where a branch's cache lies, and why it does not lie in the folder, if it does not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ComputeDir {
+    /// The directory.
+    pub path: PathBuf,
+    /// Why it is outside the folder.
+    pub outside_because: Option<String>,
+}
+
+/// Chooses the directory for the cache of branch `branch`.
+pub fn compute_dir(home: &Home, project: ProjectId, branch: &str) -> Result<ComputeDir> {
+    let inside = home.compute_root().join(branch);
+    let Some(reason) = obstacle(home, &inside)? else {
+        return Ok(ComputeDir { path: inside, outside_because: None });
+    };
+    ensure!(geteuid().is_root(), "{reason}; choose another folder with --dir");
+    let path = Path::new(SYSTEM_CACHE).join(project.to_string()).join(branch);
+    Ok(ComputeDir { path, outside_because: Some(reason) })
+}
+
+/// Every directory that may hold the cache of a branch of this folder, wherever it was chosen.
+pub fn compute_dirs(home: &Home, state: &State) -> Vec<PathBuf> {
+    let outside = Path::new(SYSTEM_CACHE).join(state.project.to_string());
+    vec![home.compute_root(), outside]
+}
+
+/// User and group to run PostgreSQL's programs as; none if this process is no root and need not change.
+pub fn server_ids() -> Result<Option<(u32, u32)>> {
+    match geteuid().is_root() {
+        true => Server::find().map(|server| Some((server.uid, server.gid))),
+        false => Ok(None),
+    }
+}
+
+/// Why PostgreSQL cannot work in `wanted`, if it cannot.
+fn obstacle(home: &Home, wanted: &Path) -> Result<Option<String>> {
+    if wanted.as_os_str().len() > COMPUTE_DIR_BYTES_MAX {
+        return Ok(Some(format!("the path {} is too long for a Unix socket", wanted.display())));
+    }
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let server = Server::find()?;
+    let closed = home.root().ancestors().find(|folder| !server.may_pass(folder));
+    Ok(closed.map(|folder| format!("the user {} may not pass through {}", server.name, folder.display())))
+}
+
+/// The unprivileged user of a PostgreSQL that is started by root; it is given no supplementary groups.
+struct Server {
+    name: String,
+    uid: u32,
+    gid: u32,
+}
+
+impl Server {
+    /// `postgres` if there is such a user, else `nobody`.
+    fn find() -> Result<Server> {
+        let known = |name| User::from_name(name).ok().flatten();
+        let user = known("postgres").or_else(|| known("nobody"));
+        let user = user.context("PostgreSQL refuses to run as root and there is no user postgres; create one")?;
+        Ok(Server { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
+    }
+
+    /// Whether the permission bits let this user through; a folder that cannot be looked at counts as closed.
+    fn may_pass(&self, folder: &Path) -> bool {
+        std::fs::metadata(folder).is_ok_and(|metadata| metadata.mode() & self.pass_bit(&metadata) != 0)
+    }
+
+    fn pass_bit(&self, metadata: &Metadata) -> u32 {
+        if metadata.uid() == self.uid {
+            return 0o100;
+        }
+        match metadata.gid() == self.gid {
+            true => 0o010,
+            false => 0o001,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    fn stranger() -> Server {
+        Server { name: "stranger".into(), uid: u32::MAX - 7, gid: u32::MAX - 7 }
+    }
+
+    #[test]
+    fn a_folder_closed_to_others_stops_a_stranger() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("closed");
+        assert!(!stranger().may_pass(folder.path()));
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("opened");
+        assert!(stranger().may_pass(folder.path()));
+        assert!(!stranger().may_pass(Path::new("/nonexistent")));
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_an_obstacle() {
+        let home = Home::new(Path::new("/tmp")).expect("home");
+        let long = PathBuf::from(format!("/tmp/{}", "x".repeat(COMPUTE_DIR_BYTES_MAX)));
+        let reason = obstacle(&home, &long).expect("checked");
+        assert!(reason.is_some_and(|reason| reason.contains("too long")));
+    }
+}

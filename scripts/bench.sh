@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Measures Quire beside stock PostgreSQL on this machine, in a folder of its own that is gone afterwards.
+# SCALE, CLIENTS, SECONDS_PER_ROUND and ROUNDS change the size.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+quire=target/release/quire
+reports=target/bench
+dir=$(mktemp -d /tmp/quire-bench-XXXXXX)
+chmod 711 "$dir"
+
+finish() {
+    "$quire" --dir "$dir/q" down >/dev/null || true
+    rm -rf "$dir"
+}
+trap finish EXIT
+
+"$quire" --dir "$dir/q" up --detach >/dev/null
+"$quire" --dir "$dir/q" pushdown on >/dev/null
+for workload in tpcb select; do
+    "$quire" --dir "$dir/q" bench "$workload" --compare --scale "${SCALE:-50}" --clients "${CLIENTS:-8}" \
+        --seconds "${SECONDS_PER_ROUND:-20}" --rounds "${ROUNDS:-3}" --report "$reports"
+    echo
+done
+"$quire" --dir "$dir/q" status
+echo "reports: $reports"

@@ -1,0 +1,44 @@
+//! The processes of a folder, found by its path in their command lines and working directories.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Pids of every process that has to do with `folder`, this one excepted.
+pub fn of_folder(folder: &Path) -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    pids.filter(|pid| *pid != own && belongs(*pid, folder) && !is_zombie(*pid)).collect()
+}
+
+/// Sends a signal to each; those that are gone do not matter.
+pub fn signal_all(pids: &[i32], signal: Signal) {
+    for pid in pids {
+        let _ = kill(Pid::from_raw(*pid), signal);
+    }
+}
+
+/// Whether the process exists and has not ended.
+pub fn is_alive(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists() && !is_zombie(pid)
+}
+
+fn belongs(pid: i32, folder: &Path) -> bool {
+    let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let named = String::from_utf8_lossy(&command_line).contains(&folder.display().to_string());
+    let works_there = || fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default().starts_with(folder);
+    named || works_there()
+}
+
+fn is_zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+}
+
+/// A program of the workspace or of PostgreSQL.
+pub fn postgres_program(name: &str) -> PathBuf {
+    let folder = std::env::var_os("QUIRE_PG_BIN").unwrap_or_else(|| "/usr/lib/postgresql/15/bin".into());
+    PathBuf::from(folder).join(name)
+}

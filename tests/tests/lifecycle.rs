@@ -1,0 +1,104 @@
+//! What somebody sees who starts, uses and stops Quire.
+
+use nix::sys::signal::Signal;
+use quire_tests::processes::{is_alive, signal_all};
+use quire_tests::{Quire, wait_for};
+use std::time::{Duration, Instant};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_survives_down_and_up() {
+    let quire = Quire::start();
+    quire.ok(&["psql", "--", "-c", "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n"]);
+    quire.down();
+    assert_eq!(quire.processes(), Vec::<i32>::new(), "down leaves no process");
+    quire.up();
+    let said = quire.ok(&["psql", "main", "--", "-Atc", "SELECT count(*), sum(n) FROM kept"]);
+    assert_eq!(said.trim(), "1000|500500");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn second_up_says_so_and_changes_nothing() {
+    let quire = Quire::start();
+    let before = quire.processes();
+    let start = Instant::now();
+    let output = quire.run(&["up", "--detach"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("already running"), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), quire.ok(&["url"]));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    let still = before.iter().filter(|pid| is_alive(**pid)).count();
+    assert!(still > 5, "the processes of before still run");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn down_does_nothing_twice_and_up_works_after_it() {
+    let quire = Quire::start();
+    quire.down();
+    assert_eq!(quire.json(&["down"])["stopped"], false);
+    assert_eq!(quire.branch()["compute"]["state"], "down");
+    quire.up();
+    assert_eq!(quire.branch()["compute"]["state"], "running");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_has_every_part_that_scripts_read() {
+    let quire = Quire::start();
+    let status = quire.status();
+    assert_eq!(status["safekeepers"].as_array().map(Vec::len), Some(3));
+    assert_eq!(status["pageservers"].as_array().map(Vec::len), Some(1));
+    let branch = &status["branches"][0];
+    assert_eq!(branch["name"], "main");
+    let parts = [
+        ("compute", ["state", "url", "pid"].as_slice()),
+        ("pushdown", &["state", "since_lsn"]),
+        ("lsn", &["written", "committed", "ingested", "durable"]),
+        ("images", &["made", "backlog_pages", "longest_chain", "max_deltas", "max_bytes"]),
+    ];
+    for (part, fields) in parts {
+        for field in fields {
+            assert!(!branch[part][field].is_null(), "{part}.{field} is missing in {branch:#}");
+        }
+    }
+    assert_eq!(branch["compute"]["url"], quire.ok(&["url"]).trim());
+    let human = quire.ok(&["status"]);
+    assert!(human.contains("SAFEKEEPER") && human.contains("main") && !human.contains("lost"), "{human}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_process_outlives_a_killed_supervisor() {
+    let quire = Quire::start();
+    let supervisor = quire.status()["supervisor"].as_i64().expect("it runs");
+    signal_all(&[i32::try_from(supervisor).expect("a pid")], Signal::SIGKILL);
+    wait_for("the roles end by themselves", 60, async || quire.processes().is_empty().then_some(())).await;
+    quire.up();
+    quire.ok(&["psql", "--", "-c", "SELECT 1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_role_is_started_again() {
+    let quire = Quire::start();
+    let pageserver = quire.role("pageserver-1");
+    signal_all(&[pageserver], Signal::SIGKILL);
+    let back = async || (quire.status()["pageservers"][0]["state"] == "up" && !is_alive(pageserver)).then_some(());
+    wait_for("the pageserver is back", 60, back).await;
+    quire.cold_restart();
+    quire.ok(&["psql", "--", "-c", "SELECT count(*) FROM pg_class"]);
+}
+
+#[test]
+fn errors_say_what_to_do_and_leave_stdout_empty() {
+    let quire = Quire::new();
+    let cases = [
+        (["status"].as_slice(), "quire up"),
+        (&["url"], "quire up"),
+        (&["up", "--pg-bin", "/nonexistent"], "--pg-bin"),
+        (&["up", "--safekeepers", "2"], "odd"),
+    ];
+    for (arguments, advice) in cases {
+        let output = quire.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(stderr.contains(advice) && !stderr.contains("panic"), "{arguments:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
