@@ -16,7 +16,6 @@ finish() {
 trap finish EXIT
 
 "$quire" --dir "$dir/q" up --detach >/dev/null
-"$quire" --dir "$dir/q" pushdown on >/dev/null
 for workload in tpcb select; do
     "$quire" --dir "$dir/q" bench "$workload" --compare --scale "${SCALE:-50}" --clients "${CLIENTS:-8}" \
         --seconds "${SECONDS_PER_ROUND:-20}" --rounds "${ROUNDS:-3}" --report "$reports"

@@ -1,8 +1,8 @@
 //! `control.shm`: what the agent and every PostgreSQL process see change.
 //!
 //! The agent makes the file anew at every start and is the only one who sets its state, its LSNs (but two) and its
-//! settings. PostgreSQL processes note what WAL they write and ask for flushes, which [`crate::flush`] explains, and raise the
-//! counters. Everything is an atomic; nothing is ever locked.
+//! settings. PostgreSQL processes note what WAL they write and ask for flushes, which [`crate::flush`] explains, and
+//! raise the counters. Everything is an atomic; nothing is ever locked.
 
 use crate::error::{CacheError, io};
 use crate::mapping::Mapping;

@@ -5,18 +5,18 @@
 //! pwrite(pg_wal/...); end = max; writes += 1
 //! fdatasync:
 //!   ticket = writes
-//!   request = max(ticket); bump, wake            -> next_request: reads the local file up to `end`, ships whole records
+//!   request = max(ticket); bump, wake            -> next_request: reads the file up to `end`, ships whole records
 //!   wait until done >= ticket                    <- complete_flush(request): done = max; bump, wake
 //! ```
 //!
-//! A flush is asked for by a *ticket*, the number of writes so far, not by an LSN: PostgreSQL writes whole pages, so the
-//! last one is written again and again, each time with more records and the same end. A request with ticket *n* is met
-//! when the bytes that the first *n* writes left in the file are durable up to the last whole record. The agent has to look at
-//! the request before it reads the file, and may grant no higher ticket than that.
+//! A flush is asked for by a *ticket*, the number of writes so far, not by an LSN: PostgreSQL writes whole pages, so
+//! the last one is written again and again, each time with more records and the same end. A request with ticket *n*
+//! is met when the bytes that the first *n* writes left in the file are durable up to the last whole record. The
+//! agent has to look at the request before it reads the file, and may grant no higher ticket than that.
 //!
-//! No wake-up is lost: each side reads its futex word first, looks at the condition next, and sleeps only if the word is
-//! still the same; the other side changes the condition first and the word next. All of it is `SeqCst`. The WAL bytes
-//! themselves go through the kernel (`pwrite` before the write is counted, `pread` after the request was seen).
+//! No wake-up is lost: each side reads its futex word first, looks at the condition next, and sleeps only if the word
+//! is still the same; the other side changes the condition first and the word next. All of it is `SeqCst`. The WAL
+//! bytes themselves go through the kernel (`pwrite` before the write is counted, `pread` after the request was seen).
 //!
 //! A fence is checked *after* the condition: a flush that was granted before the fence is granted.
 
@@ -87,8 +87,8 @@ impl Control {
         self.done.ticket.load(Ordering::SeqCst) >= ticket.0
     }
 
-    /// What is asked for and not yet granted; waits for it for at most `timeout` (the agent's side, in a thread that may
-    /// block).
+    /// What is asked for and not yet granted; waits for it for at most `timeout` (the agent's side, in a thread that
+    /// may block).
     pub fn next_request(&self, timeout: Duration) -> Option<FlushRequest> {
         let seen = self.request.futex.load(Ordering::SeqCst);
         self.pending_request().or_else(|| {

@@ -3,14 +3,15 @@
 //! A compute's directory ([`layout::ComputeDir`]) holds PostgreSQL's data directory, which is a lazily filled cache,
 //! and three things of Quire's own beside it:
 //!
-//! - `control.shm` ([`control`]): one page of atomics and two futexes, through which a WAL flush is asked for and granted;
-//! - `meta/` ([`meta`]): for every relation or SLRU segment file that storage had when the compute started, which of its
-//!   blocks are in the local file ([`protocol`] says who may change what, and when);
+//! - `control.shm` ([`control`]): atomics and two futexes, through which a WAL flush is asked for and
+//!   granted;
+//! - `meta/` ([`meta`]): for every relation or SLRU segment file that storage had when the compute started, which of
+//!   its blocks are in the local file ([`protocol`] says who may change what, and when);
 //! - `agent.sock` ([`request`]): how a PostgreSQL process asks the agent to fetch what is not there.
 //!
-//! The shim runs inside PostgreSQL, before `main`, between `fork` and `exec`, and in signal handlers. So whatever it uses
-//! of this crate neither allocates, nor spawns, nor locks, nor opens a file by itself: it hands in descriptors. What
-//! opens files by path is for the agent.
+//! The shim runs inside PostgreSQL, before `main`, between `fork` and `exec`, and in signal handlers. So whatever it
+//! uses of this crate neither allocates, nor spawns, nor locks, nor opens a file by itself: it hands in descriptors.
+//! What opens files by path is for the agent.
 //!
 //! PostgreSQL trusts this memory as it trusts its shared buffers. Sizes are checked when a file is mapped; a process
 //! that scribbles over a mapping breaks this compute, and never storage.

@@ -5,8 +5,8 @@
 //! offset 128  one little-endian u32 for every 16 blocks: two bits each, the lowest for the first block
 //! ```
 //!
-//! The agent writes one when it materialises a file that storage has blocks of. A file without one is wholly local. The inode
-//! ties it to that file: one of the same name that was made later is another file, and wholly local.
+//! The agent writes one when it materialises a file that storage has blocks of. A file without one is wholly local.
+//! The inode ties it to that file: one of the same name that was made later is another file, and wholly local.
 
 use crate::BUILD_ID;
 use crate::error::{CacheError, io};
@@ -125,8 +125,8 @@ pub struct MetaSpec {
 }
 
 impl MetaSpec {
-    /// Writes the file, which must not exist yet, readable and writable by its owner (for the agent, which may have to change
-    /// the owner by the handle that is returned).
+    /// Writes the file, which must not exist yet, readable and writable by its owner (for the agent, which may have
+    /// to change the owner by the handle that is returned).
     pub fn create(&self, path: &Path) -> Result<File, CacheError> {
         check_capacity(self.remote_nblocks)?;
         let mut options = OpenOptions::new();
@@ -188,7 +188,8 @@ impl Meta {
     /// # Safety
     /// The address came from `into_raw` and is taken back once, with no borrow left.
     pub unsafe fn from_raw(start: NonNull<u8>) -> Meta {
-        // SAFETY: the mapping begins with a header that was checked before it was given up, and its capacity never changes.
+        // SAFETY: the mapping begins with a header that was checked before it was given up, and its capacity never
+        // changes.
         let header: &Header = unsafe { start.cast().as_ref() };
         let bytes = bytes_for(header.capacity.load(Ordering::Relaxed));
         // SAFETY: the caller says that the range is its own.

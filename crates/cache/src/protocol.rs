@@ -1,6 +1,7 @@
 //! Who may change a cached block, and when.
 //!
-//! Each block of a file that storage had at start ("remote", below [`Blocks::remote_nblocks`]) is in one of four states:
+//! Each block of a file that storage had at start ("remote", below [`Blocks::remote_nblocks`]) is in one of four
+//! states:
 //!
 //! ```text
 //!            claim            publish
@@ -15,29 +16,30 @@
 //! or past `remote_nblocks` are plain local file contents, and their states mean nothing.
 //!
 //! **Install against write.** A fetched page must never overwrite a newer one a backend has just written. The agent
-//! writes a block only while it owns it as `Filling`, which it takes from `Absent` only; a writer writes only while it
-//! owns it as `Writing`, and leaves `Present`. Both moves are compare-and-swap on the same word, so one of them
-//! comes first: if the install does, the writer waits and then overwrites it; if the write does, the block is not `Absent` any more
-//! and nothing is installed.
+//! writes a block only while it owns it as `Filling`, which it takes from `Absent` only; a writer writes only while
+//! it owns it as `Writing`, and leaves `Present`. Both moves are compare-and-swap on the same word, so one of them
+//! comes first: if the install does, the writer waits and then overwrites it; if the write does, the block is not
+//! `Absent` any more and nothing is installed.
 //!
-//! **Drop against read.** A page leaving the cache must never show its zeroes to a reader that saw it present a moment
-//! before. The dropper takes `Present -> Filling`, then counts the drop, then punches the hole, then leaves `Absent`. A reader
-//! notes the count, checks `Present`, reads, and starts again if the count has changed. Suppose it did read punched
-//! bytes. If the drop was counted after the reader noted the count, the reader sees another count and starts again. If
-//! before, then the block left `Present` before the reader's check, so the check saw it present *again*: an install
-//! came after the punch (the dropper keeps the block `Filling` until then) and before the read, which
-//! therefore saw the installed page. A state check alone would not do: dropped and filled again looks like never dropped.
+//! **Drop against read.** A page leaving the cache must never show its zeroes to a reader that saw it present a
+//! moment before. The dropper takes `Present -> Filling`, then counts the drop, then punches the hole, then leaves
+//! `Absent`. A reader notes the count, checks `Present`, reads, and starts again if the count has changed. Suppose it
+//! did read punched bytes. If the drop was counted after the reader noted the count, the reader sees another count
+//! and starts again. If before, then the block left `Present` before the reader's check, so the check saw it present
+//! *again*: an install came after the punch (the dropper keeps the block `Filling` until then) and before the read,
+//! which therefore saw the installed page. A state check alone would not do: dropped and filled again looks like
+//! never dropped.
 //!
 //! **Drop against write.** A writer owns even a present block as `Writing`, so that no hole is punched under it.
 //!
-//! **Install against truncation.** An install after `ftruncate` would make the file longer again. So `remote_nblocks` is
-//! lowered first; then every block cut off is brought to `Present`, waiting for those that are owned, so that nothing can
-//! claim them; the file is cut after that.
+//! **Install against truncation.** An install after `ftruncate` would make the file longer again. So `remote_nblocks`
+//! is lowered first; then every block cut off is brought to `Present`, waiting for those that are owned, so that
+//! nothing can claim them; the file is cut after that.
 //!
-//! **Memory order.** State words, the count and `remote_nblocks` are `SeqCst` and the arguments above hold in that single order.
-//! Page bytes are reached by system calls; an implementation of [`Blocks`] puts a full fence around its loads of the
-//! count, so that on no processor a read of page bytes moves across them. An abstract model of these functions is checked
-//! under many thread schedules in `tests/`.
+//! **Memory order.** State words, the count and `remote_nblocks` are `SeqCst` and the arguments above hold in that
+//! single order. Page bytes are reached by system calls; an implementation of [`Blocks`] puts a full fence around its
+//! loads of the count, so that on no processor a read of page bytes moves across them. An abstract model of these
+//! functions is checked under many thread schedules in `tests/`.
 
 use std::ops::Range;
 
@@ -110,7 +112,8 @@ pub fn release<B: Blocks + ?Sized>(blocks: &B, block: u32) {
     assert!(owned, "only a claimed block is released");
 }
 
-/// Takes a present block out of the cache; `punch` makes the hole and says whether it did. False if nothing was dropped.
+/// Takes a present block out of the cache; `punch` makes the hole and says whether it did. False if nothing was
+/// dropped.
 pub fn drop_block<B: Blocks + ?Sized>(blocks: &B, block: u32, punch: impl FnOnce() -> bool) -> bool {
     if !blocks.exchange(block, BlockState::Present, BlockState::Filling) {
         return false;

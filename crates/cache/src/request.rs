@@ -1,8 +1,8 @@
 //! What goes over `agent.sock`: fixed-size messages, one connection per PostgreSQL process.
 //!
 //! A connection opens with a [`Hello`], which is answered; then come [`Request`]s, each answered in turn but for
-//! [`Request::Prefetch`], which never is. Both ends are on one machine and of one build, but lengths and kinds are checked all the
-//! same. All numbers are little-endian `u32`; wider ones are two, the low half first.
+//! [`Request::Prefetch`], which never is. Both ends are on one machine and of one build, but lengths and kinds are
+//! checked all the same. All numbers are little-endian `u32`; wider ones are two, the low half first.
 
 use crate::BUILD_ID;
 use crate::error::CacheError;
@@ -94,8 +94,9 @@ impl Hello {
 /// What a PostgreSQL process asks of the agent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Make a database's directory complete: every file storage has in it exists in its right size, beside its meta file.
-    /// Answered `Ok` for a complete one, `NotFound` for a database storage does not have (one made since the start).
+    /// Make a database's directory complete: every file storage has in it exists in its right size, beside its meta
+    /// file. Answered `Ok` for a complete one, `NotFound` for a database storage does not have (one made since the
+    /// start).
     MaterialiseDatabase {
         /// The tablespace.
         tablespace: u32,

@@ -12,7 +12,7 @@ use crate::{Config, Error, place, postgres};
 use bytes::Bytes;
 use quire_cache::protocol::{BlockState, Blocks};
 use quire_cache::{ComputeDir, Meta};
-use quire_redo::mask::{mask_page, page_kind};
+use quire_redo::mask::{PageKind, mask_page, page_kind};
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag};
 use quire_wal::{DataPath, page};
 use serde::Serialize;
@@ -69,6 +69,9 @@ struct CachedPage {
     offset: u64,
     block: u32,
 }
+
+/// What storage has where it has nothing.
+const NOTHING: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 type Page = Box<[u8; PAGE_SIZE]>;
 
@@ -140,8 +143,7 @@ impl Verifier<'_> {
             self.note(page, equal);
         }
         for page in beyond {
-            // PostgreSQL extends files by pages of zeroes without logging it.
-            let equal = page.read()?.is_none_or(|ours| is_zero(&ours[..]));
+            let equal = page.read()?.is_none_or(|ours| first_difference(page.key(), &ours, &NOTHING).is_none());
             self.note(page, equal);
         }
         Ok(())
@@ -194,9 +196,8 @@ impl Verifier<'_> {
             Err(PageError::Refused { code: quire_protocol::page::ErrorCode::NoSuchKey, .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        let difference = theirs.as_ref().map(|theirs| first_difference(page.key(), &ours, theirs));
-        let equal = difference.map_or_else(|| is_zero(&ours[..]), |difference| difference.is_none());
-        if equal || page.is_gone() {
+        let first_difference = first_difference(page.key(), &ours, theirs.as_deref().unwrap_or(&NOTHING));
+        if first_difference.is_none() || page.is_gone() {
             return Ok(None);
         }
         if keep {
@@ -207,7 +208,7 @@ impl Verifier<'_> {
             block: page.block,
             cache_lsn,
             storage_lsn: theirs.as_deref().map(page::lsn),
-            first_difference: difference.flatten(),
+            first_difference,
         }))
     }
 
@@ -255,18 +256,51 @@ fn is_missing(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof)
 }
 
-/// Where the two differ in more than what is masked; none if they are equal.
+/// Where the two differ in more than what they may differ in; none if they are equal.
 fn first_difference(key: Key, ours: &[u8; PAGE_SIZE], theirs: &[u8]) -> Option<usize> {
     let Ok(theirs) = <&[u8; PAGE_SIZE]>::try_from(theirs) else { return Some(0) };
+    if *theirs == NOTHING && is_blank(ours) {
+        return None;
+    }
     let (mut ours, mut theirs) = (Box::new(*ours), Box::new(*theirs));
     let kind = page_kind(&ours, key);
-    mask_page(&mut ours, kind);
-    mask_page(&mut theirs, kind);
-    ours.iter().zip(theirs.iter()).position(|(a, b)| a != b)
+    for page in [&mut ours, &mut theirs] {
+        mask_page(page, kind);
+        if kind == PageKind::Sequence {
+            mask_sequence_state(page);
+        }
+    }
+    let mut pairs = ours.iter().zip(theirs.iter());
+    match kind {
+        // A bit that only the cache has set costs a later VACUUM a look at the page; one that only storage has would be
+        // wrong. PostgreSQL itself logs the maps of a new database without their contents.
+        PageKind::VisibilityMap => pairs.position(|(ours, theirs)| theirs & !ours != 0),
+        _ => pairs.position(|(ours, theirs)| ours != theirs),
+    }
 }
 
-fn is_zero(page: &[u8]) -> bool {
-    page.iter().all(|byte| *byte == 0)
+/// `last_value` and `log_cnt`: the log is ahead by the values that may still be given out without logging.
+fn mask_sequence_state(page: &mut [u8; PAGE_SIZE]) {
+    const HEADER_LENGTH_AT: usize = 22;
+    let Some(tuple) = page::item_id(&page[..], 1) else { return };
+    if let Some(tuple) = page::item_mut(&mut page[..], tuple) {
+        let start = tuple.get(HEADER_LENGTH_AT).copied().map_or(0, usize::from);
+        if let Some(state) = tuple.get_mut(start..start + 16) {
+            state.fill(0);
+        }
+    }
+}
+
+/// Whether a page has never held anything that is logged: PostgreSQL extends files by pages of zeroes, and may initialise one and
+/// then not use it, without a word in the log.
+fn is_blank(page: &[u8; PAGE_SIZE]) -> bool {
+    *page == NOTHING
+        || (!page::lsn(&page[..]).is_valid() && page::max_offset_number(&page[..]) == 0 && has_no_special(page))
+}
+
+/// Tables have no special space; an index's page of that kind says something even if it is empty.
+fn has_no_special(page: &[u8; PAGE_SIZE]) -> bool {
+    usize::from(page::special(&page[..])) == PAGE_SIZE
 }
 
 /// Folders that hold relations, below the data directory.
@@ -351,6 +385,40 @@ mod tests {
         page::set_special(&mut theirs, 8000);
         assert!(first_difference(KEY, &ours, &theirs).is_some());
         assert_eq!(first_difference(KEY, &ours, &[0; 3]), Some(0));
+    }
+
+    #[test]
+    fn a_visibility_bit_is_wrong_only_where_the_cache_lacks_it() {
+        let Key::RelBlock { rel, block } = KEY else { unreachable!("it is one") };
+        let key = Key::RelBlock { rel: rel.with_fork(Fork::VisibilityMap), block };
+        let (ours, mut theirs) = (heap_page(), heap_page());
+        theirs[100] = 1;
+        assert_eq!(first_difference(key, &ours, &theirs), Some(100));
+        assert_eq!(first_difference(key, &theirs, &ours), None);
+    }
+
+    #[test]
+    fn a_page_that_was_initialised_and_never_used_equals_nothing() {
+        assert_eq!(first_difference(KEY, &heap_page(), &NOTHING), None);
+        let mut used = heap_page();
+        page::set_lsn(&mut used, Lsn(7));
+        assert!(first_difference(KEY, &used, &NOTHING).is_some());
+        assert!(first_difference(KEY, &NOTHING, &used).is_some());
+    }
+
+    #[test]
+    fn a_sequence_may_be_behind_its_log() {
+        let mut page = heap_page();
+        page::set_item_id(&mut page, 1, page::ItemId::normal(8000, 41)).expect("in the page");
+        page::set_lower(&mut page, 28);
+        page[8000 + 22] = 24;
+        let mut ahead = page;
+        ahead[8024] = 33;
+        ahead[8040] = 1;
+        mask_sequence_state(&mut ahead);
+        assert_eq!((ahead[8024], ahead[8040]), (0, 1));
+        page[8022] = 255;
+        mask_sequence_state(&mut page);
     }
 
     #[test]

@@ -31,10 +31,13 @@ impl Home {
         Ok(Home { root })
     }
 
-    /// Creates the folder and its parts. Others may pass through it, since the server's user must reach its cache, but find
-    /// every part that has data closed.
+    /// Creates the folder and its parts. Others may pass through a new folder, since the server's user must reach its cache, but
+    /// find every part that has data closed. A folder that exists keeps its permissions.
     pub fn create(dir: &Path) -> Result<Home> {
-        create_dir(&Home::new(dir)?.root, 0o711)?;
+        let root = Home::new(dir)?.root;
+        if !root.exists() {
+            create_dir(&root, 0o711)?;
+        }
         let home = Home::new(dir)?;
         create_dir(&home.root.join("run"), 0o700)?;
         create_dir(&home.root.join("log"), 0o700)?;
@@ -94,4 +97,29 @@ pub fn create_dir(path: &Path, mode: u32) -> Result<()> {
         fs::set_permissions(path, Permissions::from_mode(mode))
     };
     create().with_context(|| format!("cannot create {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().expect("it exists").permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn new_folder_lets_the_server_pass_and_nobody_read() {
+        let above = tempfile::tempdir().expect("temporary folder");
+        let home = Home::create(&above.path().join("q")).expect("created");
+        assert_eq!(mode(home.root()), 0o711);
+        assert_eq!(mode(&home.root().join("log")), 0o700);
+    }
+
+    #[test]
+    fn permissions_of_an_existing_folder_are_left_alone() {
+        let existing = tempfile::tempdir().expect("temporary folder");
+        fs::set_permissions(existing.path(), Permissions::from_mode(0o750)).expect("set");
+        let home = Home::create(existing.path()).expect("created");
+        assert_eq!(mode(home.root()), 0o750);
+    }
 }

@@ -119,7 +119,8 @@ pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) 
         pageservers: state.pageservers.iter().map(Node::address).collect(),
         run_as_user: None,
         settings: Vec::new(),
-        pushdown: false,
+        // A new project starts with full-page writes off; what is switched later is kept beside the compute.
+        pushdown: true,
     }
 }
 

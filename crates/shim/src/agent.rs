@@ -122,7 +122,7 @@ fn connected_socket(path: &[u8]) -> Result<c_int, Trouble> {
         return Err(Trouble::Broken);
     }
     for (slot, byte) in address.sun_path.iter_mut().zip(path) {
-        *slot = byte.cast_signed();
+        *slot = *byte as libc::c_char;
     }
     // SAFETY: the address is valid for its size; the descriptor is ours.
     unsafe {

@@ -1,8 +1,8 @@
 //! What each open descriptor is to the shim.
 //!
-//! One word per descriptor, changed when it is opened, duplicated and closed, looked at by every call. A child inherits the
-//! table with the descriptors. A word is a tag in its three lowest bits and a value above: nothing here allocates, and the
-//! meta mapping of a tracked file is its own bookkeeping.
+//! One word per descriptor, changed when it is opened, duplicated and closed, looked at by every call. A child
+//! inherits the table with the descriptors. A word is a tag in its three lowest bits and a value above: nothing here
+//! allocates, and the meta mapping of a tracked file is its own bookkeeping.
 
 use libc::c_int;
 use quire_cache::Meta;
@@ -84,8 +84,9 @@ pub fn set(fd: c_int, descriptor: Descriptor) -> bool {
     let Some(slot) = slot(fd) else { return false };
     let before = slot.swap(descriptor.encode(), Ordering::Relaxed);
     if let Descriptor::Tracked(meta) = Descriptor::decode(before) {
-        // SAFETY: the address came from `into_raw`, and the swap made this the only one to take it back. A thread that
-        // still uses the descriptor while another closes it is PostgreSQL's bug, which it does not have: it has no threads.
+        // SAFETY: the address came from `into_raw`, and the swap made this the only one to take it back. A thread
+        // that still uses the descriptor while another closes it is PostgreSQL's bug, which it does not have: it has
+        // no threads.
         drop(unsafe { Meta::from_raw(meta) });
     }
     true

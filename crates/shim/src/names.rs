@@ -120,7 +120,7 @@ pub unsafe fn target(shim: &Shim, path: *const c_char) -> Option<Target> {
 /// `path` is null or a C string.
 pub unsafe fn target_at(shim: &Shim, dir: c_int, path: *const c_char) -> Option<Target> {
     // SAFETY: as the caller says.
-    let absolute = !path.is_null() && unsafe { *path }.cast_unsigned() == b'/';
+    let absolute = !path.is_null() && unsafe { *path.cast::<u8>() } == b'/';
     if dir == libc::AT_FDCWD || absolute {
         // SAFETY: as the caller says.
         return unsafe { target(shim, path) };

@@ -1,8 +1,8 @@
 //! libc's own functions, found behind this library.
 //!
 //! Each is looked up when it is first called: functions are called before this library's constructor has run. The
-//! constructor then binds all of them ([`bind_all`]), because `dlsym` takes locks and must not run for the first time in
-//! a signal handler.
+//! constructor then binds all of them ([`bind_all`]), because `dlsym` takes locks and must not run for the first time
+//! in a signal handler.
 
 use crate::errno::Errno;
 use libc::{DIR, FILE, c_char, c_int, c_long, c_uint, c_void, iovec, mode_t, off_t, size_t, ssize_t};
@@ -76,7 +76,7 @@ real! {
     fn pwrite(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t;
     fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t;
     fn pwritev(fd: c_int, parts: *const iovec, count: c_int, offset: off_t) -> ssize_t;
-    fn copy_file_range(from: c_int, from_offset: *mut off_t, to: c_int, to_offset: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t;
+    fn copy_file_range(a: c_int, at: *mut off_t, b: c_int, to: *mut off_t, bytes: size_t, flags: c_uint) -> ssize_t;
     fn lseek(fd: c_int, offset: off_t, whence: c_int) -> off_t;
     fn ftruncate(fd: c_int, length: off_t) -> c_int;
     fn truncate(path: *const c_char, length: off_t) -> c_int;

@@ -3,7 +3,6 @@
 use crate::errno::Errno;
 use crate::names::{Buffer, META_PATH_BYTES_MAX};
 use crate::{process, real};
-use libc::c_int;
 use quire_cache::layout::{COMPUTE_DIR_BYTES_MAX, CONTROL, META, PGDATA, SOCKET};
 use quire_cache::{CacheError, Control, ControlMap};
 use std::ffi::{CStr, CString};
@@ -182,7 +181,7 @@ pub fn say(message: fmt::Arguments<'_>) {
     let _ = writeln!(line, "quire-shim[{}]: {message}", process::pid());
     let text = line.bytes.get(..line.length).unwrap_or_default();
     // SAFETY: the bytes are valid for reading.
-    unsafe { real::write(libc::STDERR_FILENO as c_int, text.as_ptr().cast(), text.len()) };
+    unsafe { real::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
 }
 
 /// A line without allocation; what does not fit is cut off.

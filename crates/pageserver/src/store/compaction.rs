@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// Runs of one tier that are merged into one of the next.
 pub const FAN_IN: usize = 8;
 
-/// Which runs to merge, given the tiers of all, oldest first: the oldest [`FAN_IN`] neighbours of the lowest tier that
+/// Which runs to merge, given the tiers of all, oldest first: the oldest `FAN_IN` neighbours of the lowest tier that
 /// has as many; none if no tier has.
 pub fn choose_runs(tiers: &[u8]) -> Option<Range<usize>> {
     let windows = tiers.windows(FAN_IN).enumerate();

@@ -68,8 +68,8 @@ pub struct Ratios {
     pub tps: f64,
     /// Less is better.
     pub latency: f64,
-    /// Less is better.
-    pub wal_bytes_per_transaction: f64,
+    /// Less is better; none where the stock server wrote no WAL to speak of.
+    pub wal_bytes_per_transaction: Option<f64>,
 }
 
 /// A whole measurement.
@@ -114,7 +114,7 @@ impl Report {
                 "quire/stock".to_owned(),
                 format!("{:.2}", ratios.tps),
                 format!("{:.2}", ratios.latency),
-                format!("{:.3}", ratios.wal_bytes_per_transaction),
+                ratios.wal_bytes_per_transaction.map_or("-".to_owned(), |ratio| format!("{ratio:.3}")),
                 String::new(),
             ]);
         }
@@ -147,7 +147,8 @@ impl Ratios {
         Ratios {
             tps: quire.tps / stock.tps,
             latency: quire.latency_ms / stock.latency_ms,
-            wal_bytes_per_transaction: quire.wal_bytes_per_transaction / stock.wal_bytes_per_transaction,
+            wal_bytes_per_transaction: (stock.wal_bytes_per_transaction >= 1.0)
+                .then(|| quire.wal_bytes_per_transaction / stock.wal_bytes_per_transaction),
         }
     }
 }
@@ -198,7 +199,7 @@ mod tests {
         let rounds = vec![round("quire", 1, 50.0, 100), round("stock", 1, 100.0, 1000)];
         let both = Report::new(&load, Value::Null, rounds.clone()).expect("report");
         let ratios = both.ratios.as_ref().expect("both measured");
-        assert_eq!((ratios.tps, ratios.wal_bytes_per_transaction), (0.5, 0.1));
+        assert_eq!((ratios.tps, ratios.wal_bytes_per_transaction), (0.5, Some(0.1)));
         assert!(both.table().contains("quire/stock"));
         let alone = Report::new(&load, Value::Null, rounds[..1].to_vec()).expect("report");
         assert!(alone.ratios.is_none());

@@ -106,6 +106,7 @@ async fn start_computes(home: &Home, state: &State, options: &Options, groups: &
     let mut readiness = Readiness::new(home);
     for branch in &state.branches {
         let role = Role::Compute(branch.clone());
+        say_where_the_cache_is(home, state, branch)?;
         let compute = compute_options(home, state, branch, options)?;
         write_config(home, &role, &compute_config(state, branch, &compute))?;
         readiness.expect(role.clone(), groups.computes.add(role));
@@ -135,15 +136,20 @@ async fn create_branch(home: &Home, state: &State, branch: &Branch, options: &Op
 
 fn compute_options(home: &Home, state: &State, branch: &Branch, options: &Options) -> Result<ComputeOptions> {
     let place = compute_dir(home, state.project, &branch.name)?;
-    if let Some(reason) = &place.outside_because {
-        let dir = place.path.display();
-        tracing::warn!(reason, %dir, branch = branch.name, "the compute keeps its cache outside the folder");
-    }
     if let Some(above) = place.path.parent() {
         create_dir(above, 0o711)?;
     }
     std::fs::create_dir_all(&place.path).with_context(|| format!("cannot create {}", place.path.display()))?;
     Ok(ComputeOptions { pg_bin: options.pg_bin.clone(), shim: options.shim.clone(), dir: place.path })
+}
+
+fn say_where_the_cache_is(home: &Home, state: &State, branch: &Branch) -> Result<()> {
+    let place = compute_dir(home, state.project, &branch.name)?;
+    if let Some(reason) = &place.outside_because {
+        let dir = place.path.display();
+        tracing::warn!(reason, %dir, branch = branch.name, "the compute keeps its cache outside the folder");
+    }
+    Ok(())
 }
 
 /// The signals that end a supervisor.

@@ -1,13 +1,12 @@
 //! Reading and writing.
 
+use crate::errno::{Errno, Failure};
 use crate::fds::{self, Descriptor};
 use crate::shim::{self, Shim};
 use crate::{real, tracked, wal};
 use libc::{c_int, c_uint, c_void, iovec, off_t, size_t, ssize_t};
 use quire_cache::Meta;
 use std::ptr::NonNull;
-
-use crate::errno::{Errno, Failure};
 
 /// Runs `body` with the meta file of a tracked descriptor, or `otherwise` for any other.
 #[inline]
@@ -17,8 +16,8 @@ pub(crate) fn if_tracked<R>(
     otherwise: impl FnOnce() -> R,
 ) -> R {
     match (fds::get(fd), shim::current()) {
-        // SAFETY: the address is in the table, so it came from `into_raw` and was not taken back; nobody closes a descriptor
-        // while it is in use.
+        // SAFETY: the address is in the table, so it came from `into_raw` and was not taken back; nobody closes a
+        // descriptor while it is in use.
         (Descriptor::Tracked(meta), Some(shim)) => unsafe { Meta::borrow_raw(meta, |meta| body(shim, meta)) },
         _ => otherwise(),
     }
@@ -98,6 +97,16 @@ unsafe fn read_at(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: off_t) 
     if_tracked(fd, |shim, meta| tracked::read(shim, meta, offset, bytes, real), real)
 }
 
+/// Reads at an offset into a buffer of known size; a read past it is left to libc, which ends the program.
+unsafe fn read_at_within(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: off_t, room: size_t) -> ssize_t {
+    if bytes > room {
+        // SAFETY: as the caller of the C function says.
+        return unsafe { real::__pread_chk(fd, buffer, bytes, offset, room) };
+    }
+    // SAFETY: as above.
+    unsafe { read_at(fd, buffer, bytes, offset) }
+}
+
 /// Writes at an offset.
 unsafe fn write_at(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t {
     // SAFETY: the caller keeps the C function's promises.
@@ -139,17 +148,13 @@ intercept! {
     }
 
     fn __pread_chk(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: off_t, room: size_t) -> ssize_t {
-        // SAFETY: see `pread`. A read past the room is left to libc, which ends the program.
-        unsafe {
-            if bytes > room { real::__pread_chk(fd, buffer, bytes, offset, room) } else { read_at(fd, buffer, bytes, offset) }
-        }
+        // SAFETY: see `pread`.
+        unsafe { read_at_within(fd, buffer, bytes, offset, room) }
     }
 
     fn __pread64_chk(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: off_t, room: size_t) -> ssize_t {
-        // SAFETY: see `__pread_chk`.
-        unsafe {
-            if bytes > room { real::__pread_chk(fd, buffer, bytes, offset, room) } else { read_at(fd, buffer, bytes, offset) }
-        }
+        // SAFETY: see `pread`.
+        unsafe { read_at_within(fd, buffer, bytes, offset, room) }
     }
 
     fn preadv(fd: c_int, parts: *const iovec, count: c_int, offset: off_t) -> ssize_t {
@@ -179,7 +184,9 @@ intercept! {
 
     fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
         // SAFETY: see `pread`.
-        let (at, bytes) = (|offset| unsafe { real::preadv(fd, parts, count, offset) }, || unsafe { vector_bytes(parts, count) });
+        let at = |offset| unsafe { real::preadv(fd, parts, count, offset) };
+        // SAFETY: see `pread`.
+        let bytes = || unsafe { vector_bytes(parts, count) };
         // SAFETY: see `pread`.
         if_tracked(fd, |shim, meta| read_here(shim, meta, fd, bytes(), at), || unsafe { real::readv(fd, parts, count) })
     }
@@ -214,7 +221,9 @@ intercept! {
 
     fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
         // SAFETY: see `pread`.
-        let (at, bytes) = (|offset| unsafe { real::pwritev(fd, parts, count, offset) }, || unsafe { vector_bytes(parts, count) });
+        let at = |offset| unsafe { real::pwritev(fd, parts, count, offset) };
+        // SAFETY: see `pread`.
+        let bytes = || unsafe { vector_bytes(parts, count) };
         // SAFETY: see `pread`.
         let local = || write_local(fd, None, || unsafe { real::writev(fd, parts, count) });
         if_tracked(fd, |shim, meta| write_here(shim, meta, fd, bytes(), at), local)

@@ -6,7 +6,8 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("the functions with and without 64 in their names must be the same");
 
-/// Defines functions that take the place of libc's. A test build does not export them: its test runner is not PostgreSQL.
+/// Defines functions that take the place of libc's. A test build does not export them: its test runner is not
+/// PostgreSQL.
 macro_rules! intercept {
     ($(fn $name:ident($($arg:ident: $type:ty),* $(,)?) -> $result:ty $body:block)*) => {$(
         #[doc = concat!("Stands before libc's `", stringify!($name), "`.")]

@@ -8,6 +8,7 @@ use crate::shim::{self, Shim};
 use crate::{process, real, tracked, wal};
 use libc::{DIR, FILE, c_char, c_int, mode_t};
 use quire_cache::Meta;
+use std::ffi::CStr;
 
 /// Opens by `real`, which is given the flags to use, and notes what the new descriptor is.
 fn open_as(target: Option<Target>, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
@@ -116,9 +117,16 @@ fn before_stream(shim: &Shim, path: *const c_char, target: &Target, for_reading:
     }
 }
 
+/// Whether a stream of this mode can only be read.
+unsafe fn only_reads(mode: *const c_char) -> bool {
+    // SAFETY: as the caller says: null or a C string.
+    let mode = if mode.is_null() { b"" } else { unsafe { CStr::from_ptr(mode) }.to_bytes() };
+    mode.first() == Some(&b'r') && !mode.contains(&b'+')
+}
+
 unsafe fn open_stream(path: *const c_char, mode: *const c_char) -> *mut FILE {
-    // SAFETY: as the caller of the C function says, here and below; a mode is a C string, so it has a first byte.
-    let for_reading = !mode.is_null() && unsafe { *mode }.cast_unsigned() == b'r';
+    // SAFETY: as the caller of the C function says, here and below.
+    let for_reading = unsafe { only_reads(mode) };
     // SAFETY: as above.
     if let (Some(shim), Some(target)) = (shim::current(), unsafe { target_of(path) }) {
         let pages = target.kind == FileKind::Pages;
@@ -136,8 +144,8 @@ unsafe fn open_stream(path: *const c_char, mode: *const c_char) -> *mut FILE {
 
 intercept! {
     fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
-        // SAFETY: the caller keeps the C function's promises. It is variadic in C; where there is no third argument, this
-        // one is some register's contents, which the kernel ignores.
+        // SAFETY: the caller keeps the C function's promises. It is variadic in C; where there is no third argument,
+        // this one is some register's contents, which the kernel ignores.
         unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, mode)) }
     }
 

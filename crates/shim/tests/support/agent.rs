@@ -34,6 +34,8 @@ pub struct Agent {
     pub blocks_installed: AtomicU64,
     /// Whether flushes are granted at all.
     pub grants: AtomicBool,
+    /// Whether fetches are served at all.
+    pub fills: AtomicBool,
     stopped: AtomicBool,
 }
 
@@ -53,6 +55,7 @@ impl Agent {
             materialised: Mutex::default(),
             blocks_installed: AtomicU64::new(0),
             grants: AtomicBool::new(true),
+            fills: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
         });
         for folder in ["global", "pg_xact", "pg_multixact/offsets", "pg_multixact/members"] {
@@ -209,6 +212,9 @@ impl Agent {
     }
 
     fn fill(&self, file: FileId, first_block: u32, count: u32) -> io::Result<()> {
+        if !self.fills.load(Ordering::SeqCst) {
+            return Err(io::Error::other("storage is away"));
+        }
         let relative = path_of(file);
         let meta = Meta::open(&self.dir.meta_file(&relative)).map_err(io::Error::other)?;
         let data = File::options().write(true).open(self.dir.data_file(&relative))?;
