@@ -5,13 +5,14 @@
 //! ask the pageserver what a shutdown checkpoint at E says
 //! make an empty data directory with the last WAL segment in it
 //! write that checkpoint's record at E, locally and through the quorum, unless the log ends with one; S = the end now
-//! small files, pg_control, global/, SLRU files as of S; whatever is absent in the cache is read at S, for ever
+//! small files, pg_control, global/, SLRU files as of S; whatever is absent in the cache is read at S, until it was there and left
 //! control.shm, agent.sock
 //! ```
 //!
 //! What it costs does not depend on the size of the database.
 
-use crate::fill::FillServer;
+use crate::bound::Bound;
+use crate::fill::{Files, FillServer};
 use crate::layout::{self, LastCheckpoint};
 use crate::materialise::Materialiser;
 use crate::metrics::Metrics;
@@ -147,9 +148,11 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     materialiser.slrus(&entries)?;
     let control = share_memory(setting, &won, end.start)?;
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start)?;
+    let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
     let server = FillServer::new(
         config,
         setting.owner,
+        files.clone(),
         client.clone(),
         materialiser.clone(),
         quorum.clone(),
@@ -159,7 +162,11 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     );
     let listening = Arc::new(server).listen(config)?;
     let reporting = tokio::spawn(report_durable(quorum.clone(), client.clone())).abort_handle();
-    let tasks = vec![listening, reporting];
+    let mut tasks = vec![listening, reporting];
+    if config.is_bounded() {
+        let bound = Bound::new(config, files, client.clone(), quorum.clone(), control.clone(), setting.metrics.clone());
+        tasks.push(tokio::spawn(bound.keep()).abort_handle());
+    }
     Ok(Session { quorum: quorum.clone(), control, client, materialiser, won, start: end.start, tasks })
 }
 
@@ -263,6 +270,7 @@ fn share_memory(setting: &Setting, won: &Won, start: Lsn) -> Result<Arc<ControlM
         segment_bytes: won.identity.segment_bytes.into(),
         timeline: TIMELINE,
         start_lsn: start,
+        bounded: setting.config.is_bounded(),
     };
     let control = ControlMap::create(&path, &settings).map_err(|error| Error::Cache(path.clone(), error))?;
     setting.owner.give(&path)?;

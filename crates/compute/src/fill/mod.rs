@@ -14,8 +14,8 @@ use crate::owner::Owner;
 use crate::page_client::{PageClient, PageError};
 use crate::quorum::{Quorum, local_wal::LocalWal};
 use crate::{Config, Error, metrics::Metrics, place};
-use files::{FileError, Files};
-pub use files::{key_of, path_of};
+use files::FileError;
+pub use files::{CacheFile, Files, key_of, path_of};
 use quire_cache::request::{HELLO_BYTES, REQUEST_BYTES};
 use quire_cache::{AgentState, Answer, CacheError, ComputeDir, ControlMap, FileId, Hello, Request};
 use quire_types::{Lsn, Term};
@@ -38,7 +38,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// Everything a request may need.
 #[derive(Debug)]
 pub struct FillServer {
-    files: Files,
+    files: Arc<Files>,
     client: PageClient,
     materialiser: Arc<Materialiser>,
     quorum: Arc<Quorum>,
@@ -74,6 +74,7 @@ impl FillServer {
     pub fn new(
         config: &Config,
         owner: Owner,
+        files: Arc<Files>,
         client: PageClient,
         materialiser: Arc<Materialiser>,
         quorum: Arc<Quorum>,
@@ -82,7 +83,7 @@ impl FillServer {
         log_start: Lsn,
     ) -> FillServer {
         FillServer {
-            files: Files::new(ComputeDir::new(&config.dir)),
+            files,
             client,
             materialiser,
             quorum,
@@ -186,7 +187,9 @@ impl FillServer {
         let claims = file.claim(blocks.start..blocks.end.saturating_add(window));
         if !claims.blocks().is_empty() {
             let begun = Instant::now();
-            let pages = self.client.get_pages(file.meta().request_lsn(), claims.keys(), FETCH_PATIENCE).await?;
+            // Read after the claim: whoever dropped a block raised the LSN before.
+            let lsn = file.meta().request_lsn();
+            let pages = self.client.get_pages(lsn, claims.keys(), FETCH_PATIENCE).await?;
             self.metrics.fetched(pages.len(), begun.elapsed());
             claims.install(&pages).map_err(FillError::Write)?;
         }
