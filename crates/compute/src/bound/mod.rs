@@ -155,8 +155,9 @@ impl Bound {
             return Ok(());
         }
         let quota = Quota { pages, safe_epoch: self.horizon.safe(), readable: self.readable, everything };
-        let (files, mut hand) = (self.files.clone(), self.hand);
-        let swept = tokio::task::spawn_blocking(move || (sweep(&files, &inventory, &mut hand, quota), hand)).await;
+        let (pgdata, files, mut hand) = (self.config.pgdata(), self.files.clone(), self.hand);
+        let work = move || (sweep(&pgdata, &files, &inventory, &mut hand, quota), hand);
+        let swept = tokio::task::spawn_blocking(work).await;
         let (dropped, hand) = swept.map_err(|_| Error::ShuttingDown)?;
         self.hand = hand;
         self.metrics.dropped(dropped);

@@ -8,9 +8,8 @@ use crate::verify::{names, relation_folders};
 use quire_cache::FileId;
 use quire_cache::protocol::{self, Blocks, Dropper};
 use quire_redo::mask::{PageKind, page_kind};
-use quire_types::{Fork, Lsn, PAGE_SIZE, RelTag};
+use quire_types::{Fork, Lsn, PAGE_SIZE};
 use quire_wal::{DataPath, page};
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -44,8 +43,6 @@ impl Inventory {
     }
 
     fn add_folder(&mut self, pgdata: &Path, folder: &Path) {
-        let mut found: Vec<(RelTag, u32)> = Vec::new();
-        let mut unlogged = BTreeSet::new();
         for name in names(&pgdata.join(folder)).unwrap_or_default() {
             let relative = folder.join(name);
             let bytes = std::fs::metadata(pgdata.join(&relative)).map_or(0, |status| status.blocks() * UNIT_BYTES);
@@ -55,13 +52,10 @@ impl Inventory {
             };
             match rel.fork {
                 Fork::FreeSpaceMap => {}
-                Fork::Init => drop(unlogged.insert(rel.with_fork(Fork::Main))),
-                _ if bytes > 0 => found.push((rel, segment)),
+                _ if bytes > 0 => self.files.push(FileId::Relation { rel, segment }),
                 _ => {}
             }
         }
-        let logged = found.into_iter().filter(|(rel, _)| !unlogged.contains(&rel.with_fork(Fork::Main)));
-        self.files.extend(logged.map(|(rel, segment)| FileId::Relation { rel, segment }));
     }
 }
 
@@ -84,8 +78,16 @@ pub struct Hand {
     at: Option<(FileId, u32)>,
 }
 
+/// Whether a file is one of an unlogged relation, asked after the epoch became safe: whoever made the relation has made its init
+/// fork by then.
+fn is_unlogged(pgdata: &Path, id: FileId) -> bool {
+    let FileId::Relation { rel, .. } = id else { return true };
+    let init = DataPath::Relation { rel: rel.with_fork(Fork::Init), segment: 0 };
+    rel.fork != Fork::Init && pgdata.join(init.to_path()).exists()
+}
+
 /// Drops pages until the quota is met or nothing more may go; how many went.
-pub fn sweep(files: &Files, inventory: &Inventory, hand: &mut Hand, quota: Quota) -> u64 {
+pub fn sweep(pgdata: &Path, files: &Files, inventory: &Inventory, hand: &mut Hand, quota: Quota) -> u64 {
     let rounds = if quota.everything { 1 } else { ROUNDS_MAX };
     let mut dropped = 0;
     let begin = match hand.at {
@@ -96,6 +98,9 @@ pub fn sweep(files: &Files, inventory: &Inventory, hand: &mut Hand, quota: Quota
     for id in (0..rounds).flat_map(|_| order.clone()) {
         if dropped >= quota.pages {
             break;
+        }
+        if is_unlogged(pgdata, *id) {
+            continue;
         }
         // One that is wholly local, or gone.
         let Ok(file) = files.get(*id) else { continue };
