@@ -140,8 +140,7 @@ async fn concurrent_upserts_splits_and_vacuums_lose_nothing() {
     let (upserts, splits) = (upserts.finish(), splits.finish());
     assert_eq!(number(&client, "SELECT sum(hits) FROM u").await, i64::try_from(upserts).unwrap());
     let rows = i64::try_from(splits * 20).unwrap();
-    assert_eq!(number(&client, "SELECT max(k) FROM s").await.max(rows), rows, "a sequence without gaps");
-    assert_eq!(number(&client, "SELECT last_value FROM q").await, rows);
+    assert_eq!(number(&client, "SELECT last_value FROM q").await, rows, "a sequence without gaps");
     run(&client, "DELETE FROM s WHERE k % 3 = 0").await;
     assert_eq!(number(&client, "SELECT count(*) FROM s").await, rows - rows / 3);
     drops(&quire).await;
@@ -154,7 +153,7 @@ async fn concurrent_upserts_splits_and_vacuums_lose_nothing() {
 async fn relations_that_are_made_rewritten_cut_and_dropped_are_as_they_should_be() {
     let quire = dropping();
     let client = quire.connect().await;
-    let sum = "SELECT count(*) * 1000000000 + sum(n) FROM r";
+    let sum = "SELECT (count(*) * 1000000000 + sum(n))::bigint FROM r";
     run(&client, "CREATE TABLE r AS SELECT n, md5(n::text) m FROM generate_series(1, 20000) n").await;
     let whole = number(&client, sum).await;
     for statement in [
@@ -174,7 +173,7 @@ async fn relations_that_are_made_rewritten_cut_and_dropped_are_as_they_should_be
         for part in if statement.contains("CONCURRENTLY") { vec![statement] } else { statement.split("; ").collect() } {
             run(&client, part).await;
         }
-        drops(&quire).await;
+        drops_or_a_second(&quire).await;
         assert_eq!(number(&client, sum).await, whole, "{statement}");
     }
     run(&client, "CREATE TABLE cut AS SELECT generate_series(1, 200000) n").await;
@@ -191,7 +190,7 @@ async fn relations_that_are_made_rewritten_cut_and_dropped_are_as_they_should_be
         run(&client, &format!("CREATE DATABASE d STRATEGY {strategy}")).await;
         let other = quire.connect_to("d").await;
         run(&other, "CREATE TABLE x AS SELECT generate_series(1, 50000) n; CREATE INDEX ON x (n)").await;
-        drops(&quire).await;
+        drops_or_a_second(&quire).await;
         assert_eq!(number(&other, "SELECT sum(n) FROM x").await, 1_250_025_000);
         expect_amcheck_clean(&other).await;
         drop(other);
@@ -199,6 +198,7 @@ async fn relations_that_are_made_rewritten_cut_and_dropped_are_as_they_should_be
     }
     expect_amcheck_clean(&client).await;
     quire.verify();
+    assert!(cache(&quire, "dropped") > 5000, "pages left all the time");
     quire.cold_restart();
     let client = quire.connect().await;
     assert_eq!(number(&client, sum).await, whole);
