@@ -63,8 +63,9 @@ impl Horizon {
 
     /// Storage can be read at `readable`.
     pub fn reached(&mut self, readable: Lsn) {
-        while let Some((epoch, _)) = self.ended.pop_front_if(|(_, end)| *end <= readable) {
+        while let Some((epoch, _)) = self.ended.front().copied().filter(|(_, end)| *end <= readable) {
             self.safe = epoch;
+            self.ended.pop_front();
         }
     }
 
