@@ -54,8 +54,8 @@ pub struct Replay {
     pub mismatches: Vec<Mismatch>,
     /// Pages of which nothing is known since a record that redo could not replay and that carried no image.
     pub lost: HashSet<Key>,
-    /// Pages of visibility maps that `CREATE DATABASE` copied and logged without their contents: it takes them for pages
-    /// with tuples, on which what lies between line pointers and tuples does not count. Storage, like a standby, knows
+    /// Pages of visibility maps that `CREATE DATABASE` copied and logged without their contents: it takes them for
+    /// pages with tuples, on which what lies between line pointers and tuples does not count. Storage, like a standby, knows
     /// fewer bits than the server then, which is safe.
     pub hollow_maps: HashSet<Key>,
     pub last_record: Lsn,

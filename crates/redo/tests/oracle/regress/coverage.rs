@@ -131,9 +131,9 @@ fn kind_name(manager: u8, info: u8) -> String {
 const HEADING: &str = "## Records
 
 Pages counts references to pages. Restored: redo put the record's image in place, as it must when the record says so.
-Compared: redo changed the page, which then was compared with PostgreSQL's. Pages that are neither belong to a visibility
-map, or to a record without an image: a hint's, or one of a session that has only one manager's records checked. Not
-replayed: redo knows no such record, and the page was taken from PostgreSQL.
+Compared: redo changed the page, which then was compared with PostgreSQL's. Pages that are neither belong to a
+visibility map, or to a record without an image: a hint's, or one of a session that has only one manager's records
+checked. Not replayed: redo knows no such record, and the page was taken from PostgreSQL.
 
 | Manager | Record | Records | Pages | Restored | Compared | Differ | Not replayed |
 |---|---|---:|---:|---:|---:|---:|---:|

@@ -24,7 +24,8 @@ use suite::SuiteResult;
 
 pub use coverage::{Coverage, Outcome};
 
-/// `wal_log_hints` makes the first hint on a page after a checkpoint a record. The rest keeps the log until it is replayed.
+/// `wal_log_hints` makes the first hint on a page after a checkpoint a record. The rest keeps the log until it is
+/// replayed.
 const SETTINGS: &str = "
 wal_level = replica
 wal_compression = lz4
@@ -44,34 +45,54 @@ fn pages_equal_postgresqls_throughout_its_regression_suite() -> Result<()> {
     cluster.start()?;
     cluster.stop()?;
     let mut replay = Replay::new(Files::load(&cluster.data())?.pages);
-    let before = control_file(&cluster)?;
-    let outcome = run_everything(&cluster, &folder)?;
+    let start = control_file(&cluster)?.checkpoint;
+    let mut files = ComparedFiles::default();
+    let outcome = stage(&cluster, &mut replay, &mut files, |cluster| suite::run(cluster, &folder))?;
     println!("{outcome}");
-    replay.run(&cluster.data(), before.checkpoint, before.system_identifier)?;
-    let after = control_file(&cluster)?;
-    let (file_mismatches, compared) = replay.compare_files(&Files::load(&cluster.data())?);
-    let log_bytes = after.checkpoint.bytes_since(before.checkpoint);
+    cluster.configure("wal_level = logical\n")?;
+    stage(&cluster, &mut replay, &mut files, run_the_rest)?;
     let (_, version) = cluster.output(Path::new("postgres"), &["--version"])?;
+    let log_bytes = replay.last_record.bytes_since(start);
     let ran = format!("{}: {outcome}\n\n{:.1} GB of WAL", version.trim(), log_bytes as f64 / 1e9);
-    let table = report(&replay, &ran, &compared, &file_mismatches);
+    let table = report(&replay, &ran, &files);
     println!("{table}{}", replay.damage);
     if let Some(path) = env::var_os("QUIRE_REDO_COVERAGE") {
         fs::write(path, &table)?;
     }
-    ensure!(replay.last_record == after.checkpoint, "replay ended at {}", replay.last_record);
-    verdict(&replay, &outcome, &file_mismatches)
+    verdict(&replay, &outcome, &files.mismatches)
 }
 
-fn run_everything(cluster: &Cluster, folder: &Path) -> Result<SuiteResult> {
+/// What the comparisons with files came to: pages by kind, and those that differed.
+#[derive(Default)]
+struct ComparedFiles {
+    pages: BTreeMap<String, usize>,
+    mismatches: Vec<Mismatch>,
+}
+
+/// Starts the server, does the work, stops it; replays what that has logged, and compares the files.
+fn stage<T>(
+    cluster: &Cluster,
+    replay: &mut Replay,
+    files: &mut ComparedFiles,
+    work: impl FnOnce(&Cluster) -> Result<T>,
+) -> Result<T> {
+    let before = control_file(cluster)?;
     cluster.start()?;
-    let outcome = suite::run(cluster, folder)?;
+    let outcome = work(cluster)?;
     cluster.stop()?;
-    cluster.configure("wal_level = logical\n")?;
-    cluster.start()?;
-    run_workloads(cluster)?;
-    extra::run(cluster)?;
-    cluster.stop()?;
+    replay.run(&cluster.data(), before.checkpoint, before.system_identifier)?;
+    let end = control_file(cluster)?.checkpoint;
+    ensure!(replay.last_record == end, "replay ended at {}, the log at {end}", replay.last_record);
+    let (mismatches, pages) = replay.compare_files(&Files::load(&cluster.data())?);
+    pages.into_iter().for_each(|(kind, count)| *files.pages.entry(kind).or_default() += count);
+    files.mismatches.extend(mismatches);
     Ok(outcome)
+}
+
+fn run_the_rest(cluster: &Cluster) -> Result<()> {
+    extra::freeze(cluster)?;
+    run_workloads(cluster)?;
+    extra::run(cluster)
 }
 
 fn verdict(replay: &Replay, outcome: &SuiteResult, file_mismatches: &[Mismatch]) -> Result<()> {
@@ -86,13 +107,13 @@ fn verdict(replay: &Replay, outcome: &SuiteResult, file_mismatches: &[Mismatch])
 }
 
 /// The document: what ran, the table, the files, the first differences.
-fn report(replay: &Replay, ran: &str, compared: &BTreeMap<String, usize>, file_mismatches: &[Mismatch]) -> String {
+fn report(replay: &Replay, ran: &str, files: &ComparedFiles) -> String {
     let mut text = format!("{PREAMBLE}\n{ran}. {}{FILES}", replay.coverage);
-    for (kind, pages) in compared {
-        let differ = file_mismatches.iter().filter(|mismatch| mismatch.what == format!("file, {kind}")).count();
+    for (kind, pages) in &files.pages {
+        let differ = files.mismatches.iter().filter(|mismatch| mismatch.what == format!("file, {kind}")).count();
         let _ = writeln!(text, "| {kind} | {pages} | {differ} |");
     }
-    for (title, mismatches) in [("records", &replay.mismatches[..]), ("files", file_mismatches)] {
+    for (title, mismatches) in [("records", &replay.mismatches[..]), ("files", &files.mismatches)] {
         if !mismatches.is_empty() {
             let _ = write!(text, "\nDifferences from {title}:\n\n```text\n{}```\n", one_of_each(mismatches));
         }
@@ -118,20 +139,20 @@ fn one_of_each(mismatches: &[Mismatch]) -> String {
 const PREAMBLE: &str = "# What redo was compared on
 
 Written by `make oracle`. PostgreSQL runs its own regression suite with `wal_consistency_checking = all`, so that each
-record carries the pages as they are after it; then, at `wal_level = logical`, the workloads of `crates/redo/tests/oracle`.
-All of its WAL is replayed natively, and after each record each page is compared with PostgreSQL's under the masks that
-PostgreSQL itself compares standbys with. Full-page writes are off but for a short part, so pages come from redo and not
-from images.
+record carries the pages as they are after it; then, at `wal_level = logical`, the workloads that lie in
+`crates/redo/tests/oracle`. All of its WAL is replayed natively, and after each record each page is compared with
+PostgreSQL's under the masks that PostgreSQL itself compares standbys with. Full-page writes are off but for a short
+part, so pages come from redo and not from images.
 ";
 
 const FILES: &str = "
 ## Files
 
-In the end the server was stopped, and its files were compared with the pages that redo had arrived at. This is how pages
-are checked that no record carries: the visibility map, and transaction status. Free space maps and unlogged relations are
-not in the log; sequences log values ahead of those handed out. `CREATE DATABASE` copies visibility maps but logs them
-empty, so that storage, like a standby, knows fewer bits than the server there: such a page may lack bits, which is safe,
-and may not have more.
+After the suite and in the end the server was stopped, and its files were compared with the pages that redo had arrived
+at. This is how pages are checked that no record carries: the visibility map, and transaction status. Free space maps and
+unlogged relations are not in the log; sequences log values ahead of those handed out. `CREATE DATABASE` copies
+visibility maps but logs them empty, so that storage, like a standby, knows fewer bits than the server there: such a page
+may lack bits, which is safe, and may not have more.
 
 | Page | Compared | Differ |
 |---|---:|---:|
