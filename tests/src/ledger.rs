@@ -6,8 +6,8 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
 /// Numbers handed out and numbers acknowledged, over all lives of the server.
@@ -83,12 +83,17 @@ async fn insert_until(ledger: Ledger, url: String, stop: Arc<AtomicBool>) {
     let connection = tokio::spawn(connection);
     while !stop.load(Ordering::Relaxed) {
         let id = ledger.next.fetch_add(1, Ordering::Relaxed);
-        let statement = "INSERT INTO ledger SELECT $1, md5($1::text)";
+        let statement = "INSERT INTO ledger SELECT $1::bigint, md5($1::bigint::text)";
         match client.execute(statement, &[&id]).await {
             Ok(_) => drop(ledger.acknowledged.lock().expect("no client panicked").insert(id)),
-            Err(_) if client.is_closed() => break,
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(error) if error.code().is_none_or(is_shutdown) => break,
+            Err(error) => panic!("the server refused an insert: {error:?}"),
         }
     }
     connection.abort();
+}
+
+/// `admin_shutdown`, `crash_shutdown`, `cannot_connect_now`: the server is going or gone.
+fn is_shutdown(code: &SqlState) -> bool {
+    code.code().starts_with("57P")
 }

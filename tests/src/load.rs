@@ -47,8 +47,9 @@ impl Load {
         assert!(output.status.success(), "pgbench: {}\n{said}\n{errors}", output.status);
         assert!(said.contains("number of failed transactions: 0 "), "{said}\n{errors}");
         let count = said.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
-        let count = count.and_then(|count| count.trim().split('/').next());
-        count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count in:\n{said}"))
+        count
+            .and_then(|count| count.split('/').next()?.trim().parse().ok())
+            .unwrap_or_else(|| panic!("no count in:\n{said}"))
     }
 
     /// Waits for its end, whatever it is: its server was killed.

@@ -77,6 +77,7 @@ async fn databases_of_both_strategies_come_and_go() {
     }
     client.batch_execute("DROP DATABASE gone_l").await.expect("dropped");
     client.batch_execute("DROP DATABASE gone_c").await.expect("dropped");
+    quire.verify();
     quire.cold_restart();
     let client = quire.connect().await;
     let names = "SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database WHERE NOT datistemplate";

@@ -1,23 +1,14 @@
-//! The agent of one compute: a handle to give it orders, and the loop that carries them out.
+//! The agent of one compute, and a handle to give it orders and ask it.
 //!
-//! ```text
-//!            start, warm or cold          ready
-//!  stopped ----------------------> starting ---> running --stop--> stopping --> stopped
-//!                                     ^  |          |
-//!                                     |  v          | postgres ends by itself, the commit path fails
-//!                                    failed <-------+           (tried again, from storage alone, after a delay)
-//!  any state --a higher term is seen--> fenced, and the agent ends
-//! ```
-//!
-//! Invariants: `postgres` runs only within a [`Session`]; a session whose `postgres` did not end cleanly is not used again.
+//! The supervisor (`supervisor.rs`) carries the orders out; [`http`] is the handle for programs elsewhere.
 
 use crate::metrics::Metrics;
 use crate::owner::Owner;
 use crate::postgres::{self, Postgres};
 use crate::start::{Session, Setting};
+use crate::supervisor::Supervisor;
 use crate::verify::{self, Verification};
-use crate::{Config, Error, conf, http, orphans, place, pushdown};
-use nix::sys::signal::Signal;
+use crate::{Config, Error, conf, http, place, pushdown};
 use quire_cache::AgentState;
 use quire_cache::control::CounterValues;
 use serde::Serialize;
@@ -25,22 +16,11 @@ use std::fs::{self, File, TryLockError};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::pin::Pin;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// How long a clean shutdown may take.
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
-/// How long it may take while the quorum is lost: its last checkpoint cannot be committed then.
-const HOPELESS_PATIENCE: Duration = Duration::from_secs(5);
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// After running for so long, a crash is tried again without delay.
-const STABLE: Duration = Duration::from_secs(60);
 
 /// What a compute is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -87,18 +67,20 @@ pub struct State {
     pub error: Option<String>,
 }
 
+/// What the supervisor is told to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Order {
+pub(crate) enum Order {
     Start { cold: bool },
     Stop,
     Restart { cold: bool },
 }
 
+/// An order, and whom to tell.
 #[derive(Debug)]
-struct Command {
-    order: Order,
+pub(crate) struct Command {
+    pub order: Order,
     /// Told once the phase shows that the order is being carried out.
-    taken: oneshot::Sender<()>,
+    pub taken: oneshot::Sender<()>,
 }
 
 /// A compute agent that is not running yet.
@@ -171,8 +153,7 @@ impl Agent {
     /// Starts PostgreSQL and keeps it as ordered until `shutdown` completes, or until a newer compute is elected.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let serving = tokio::spawn(http::serve(self.listener, self.handle.clone()));
-        let supervisor = Supervisor { handle: self.handle, commands: self.commands, failures: 0 };
-        let outcome = supervisor.run(Box::pin(shutdown)).await;
+        let outcome = Supervisor::new(self.handle, self.commands).run(Box::pin(shutdown)).await;
         serving.abort();
         outcome
     }
@@ -300,7 +281,32 @@ impl Handle {
         self.inner.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, phase: Phase, error: Option<&Error>) {
+    pub(crate) fn setting(&self) -> &Setting {
+        &self.inner.setting
+    }
+
+    pub(crate) fn shim(&self) -> &Path {
+        &self.inner.shim
+    }
+
+    pub(crate) fn set_session(&self, session: Arc<Session>) {
+        self.active().session = Some(session);
+    }
+
+    pub(crate) fn take_session(&self) -> Option<Arc<Session>> {
+        self.active().session.take()
+    }
+
+    pub(crate) fn set_postgres(&self, postgres: Arc<Postgres>) {
+        self.active().postgres = Some(postgres);
+    }
+
+    pub(crate) fn take_postgres(&self) -> Option<Arc<Postgres>> {
+        self.active().postgres.take()
+    }
+
+    /// Shows a new phase to PostgreSQL's processes and to whoever asks.
+    pub(crate) fn enter(&self, phase: Phase, error: Option<&Error>) {
         tracing::info!(phase = phase.name(), "compute");
         if let Some(session) = self.session() {
             session.control.set_state(match phase {
@@ -320,228 +326,4 @@ impl Handle {
             }
         });
     }
-}
-
-type Shutdown<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
-
-/// What to do next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Next {
-    Start { cold: bool },
-    Wait,
-    BackOff,
-    End,
-}
-
-struct Supervisor {
-    handle: Handle,
-    commands: mpsc::Receiver<Command>,
-    failures: u32,
-}
-
-impl Supervisor {
-    async fn run(mut self, mut shutdown: Shutdown<'_>) -> Result<(), Error> {
-        let mut next = Next::Start { cold: true };
-        let outcome = loop {
-            let step = match next {
-                Next::Start { cold } => self.start(cold, &mut shutdown).await,
-                Next::Wait => self.wait(&mut shutdown).await,
-                Next::BackOff => Ok(self.back_off(&mut shutdown).await),
-                Next::End => break Ok(()),
-            };
-            match step {
-                Ok(then) => next = then,
-                Err(error) => break Err(error),
-            }
-        };
-        self.drop_session().await;
-        outcome
-    }
-
-    /// Brings PostgreSQL up and stays with it until it is down.
-    async fn start(&mut self, cold: bool, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
-        self.handle.enter(Phase::Starting, None);
-        if cold {
-            self.drop_session().await;
-        }
-        let begun = Instant::now();
-        let bringing_up = bring_up(self.handle.clone());
-        tokio::pin!(bringing_up);
-        loop {
-            tokio::select! {
-                outcome = &mut bringing_up => return match outcome {
-                    Ok(postgres) => {
-                        if cold {
-                            self.handle.metrics().cold_started(begun.elapsed());
-                        }
-                        self.stay(&postgres, shutdown).await
-                    }
-                    Err(error) => self.failed(error).await,
-                },
-                Some(command) = self.commands.recv() => {
-                    // Whatever starts is being started already.
-                    let stop = command.order == Order::Stop;
-                    if stop {
-                        self.handle.enter(Phase::Stopping, None);
-                    }
-                    let _ = command.taken.send(());
-                    if stop {
-                        break;
-                    }
-                }
-                () = &mut *shutdown => break,
-            }
-        }
-        self.abandon().await;
-        let stopped = self.handle.state().phase == Phase::Stopping;
-        Ok(if stopped { Next::Wait } else { Next::End })
-    }
-
-    /// Lets go of a start that is not wanted any more.
-    async fn abandon(&mut self) {
-        self.kill().await;
-        self.drop_session().await;
-    }
-
-    /// While PostgreSQL runs.
-    async fn stay(&mut self, postgres: &Arc<Postgres>, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
-        self.handle.enter(Phase::Running, None);
-        let since = Instant::now();
-        let session = self.handle.session().ok_or(Error::ShuttingDown)?;
-        loop {
-            tokio::select! {
-                status = postgres.exited() => {
-                    if since.elapsed() > STABLE {
-                        self.failures = 0;
-                    }
-                    let log = postgres::log_path(self.handle.config());
-                    return self.failed(Error::Crashed { status: status.to_string(), log }).await;
-                }
-                error = session.broken() => return self.failed(error).await,
-                Some(command) = self.commands.recv() => {
-                    if let Order::Start { .. } = command.order {
-                        let _ = command.taken.send(());
-                        continue;
-                    }
-                    self.handle.enter(Phase::Stopping, None);
-                    let _ = command.taken.send(());
-                    let clean = self.stop(postgres, &session).await;
-                    return Ok(match command.order {
-                        Order::Restart { cold } => Next::Start { cold: cold || !clean },
-                        _ => Next::Wait,
-                    });
-                }
-                () = &mut *shutdown => {
-                    self.handle.enter(Phase::Stopping, None);
-                    self.stop(postgres, &session).await;
-                    return Ok(Next::End);
-                }
-            }
-        }
-    }
-
-    /// Stops PostgreSQL; whether it left its files in order. If not, the session is of no further use.
-    async fn stop(&mut self, postgres: &Postgres, session: &Session) -> bool {
-        let begun = Instant::now();
-        let hopeless = || begun.elapsed() > HOPELESS_PATIENCE && session.quorum.status().lost;
-        let status = postgres.stop(STOP_PATIENCE, hopeless).await;
-        if !status.success() {
-            self.abandon().await;
-        }
-        status.success()
-    }
-
-    /// A start or a run has ended badly.
-    async fn failed(&mut self, error: Error) -> Result<Next, Error> {
-        tracing::error!(%error, "the compute does not run");
-        self.abandon().await;
-        if let Error::Fenced { .. } = error {
-            self.handle.enter(Phase::Fenced, Some(&error));
-            return Err(error);
-        }
-        self.failures += 1;
-        self.handle.enter(Phase::Failed, Some(&error));
-        Ok(Next::BackOff)
-    }
-
-    async fn back_off(&mut self, shutdown: &mut Shutdown<'_>) -> Next {
-        let delay = BACKOFF_MIN.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(BACKOFF_MAX);
-        tokio::select! {
-            () = tokio::time::sleep(delay) => Next::Start { cold: true },
-            Some(command) = self.commands.recv() => self.obey_at_rest(command),
-            () = &mut *shutdown => Next::End,
-        }
-    }
-
-    /// While PostgreSQL is stopped.
-    async fn wait(&mut self, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
-        self.handle.enter(Phase::Stopped, None);
-        let session = self.handle.session();
-        let broken = async {
-            match &session {
-                Some(session) => session.broken().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            Some(command) = self.commands.recv() => Ok(self.obey_at_rest(command)),
-            error = broken => match error {
-                Error::Fenced { .. } => self.failed(error).await,
-                _ => {
-                    self.drop_session().await;
-                    Ok(Next::Wait)
-                }
-            },
-            () = &mut *shutdown => Ok(Next::End),
-        }
-    }
-
-    fn obey_at_rest(&mut self, command: Command) -> Next {
-        let next = match command.order {
-            Order::Stop => Next::Wait,
-            Order::Start { cold } | Order::Restart { cold } => {
-                Next::Start { cold: cold || self.handle.session().is_none() }
-            }
-        };
-        self.handle.enter(if next == Next::Wait { Phase::Stopping } else { Phase::Starting }, None);
-        let _ = command.taken.send(());
-        next
-    }
-
-    async fn kill(&mut self) {
-        let postgres = self.handle.active().postgres.take();
-        if let Some(postgres) = postgres {
-            postgres.end_by(Signal::SIGKILL, STOP_PATIENCE).await;
-        }
-        let pgdata = self.handle.config().pgdata();
-        let killed = tokio::task::spawn_blocking(move || orphans::kill_all(&pgdata)).await;
-        if let Ok(Err(error)) = killed {
-            tracing::error!(%error, "old postgres processes are left");
-        }
-    }
-
-    async fn drop_session(&mut self) {
-        let session = self.handle.active().session.take();
-        if let Some(session) = session {
-            session.end().await;
-        }
-    }
-}
-
-/// From where the handle stands to a PostgreSQL that accepts connections.
-async fn bring_up(handle: Handle) -> Result<Arc<Postgres>, Error> {
-    let setting = &handle.inner.setting;
-    let session = match handle.session() {
-        Some(session) => session,
-        None => Arc::new(Session::cold_start(setting).await?),
-    };
-    handle.active().session = Some(session.clone());
-    conf::write_files(&setting.config)?;
-    let postgres = Arc::new(Postgres::spawn(&setting.config, setting.owner, &handle.inner.shim).await?);
-    handle.active().postgres = Some(postgres.clone());
-    tokio::select! {
-        ready = postgres.ready(&setting.config) => ready?,
-        error = session.broken() => return Err(error),
-    }
-    Ok(postgres)
 }

@@ -40,6 +40,7 @@ pub mod postgres;
 pub mod pushdown;
 pub mod quorum;
 pub mod start;
+mod supervisor;
 pub mod verify;
 
 pub use agent::{Agent, Handle};

@@ -117,6 +117,13 @@ impl Postgres {
     }
 }
 
+impl Drop for Postgres {
+    /// A postmaster that nobody watches any more must not go on.
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
 /// Where `postgres` writes its log unless the settings send it elsewhere.
 pub fn log_path(config: &Config) -> PathBuf {
     config.dir.join("postgres.log")
@@ -201,8 +208,10 @@ fn keep(
 ) {
     match command.spawn() {
         Ok(mut child) => {
-            // If nobody waits for the news any more, the child is watched all the same.
-            let _ = started.send(Ok(pid_of(&child)));
+            if started.send(Ok(pid_of(&child))).is_err() {
+                // The start was called off. That it has ended by itself is what is wanted.
+                let _ = child.kill();
+            }
             let status = reap(&mut child, alive);
             exited.send_replace(status.ok());
         }

@@ -88,6 +88,11 @@ impl Session {
         self.quorum.view().borrow().committed.max(self.start)
     }
 
+    /// The higher term that ended this one, if one was seen.
+    pub fn fenced(&self) -> Option<Error> {
+        self.quorum.view().borrow().fenced.map(|newer| Error::Fenced { newer })
+    }
+
     /// Waits until this term cannot be used any more, and says why.
     pub async fn broken(&self) -> Error {
         let mut view = self.quorum.view();
@@ -134,40 +139,26 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     quorum.committed(won.end_of_log).await?;
     let client = PageClient::new(config.pageserver(), config.timeline(), config.shard());
     let answer = client.checkpoint(won.end_of_log, PATIENCE).await?;
-    let pushdown = conf::read_pushdown(config);
-    let end = LogEnd::plan(&won, &answer, pushdown)?;
+    let end = LogEnd::plan(&won, &answer, conf::read_pushdown(config))?;
     prepare_directory(setting, quorum, &won, &end, auto_conf).await?;
     if !end.wal.is_empty() {
         quorum.append(won.end_of_log, end.wal.clone())?;
         quorum.committed(end.start).await?;
     }
-    let entries = small_entries(&client, end.start).await?;
-    let materialiser = Arc::new(Materialiser::new(config, setting.owner, client.clone(), end.start, &entries));
-    write_files(setting, &end.last, &entries)?;
-    materialiser.global().await?;
-    materialiser.slrus(&entries)?;
+    let materialiser = Arc::new(fill_directory(setting, &client, &end).await?);
     let control = share_memory(setting, &won, end.start)?;
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start)?;
+    let mut session =
+        Session { quorum: quorum.clone(), control, client, materialiser, won, start: end.start, tasks: vec![] };
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
-    let server = FillServer::new(
-        config,
-        setting.owner,
-        files.clone(),
-        client.clone(),
-        materialiser.clone(),
-        quorum.clone(),
-        control.clone(),
-        setting.metrics.clone(),
-        won.identity.start,
-    );
-    let listening = Arc::new(server).listen(config)?;
-    let reporting = tokio::spawn(report_durable(quorum.clone(), client.clone())).abort_handle();
-    let mut tasks = vec![listening, reporting];
+    session.tasks.push(Arc::new(FillServer::new(setting, &session, files.clone())).listen(config)?);
+    let reporting = report_durable(session.quorum.clone(), session.client.clone());
+    session.tasks.push(tokio::spawn(reporting).abort_handle());
     if config.is_bounded() {
-        let bound = Bound::new(config, files, client.clone(), quorum.clone(), control.clone(), setting.metrics.clone());
-        tasks.push(tokio::spawn(bound.keep()).abort_handle());
+        let bound = Bound::new(setting, &session, files);
+        session.tasks.push(tokio::spawn(bound.keep()).abort_handle());
     }
-    Ok(Session { quorum: quorum.clone(), control, client, materialiser, won, start: end.start, tasks })
+    Ok(session)
 }
 
 /// How the log ends, or is going to.
@@ -254,13 +245,18 @@ async fn small_entries(client: &PageClient, start: Lsn) -> Result<Vec<(Key, Byte
     Ok(entries)
 }
 
-fn write_files(setting: &Setting, last: &LastCheckpoint, entries: &[(Key, Bytes)]) -> Result<(), Error> {
+/// Everything of storage's that is there before PostgreSQL starts: small files, shared relations, SLRU areas.
+async fn fill_directory(setting: &Setting, client: &PageClient, end: &LogEnd) -> Result<Materialiser, Error> {
     let Setting { config, owner, .. } = setting;
+    let entries = small_entries(client, end.start).await?;
     let template = entries.iter().find(|(key, _)| *key == Key::ControlFile).map(|(_, value)| value);
     let missing = || Error::Storage { what: "pg_control", reason: "there is none".into() };
-    layout::write_control_file(config, *owner, template.ok_or_else(missing)?, last)?;
-    layout::write_small_files(config, *owner, entries)?;
-    conf::write_files(config)
+    layout::write_control_file(config, *owner, template.ok_or_else(missing)?, &end.last)?;
+    layout::write_small_files(config, *owner, &entries)?;
+    let materialiser = Materialiser::new(config, *owner, client.clone(), end.start, &entries);
+    materialiser.global().await?;
+    materialiser.slrus(&entries)?;
+    Ok(materialiser)
 }
 
 fn share_memory(setting: &Setting, won: &Won, start: Lsn) -> Result<Arc<ControlMap>, Error> {

@@ -114,6 +114,9 @@ fn append_items(page: &mut Page, tuples: &[u8], count: u32) -> Result<(), Misfit
 }
 
 /// `gistRedoDeleteRecord`: an insertion that looked for room took dead items off a leaf.
+///
+/// PostgreSQL's redo also marks that tuples were deleted. Its insertion does not, and nobody reads the mark; here the
+/// page is as the server has it that wrote the record.
 fn delete(page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), Misfit> {
     let mut main = Reader::new(redo.record.main_data);
     let _latest_removed_xid = main.u32("latest removed transaction")?;
@@ -121,6 +124,5 @@ fn delete(page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), Misfit> {
     delete_listed_items(page, main.bytes("deleted items", usize::from(count) * 2)?)?;
     let mut opaque = Opaque::of(page)?;
     opaque.flags &= !FLAG_HAS_GARBAGE;
-    opaque.flags |= opaque::FLAG_TUPLES_DELETED;
     opaque.write(page)
 }

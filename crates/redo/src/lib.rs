@@ -14,12 +14,17 @@
 //! - Neither a record nor a page is trusted: what does not fit is a [`RedoError`], never a panic, and the page is to be
 //!   thrown away.
 
+mod brin;
 mod btree;
 pub mod clog;
 pub mod commit_ts;
 pub mod delta;
 mod effect;
 pub mod error;
+mod generic;
+mod gin;
+mod gist;
+mod hash;
 mod heap;
 mod heap2;
 mod heap_tuple;
@@ -30,6 +35,7 @@ pub mod multixact;
 mod page_items;
 mod record_view;
 mod sequence;
+mod spgist;
 #[cfg(test)]
 mod test_record;
 #[cfg(test)]
@@ -41,7 +47,7 @@ pub use delta::{Delta, MultixactMember, TransactionStatus};
 pub use error::{Effect, Malformed, Misfit, RecordKind, RedoError};
 
 use bytes::Bytes;
-use manager::{BlockRedo, is_without_pages, resource_manager};
+use manager::{BlockRedo, after_image, is_without_pages, resource_manager};
 use quire_types::{Key, Lsn, PAGE_SIZE};
 use quire_wal::{Record, page};
 use record_view::{ImageUse, RecordView};
@@ -68,11 +74,24 @@ pub fn supports(rmgr: u8, info: u8) -> bool {
     is_without_pages(rmgr) || resource_manager(rmgr).is_some_and(|manager| (manager.supports)(info))
 }
 
+/// Does to `page`, after the image of it in the record was restored, what the record does on top: to most pages nothing,
+/// but some changes are made only after PostgreSQL put the image into the record. [`apply`] includes this.
+///
+/// # Errors
+/// See [`RedoError`]; the page's contents are undefined then.
+pub fn finish_image(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &[u8], start: Lsn) -> Result<(), RedoError> {
+    let record = RecordView::parse(bytes).map_err(|reason| RedoError::Malformed { start, reason })?;
+    let block = record.block_of(key).ok_or(RedoError::NotReferenced { start, key })?;
+    let kind = RecordKind { rmgr: record.rmgr, info: record.info };
+    after_image(page, &BlockRedo { record, block, lsn }).map_err(|reason| RedoError::Misfit { kind, lsn, key, reason })
+}
+
 fn apply_record(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &Bytes, start: Lsn) -> Result<(), RedoError> {
     let record = RecordView::parse(bytes).map_err(|reason| RedoError::Malformed { start, reason })?;
     let block = record.block_of(key).ok_or(RedoError::NotReferenced { start, key })?;
     if block.image == ImageUse::Restore {
-        return restore_image(page, key, lsn, bytes, start, block.id);
+        restore_image(page, key, lsn, bytes, start, block.id)?;
+        return finish_image(page, key, lsn, bytes, start);
     }
     let kind = RecordKind { rmgr: record.rmgr, info: record.info };
     let manager = resource_manager(record.rmgr).filter(|manager| (manager.supports)(record.info));

@@ -3,7 +3,7 @@
 use crate::error::Misfit;
 use crate::page_items::Page;
 use crate::record_view::{BlockView, RecordView};
-use crate::{btree, heap, heap2, sequence, xlog};
+use crate::{brin, btree, generic, gin, gist, hash, heap, heap2, sequence, spgist, xlog};
 use quire_types::Lsn;
 use quire_wal::rmgr;
 
@@ -46,9 +46,23 @@ pub(crate) fn resource_manager(id: u8) -> Option<ResourceManager> {
         rmgr::HEAP2 => heap2::MANAGER,
         rmgr::HEAP => heap::MANAGER,
         rmgr::BTREE => btree::MANAGER,
+        rmgr::HASH => hash::MANAGER,
+        rmgr::GIN => gin::MANAGER,
+        rmgr::GIST => gist::MANAGER,
         rmgr::SEQ => sequence::MANAGER,
+        rmgr::SPGIST => spgist::MANAGER,
+        rmgr::BRIN => brin::MANAGER,
+        rmgr::GENERIC => generic::MANAGER,
         _ => return None,
     })
+}
+
+/// Does what redo does to a page even though it has just restored the page's image (`BLK_RESTORED`).
+pub(crate) fn after_image(page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), Misfit> {
+    match redo.record.rmgr {
+        rmgr::GIST => gist::after_image(page, redo),
+        _ => Ok(()),
+    }
 }
 
 /// Whether records of this manager never reference a page.

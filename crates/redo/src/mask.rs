@@ -4,15 +4,16 @@
 //! Verification masks both copies and compares them byte by byte. A page that is too corrupt to be masked is left as
 //! it is, so it equals nothing but itself.
 
-use crate::btree;
 use crate::heap_tuple::{HeapTuple, SPECULATIVE_OFFSET, XACT_MASK, XMAX_COMMITTED, XMAX_INVALID, XMIN_FROZEN};
 use crate::page_items::{Bounds, Page, align, clear_flags, put, u16_at, u32_at};
 use crate::sequence::SEQUENCE_MAGIC;
+use crate::{brin, btree, gin, gist, hash, spgist};
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE};
 use quire_wal::page::{
     self, HEADER_BYTES, ItemId, ItemState, PD_ALL_VISIBLE, PD_HAS_FREE_LINES, PD_PAGE_FULL, is_new, set_checksum,
     set_lsn, set_prune_xid,
 };
+use std::ops::Range;
 
 /// What is on a page, as far as masking is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +57,6 @@ const PAGE_ID_AT: usize = PAGE_SIZE - 2;
 const FLAGS_AT: usize = PAGE_SIZE - 4;
 
 const MAX_BTREE_CYCLE_ID: u16 = 0xFF7F;
-const HASH_PAGE_ID: u16 = 0xFF80;
-const GIST_PAGE_ID: u16 = 0xFF81;
-const SPGIST_PAGE_ID: u16 = 0xFF82;
-const BRIN_META: u16 = 0xF091;
-const BRIN_REVMAP: u16 = 0xF092;
-const BRIN_REGULAR: u16 = 0xF093;
 /// All bits a GIN page's flags may have.
 const GIN_FLAGS: u16 = 0x00FF;
 
@@ -80,11 +75,11 @@ fn relation_page_kind(page: &Page, block: u32) -> PageKind {
     let id = u16_at(page, PAGE_ID_AT);
     match (usize::from(page::special(page)), id) {
         (PAGE_SIZE, _) => PageKind::Heap { block },
-        (SPECIAL_OF_SIXTEEN_AT, HASH_PAGE_ID) => PageKind::Hash,
-        (SPECIAL_OF_SIXTEEN_AT, GIST_PAGE_ID) => PageKind::Gist,
+        (SPECIAL_OF_SIXTEEN_AT, hash::PAGE_ID) => PageKind::Hash,
+        (SPECIAL_OF_SIXTEEN_AT, gist::PAGE_ID) => PageKind::Gist,
         (SPECIAL_OF_SIXTEEN_AT, ..=MAX_BTREE_CYCLE_ID) => PageKind::Btree,
-        (SPECIAL_OF_EIGHT_AT, SPGIST_PAGE_ID) => PageKind::SpGist,
-        (SPECIAL_OF_EIGHT_AT, BRIN_META..=BRIN_REGULAR) => PageKind::Brin,
+        (SPECIAL_OF_EIGHT_AT, spgist::PAGE_ID) => PageKind::SpGist,
+        (SPECIAL_OF_EIGHT_AT, brin::TYPE_META..=brin::TYPE_REGULAR) => PageKind::Brin,
         // A GIN index has its meta page in block 0, which has a flag set, so the id is not 0.
         (SPECIAL_OF_EIGHT_AT, 0) if block == 0 && u32_at(page, SPECIAL_OF_EIGHT_AT) == SEQUENCE_MAGIC => {
             PageKind::Sequence
@@ -221,25 +216,20 @@ fn mask_btree(page: &mut Page) {
 
 /// `hash_mask`.
 fn mask_hash(page: &mut Page) {
-    const PAGE_TYPE: u16 = 0x000F;
-    const OVERFLOW_PAGE: u16 = 1 << 0;
-    const BUCKET_PAGE: u16 = 1 << 1;
-    const HAS_DEAD_TUPLES: u16 = 1 << 7;
     mask_hints(page);
     mask_unused_space(page);
-    match u16_at(page, FLAGS_AT) & PAGE_TYPE {
+    match u16_at(page, FLAGS_AT) & hash::PAGE_TYPE_MASK {
         0 => return mask_contents(page),
-        BUCKET_PAGE | OVERFLOW_PAGE => mask_item_states(page),
+        hash::FLAG_BUCKET_PAGE | hash::FLAG_OVERFLOW_PAGE => mask_item_states(page),
         _ => {}
     }
-    mask_flags(page, FLAGS_AT, 0, HAS_DEAD_TUPLES);
+    mask_flags(page, FLAGS_AT, 0, hash::FLAG_HAS_DEAD_TUPLES);
 }
 
 /// `gin_mask`.
 fn mask_gin(page: &mut Page) {
-    const DELETED: u16 = 1 << 2;
     mask_hints(page);
-    if u16_at(page, PAGE_ID_AT) & DELETED != 0 {
+    if u16_at(page, PAGE_ID_AT) & gin::FLAG_DELETED != 0 {
         mask_contents(page);
     } else if usize::from(page::lower(page)) > HEADER_BYTES {
         mask_unused_space(page);
@@ -248,33 +238,36 @@ fn mask_gin(page: &mut Page) {
 
 /// `gist_mask`.
 fn mask_gist(page: &mut Page) {
-    const LEAF: u16 = 1 << 0;
-    const FOLLOW_RIGHT: u16 = 1 << 3;
-    const HAS_GARBAGE: u16 = 1 << 4;
     mask_hints(page);
     mask_unused_space(page);
     // The node sequence number is an LSN.
     put(page, SPECIAL_OF_SIXTEEN_AT, &[0; 8]);
-    if u16_at(page, FLAGS_AT) & LEAF != 0 {
+    if u16_at(page, FLAGS_AT) & gist::FLAG_LEAF != 0 {
         mask_item_states(page);
     }
-    mask_flags(page, FLAGS_AT, FOLLOW_RIGHT, HAS_GARBAGE);
+    mask_flags(page, FLAGS_AT, gist::FLAG_FOLLOW_RIGHT, gist::FLAG_HAS_GARBAGE);
 }
 
-/// `spg_mask`.
+/// `spg_mask`, and what no record tells: the meta page remembers pages with room, which is never logged.
 fn mask_spgist(page: &mut Page) {
+    const PAGES_WITH_ROOM: Range<usize> = HEADER_BYTES + 4..HEADER_BYTES + 4 + 8 * 8;
     mask_hints(page);
     mask_unused_space(page);
+    if u16_at(page, SPECIAL_OF_EIGHT_AT) & spgist::FLAG_META != 0 {
+        page[PAGES_WITH_ROOM].fill(0);
+    }
 }
 
 /// `brin_mask`.
 fn mask_brin(page: &mut Page) {
-    const EVACUATE: u16 = 1 << 0;
     mask_hints(page);
-    if u16_at(page, PAGE_ID_AT) != BRIN_REVMAP && usize::from(page::lower(page)) > HEADER_BYTES {
-        mask_unused_space(page);
+    match u16_at(page, PAGE_ID_AT) {
+        brin::TYPE_REGULAR => mask_unused_space(page),
+        // Before PostgreSQL 11 a meta page's `pd_lower` did not say where its data end.
+        brin::TYPE_META if usize::from(page::lower(page)) > HEADER_BYTES => mask_unused_space(page),
+        _ => {}
     }
-    mask_flags(page, FLAGS_AT, 0, EVACUATE);
+    mask_flags(page, FLAGS_AT, 0, brin::FLAG_EVACUATE);
 }
 
 #[cfg(test)]
@@ -303,10 +296,10 @@ mod tests {
         let cases = [
             (vec![], 3, PageKind::Heap { block: 3 }),
             (sixteen(0), 0, PageKind::Btree),
-            (sixteen(HASH_PAGE_ID), 0, PageKind::Hash),
-            (sixteen(GIST_PAGE_ID), 0, PageKind::Gist),
-            (eight(SPGIST_PAGE_ID), 0, PageKind::SpGist),
-            (eight(BRIN_REVMAP), 1, PageKind::Brin),
+            (sixteen(hash::PAGE_ID), 0, PageKind::Hash),
+            (sixteen(gist::PAGE_ID), 0, PageKind::Gist),
+            (eight(spgist::PAGE_ID), 0, PageKind::SpGist),
+            (eight(brin::TYPE_REVMAP), 1, PageKind::Brin),
             (eight(8), 0, PageKind::Gin),
             (vec![0x17, 0x17, 0, 0, 0, 0, 0, 0], 0, PageKind::Sequence),
             (vec![0x17, 0x17, 0, 0, 0, 0, 0, 0], 9, PageKind::Gin),
@@ -376,6 +369,23 @@ mod tests {
             mask_page(&mut marked, PageKind::Btree);
             assert_eq!(page == marked, is_hint);
         }
+    }
+
+    #[test]
+    fn the_contents_of_a_gin_page_count_until_it_is_deleted() {
+        let difference = |flags: u16, lower: usize, at: usize, bit: u8| {
+            let mut page = page_with_special(&[&[7, 0, 0, 0, 0, 0][..], &flags.to_le_bytes()].concat());
+            page::set_lower(&mut page, lower as u16);
+            let mut changed = page;
+            changed[at] ^= bit;
+            first_difference(&changed, &page, key(Fork::Main, 3))
+        };
+        // Contents before `pd_lower`; unused space behind it, if it was ever set; the right link.
+        for (lower, at, is_hint) in [(80, 70, false), (80, 90, true), (HEADER_BYTES, 90, false), (80, 8184, false)] {
+            assert_eq!(difference(0, lower, at, 1).is_none(), is_hint, "{lower} {at}");
+            assert_eq!(difference(gin::FLAG_DELETED, lower, at, 1), None, "{lower} {at}");
+        }
+        assert!(difference(gin::FLAG_DELETED, 80, PAGE_ID_AT, 4).is_some(), "only one of the two is deleted");
     }
 
     proptest! {

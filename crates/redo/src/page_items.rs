@@ -10,6 +10,10 @@ use quire_types::PAGE_SIZE;
 use quire_wal::page::{self, HEADER_BYTES, ITEM_ID_BYTES, ItemId, PD_HAS_FREE_LINES};
 use std::ops::Range;
 
+mod in_place;
+
+pub(crate) use in_place::{add_heap_item, add_item_in_place, delete_item_in_place};
+
 /// A page.
 pub(crate) type Page = [u8; PAGE_SIZE];
 
@@ -195,23 +199,6 @@ pub(crate) fn normal_item(page: &Page, offset: u16) -> Result<Range<usize>, Misf
     if id.is_normal() { bounds.storage(offset, id) } else { Err(Misfit::ItemState(offset)) }
 }
 
-/// `PageAddItemExtended` for a heap page: takes an unused line pointer or the next one, and makes room for an item of
-/// `length` bytes. Gives back where the item begins; its bytes are the caller's to fill.
-pub(crate) fn add_heap_item(page: &mut Page, offset: u16, length: usize) -> Result<usize, Misfit> {
-    let bounds = Bounds::of(page)?;
-    if offset > HEAP_ITEMS_MAX {
-        return Err(Misfit::TooManyItems);
-    }
-    if usize::from(offset) <= bounds.item_count() {
-        let id = bounds.item_id(page, offset)?;
-        if id.is_used() || id.has_storage() {
-            return Err(Misfit::ItemState(offset));
-        }
-        return place_item(page, bounds, offset, length, 0);
-    }
-    place_item(page, bounds, offset, length, ITEM_ID_BYTES)
-}
-
 /// `PageAddItemExtended` for an index page: line pointers from `offset` on move up by one.
 pub(crate) fn add_index_item(page: &mut Page, offset: u16, item: &[u8]) -> Result<(), Misfit> {
     let bounds = Bounds::of(page)?;
@@ -370,14 +357,18 @@ pub(crate) fn delete_index_item(page: &mut Page, offset: u16) -> Result<(), Misf
     let bounds = Bounds::of(page)?;
     let at = bounds.item_id_at(offset)?;
     let gap = bounds.storage(offset, ItemId(u32_at(page, at)))?;
-    let size = align(gap.len());
     page.copy_within(at + ITEM_ID_BYTES..bounds.lower, at);
-    page.copy_within(bounds.upper..gap.start, bounds.upper + size);
-    let (lower, upper) = (bounds.lower - ITEM_ID_BYTES, bounds.upper + size);
-    set_lower(page, lower);
-    set_upper(page, upper);
-    shift_items(page, lower, gap.start, |start| start + size);
+    close_gap(page, bounds, gap, bounds.lower - ITEM_ID_BYTES);
     Ok(())
+}
+
+/// Moves the items below a gap up over it; the line pointers, which end at `lower` from now on, follow.
+fn close_gap(page: &mut Page, bounds: Bounds, gap: Range<usize>, lower: usize) {
+    let size = align(gap.len());
+    page.copy_within(bounds.upper..gap.start, bounds.upper + size);
+    set_lower(page, lower);
+    set_upper(page, bounds.upper + size);
+    shift_items(page, lower, gap.start, |start| start + size);
 }
 
 /// Moves the line pointers of all items that lie at or below `limit`.
@@ -419,12 +410,16 @@ pub(crate) fn delete_index_items(page: &mut Page, offsets: &[u16]) -> Result<(),
     survivors.compact(page, Bounds { lower, ..bounds })
 }
 
+/// The offset numbers in a record's data, copied to `buffer`.
+pub(crate) fn copy_offsets<'b>(listed: &[u8], buffer: &'b mut [u16; ITEMS_MAX]) -> Result<&'b mut [u16], Misfit> {
+    let offsets = buffer.get_mut(..listed.len() / 2).ok_or(Misfit::TooManyItems)?;
+    offsets.iter_mut().zip(offset_numbers(listed)).for_each(|(slot, offset)| *slot = offset);
+    Ok(offsets)
+}
+
 /// [`delete_index_items`] for a list as records have it.
 pub(crate) fn delete_listed_items(page: &mut Page, listed: &[u8]) -> Result<(), Misfit> {
-    let mut offsets = [0; ITEMS_MAX];
-    let offsets = offsets.get_mut(..listed.len() / 2).ok_or(Misfit::TooManyItems)?;
-    offsets.iter_mut().zip(offset_numbers(listed)).for_each(|(slot, offset)| *slot = offset);
-    delete_index_items(page, offsets)
+    delete_index_items(page, copy_offsets(listed, &mut [0; ITEMS_MAX])?)
 }
 
 /// `PageIndexTupleOverwrite`: replaces an item in place, shifting what lies below it if the size changes.

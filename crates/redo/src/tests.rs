@@ -1,5 +1,7 @@
 //! What `apply` refuses, and small records end to end; whole workloads are in `tests/oracle`.
 
+mod arbitrary;
+
 use super::*;
 use crate::test_record::{REL, TestRecord, key};
 use quire_types::Slru;
@@ -111,9 +113,11 @@ fn members_may_wrap_around_the_end_of_the_area() {
 }
 
 #[test]
-fn other_resource_managers_are_not_supported_yet() {
+fn kinds_of_records_without_redo_are_not_supported() {
     assert!(supports(rmgr::HEAP, XLOG_HEAP_LOCK) && supports(rmgr::BTREE, 0xE0) && supports(rmgr::XACT, 0));
-    for (id, info) in [(rmgr::GIN, 0x10), (rmgr::GENERIC, 0), (rmgr::BTREE, 0xF0), (200, 0)] {
+    let unknown =
+        [(rmgr::GIN, 0x00), (rmgr::GIN, 0xA0), (rmgr::HASH, 0x50), (rmgr::BRIN, 0x60), (rmgr::BTREE, 0xF0), (200, 0)];
+    for (id, info) in unknown {
         assert!(!supports(id, info), "{id}");
     }
 }

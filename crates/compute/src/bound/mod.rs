@@ -19,6 +19,7 @@ use crate::fill::Files;
 use crate::metrics::Metrics;
 use crate::page_client::PageClient;
 use crate::quorum::Quorum;
+use crate::start::{Session, Setting};
 use crate::{Config, Error, postgres};
 use horizon::{Horizon, Running};
 use quire_cache::ControlMap;
@@ -47,7 +48,7 @@ const PUSH: &str = "SET synchronous_commit = on; SELECT pg_logical_emit_message(
 /// Keeps one session's cache within its bound.
 #[derive(Debug)]
 pub struct Bound {
-    config: Config,
+    config: Arc<Config>,
     files: Arc<Files>,
     client: PageClient,
     quorum: Arc<Quorum>,
@@ -62,27 +63,18 @@ pub struct Bound {
 
 impl Bound {
     /// For a cold start's empty cache.
-    pub fn new(
-        config: &Config,
-        files: Arc<Files>,
-        client: PageClient,
-        quorum: Arc<Quorum>,
-        control: Arc<ControlMap>,
-        metrics: Arc<Metrics>,
-    ) -> Bound {
-        let readable = control.start_lsn();
-        let (horizon, hand) = (Horizon::new(), Hand::default());
+    pub fn new(setting: &Setting, session: &Session, files: Arc<Files>) -> Bound {
         Bound {
-            config: config.clone(),
+            config: setting.config.clone(),
             files,
-            client,
-            quorum,
-            control,
-            metrics,
+            client: session.client.clone(),
+            quorum: session.quorum.clone(),
+            control: session.control.clone(),
+            metrics: setting.metrics.clone(),
             sql: None,
-            horizon,
-            hand,
-            readable,
+            horizon: Horizon::new(),
+            hand: Hand::default(),
+            readable: session.control.start_lsn(),
             still: 0,
         }
     }

@@ -1,7 +1,7 @@
 //! The server on `agent.sock`: brings in what a PostgreSQL process needs and the cache does not have.
 //!
 //! One connection per process, one request at a time on it, so what is under way is bounded by PostgreSQL's own limits; prefetches,
-//! which nobody waits for, are bounded by [`PREFETCHES_MAX`] and dropped beyond. Page bytes go from the network into the cache
+//! which nobody waits for, are bounded in number and dropped beyond. Page bytes go from the network into the cache
 //! file here; the answer says only that they are there.
 //!
 //! A block is fetched by whoever made it *filling*; others who need it wait until it is not.
@@ -13,6 +13,7 @@ use crate::materialise::Materialiser;
 use crate::owner::Owner;
 use crate::page_client::{PageClient, PageError};
 use crate::quorum::{Quorum, local_wal::LocalWal};
+use crate::start::{Session, Setting};
 use crate::{Config, Error, metrics::Metrics, place};
 use files::FileError;
 pub use files::{CacheFile, Files, key_of, path_of};
@@ -69,29 +70,18 @@ enum FillError {
 }
 
 impl FillServer {
-    /// A server for the compute whose state is in `control`.
-    #[expect(clippy::too_many_arguments, reason = "it is the place where all parts meet")]
-    pub fn new(
-        config: &Config,
-        owner: Owner,
-        files: Arc<Files>,
-        client: PageClient,
-        materialiser: Arc<Materialiser>,
-        quorum: Arc<Quorum>,
-        control: Arc<ControlMap>,
-        metrics: Arc<Metrics>,
-        log_start: Lsn,
-    ) -> FillServer {
+    /// A server for the processes of a session.
+    pub fn new(setting: &Setting, session: &Session, files: Arc<Files>) -> FillServer {
         FillServer {
             files,
-            client,
-            materialiser,
-            quorum,
-            control,
-            owner,
-            metrics,
-            pg_wal: config.pgdata().join("pg_wal"),
-            log_start,
+            client: session.client.clone(),
+            materialiser: session.materialiser.clone(),
+            quorum: session.quorum.clone(),
+            control: session.control.clone(),
+            owner: setting.owner,
+            metrics: setting.metrics.clone(),
+            pg_wal: setting.config.pgdata().join("pg_wal"),
+            log_start: session.won.identity.start,
             prefetches: Arc::new(Semaphore::new(PREFETCHES_MAX)),
         }
     }

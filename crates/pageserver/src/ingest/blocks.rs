@@ -11,9 +11,13 @@ use quire_wal::effects::xlog::{self, XlogEffect};
 use quire_wal::{Block, BlockImage, page, rmgr};
 
 /// Changes every block that the record names, but those of the free space map.
+///
+/// The lower block goes first: of two new ones, the lower would else be zeroed as part of the gap before the higher.
 pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
-    let record = batch.record;
-    for block in record.blocks.iter().filter(|block| block.rel.fork != Fork::FreeSpaceMap) {
+    let stored = batch.record.blocks.iter().filter(|block| block.rel.fork != Fork::FreeSpaceMap);
+    let mut blocks: Vec<&Block> = stored.collect();
+    blocks.sort_by_key(|block| block.block);
+    for block in blocks {
         batch.check_tablespace(block.rel.tablespace)?;
         match block.image.as_ref().filter(|image| image.apply) {
             Some(image) => restore(batch, block, image)?,
@@ -23,14 +27,16 @@ pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
     Ok(())
 }
 
-/// Redo of a block whose image is restored ends there (`BLK_RESTORED`).
+/// Redo of a block whose image is restored mostly ends there (`BLK_RESTORED`).
 fn restore(batch: &mut Batch<'_>, block: &Block, image: &BlockImage) -> Result<(), IngestError> {
+    let record = batch.record;
+    let key = Key::RelBlock { rel: block.rel, block: block.block };
     let mut restored = image.restore()?;
     if !page::is_new(restored.as_slice()) {
-        page::set_lsn(restored.as_mut_slice(), batch.record.end);
+        page::set_lsn(restored.as_mut_slice(), record.end);
     }
+    quire_redo::finish_image(&mut restored, key, record.end, batch.bytes, record.start)?;
     batch.extend_relation(block.rel, block.block)?;
-    let key = Key::RelBlock { rel: block.rel, block: block.block };
     batch.push(key, Value::Image(Bytes::copy_from_slice(restored.as_slice())));
     Ok(())
 }

@@ -13,7 +13,8 @@ use std::collections::HashMap;
 /// Sizes remembered before all are forgotten; some 40 bytes each.
 const REMEMBERED_SIZES_MAX: usize = 1 << 18;
 
-/// The most blocks a relation may be extended by at once: 32 GiB. A hash index adds half its size with one record.
+/// The most blocks a relation may be extended by at once: 32 GiB. A hash index of 4 MiB or more adds a quarter of its
+/// buckets with one record at most, so that this ends its growth at 256 GiB.
 const GAP_BLOCKS_MAX: u32 = 1 << 22;
 
 /// Sizes of relations and SLRU segments, as of the last record, so that storage is not asked for each block.

@@ -19,6 +19,7 @@ fn storage_equals_the_data_directory_after_a_varied_workload() -> Result<()> {
     server.sql(workload::SUBTRANSACTIONS)?;
     server.sql(workload::MULTIXACTS)?;
     server.sql(workload::VACUUM)?;
+    server.sql(workload::INDEXES)?;
     server.sql(workload::UNLOGGED)?;
     server.sql(workload::TWO_PHASE)?;
     workload::DATABASES.iter().try_for_each(|statement| server.sql(statement))?;
@@ -26,10 +27,13 @@ fn storage_equals_the_data_directory_after_a_varied_workload() -> Result<()> {
     server.stop()?;
     oracle.assert_equal(&server)?;
     oracle.assert_seen(&[
+        (BRIN, XLOG_BRIN_INSERT),
         (CLOG, CLOG_ZEROPAGE),
         (DBASE, XLOG_DBASE_CREATE_FILE_COPY),
         (DBASE, XLOG_DBASE_CREATE_WAL_LOG),
         (DBASE, XLOG_DBASE_DROP),
+        (GENERIC, 0),
+        (HASH, XLOG_HASH_SPLIT_ALLOCATE_PAGE),
         (HEAP, XLOG_HEAP_LOCK),
         (HEAP2, XLOG_HEAP2_VISIBLE),
         (MULTIXACT, XLOG_MULTIXACT_CREATE_ID),

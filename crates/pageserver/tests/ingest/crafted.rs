@@ -47,6 +47,23 @@ fn blocks_between_the_end_and_a_new_block_become_zeroes() {
 }
 
 #[test]
+fn new_blocks_named_in_any_order_change_once_each() {
+    let mut bench = Bench::new();
+    bench.create(TABLE, 1);
+    bench.ingest(truncate(TABLE, 1));
+    let images = record(rmgr::XLOG, rmgr::XLOG_FPI).block(TABLE, 4, HAS_IMAGE).block(TABLE, 2, HAS_IMAGE);
+    let changes = bench.ingest(images);
+    let mut changed = keys(&changes);
+    changed.sort();
+    let blocks = [1, 2, 3, 4].map(|number| block(TABLE, number));
+    assert_eq!(changed, [&blocks[..], &[Key::RelSize { rel: TABLE }]].concat());
+    for named in [2, 4] {
+        assert!(matches!(value_of(&changes, block(TABLE, named)), Value::Image(_)), "block {named}");
+    }
+    assert_eq!(bench.relation_size(TABLE), Some(5));
+}
+
+#[test]
 fn a_block_that_cannot_be_meant_is_refused() {
     let error = Bench::new().try_ingest(page_image(TABLE, u32::MAX)).unwrap_err();
     assert!(matches!(error, IngestError::Gap { block: u32::MAX, .. }), "{error}");

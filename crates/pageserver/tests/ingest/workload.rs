@@ -88,6 +88,25 @@ REINDEX TABLE swept;
 VACUUM FULL swept;
 ";
 
+/// Access methods besides the B-tree that log their pages their own way. A hash index grows by blocks of which only the
+/// last one is logged, and the others stay zeroes until buckets are split.
+pub const INDEXES: &str = "
+CREATE EXTENSION bloom;
+CREATE TABLE indexed (id int, owner text);
+VACUUM indexed;
+CREATE INDEX indexed_hash ON indexed USING hash (id) WITH (fillfactor = 10);
+CREATE INDEX indexed_brin ON indexed USING brin (id, owner) WITH (pages_per_range = 1);
+CREATE INDEX indexed_bloom ON indexed USING bloom (id);
+INSERT INTO indexed SELECT i, 'owner ' || i FROM generate_series(1, 3000) i;
+DELETE FROM indexed WHERE id % 3 = 0;
+VACUUM indexed;
+UPDATE indexed SET owner = owner || ' again' WHERE id % 50 = 1;
+SELECT brin_desummarize_range('indexed_brin', 3);
+CREATE UNLOGGED TABLE indexed_fast (id int);
+CREATE INDEX indexed_fast_hash ON indexed_fast USING hash (id);
+CREATE INDEX indexed_fast_brin ON indexed_fast USING brin (id);
+";
+
 /// Unlogged tables leave only their init forks, unless they become logged.
 pub const UNLOGGED: &str = "
 CREATE UNLOGGED TABLE fast (id serial PRIMARY KEY, v text);

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use tempfile::TempDir;
 
 /// A database cluster, started and stopped as the test says.
@@ -22,19 +22,57 @@ impl Cluster {
     pub fn create(settings: &str) -> Result<Cluster> {
         let home = tempfile::tempdir()?;
         let user = unprivileged_user()?;
-        if let Some((uid, gid)) = user {
-            chown(home.path(), Some(uid), Some(gid))?;
-        }
         let cluster = Cluster { home, bin: find_binaries()?, user };
+        cluster.give_away(cluster.home())?;
         let data = cluster.data();
         let data = data.to_str().context("temporary directory is not UTF-8")?;
         cluster
             .run("initdb", &["-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8"])?;
         let socket =
             format!("\nlisten_addresses = ''\nunix_socket_directories = '{}'\n", cluster.home.path().display());
-        let mut file = fs::OpenOptions::new().append(true).open(cluster.data().join("postgresql.conf"))?;
-        file.write_all((socket + settings).as_bytes())?;
+        cluster.configure(&(socket + settings))?;
         Ok(cluster)
+    }
+
+    /// Adds lines to the configuration, which count from the next start on.
+    pub fn configure(&self, settings: &str) -> Result<()> {
+        let mut file = fs::OpenOptions::new().append(true).open(self.data().join("postgresql.conf"))?;
+        Ok(file.write_all(settings.as_bytes())?)
+    }
+
+    /// The folder that all of this lies in, and the server's socket.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
+    /// PostgreSQL's programs.
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// Copies a folder to where the server's user may read and write.
+    pub fn copy_in(&self, from: &Path, to: &Path) -> Result<()> {
+        fs::create_dir(to)?;
+        self.give_away(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            let (from, to) = (entry.path(), to.join(entry.file_name()));
+            if from.is_dir() {
+                self.copy_in(&from, &to)?;
+            } else {
+                fs::copy(&from, &to)?;
+                self.give_away(&to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the server's user the owner.
+    fn give_away(&self, path: &Path) -> Result<()> {
+        match self.user {
+            Some((uid, gid)) => Ok(chown(path, Some(uid), Some(gid))?),
+            None => Ok(()),
+        }
     }
 
     /// The data directory.
@@ -79,19 +117,31 @@ impl Cluster {
         self.run("pgbench", &[&["-n"], arguments, &scripted, &["postgres"]].concat())
     }
 
+    /// Freezes every row of every database, so that transaction status is truncated.
+    pub fn freeze_all(&self) -> Result<()> {
+        self.run("vacuumdb", &["--all", "--freeze", "--quiet"])
+    }
+
     /// Runs one of PostgreSQL's programs; output appears only if it fails.
     fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
+        let (status, output) = self.output(Path::new(program), arguments)?;
+        ensure!(status.success(), "{program} {arguments:?}: {status}\n{output}");
+        Ok(())
+    }
+
+    /// Runs a program, one of PostgreSQL's if the path is relative: how it ended, and what it printed.
+    pub fn output(&self, program: &Path, arguments: &[&str]) -> Result<(ExitStatus, String)> {
         // The server inherits its starter's output, so that goes to a file and not to a pipe, which would never end.
-        let log = self.home.path().join(format!("{program}.out"));
+        let name = program.file_name().context("a program has a name")?;
+        let log = self.home.path().join(name).with_extension("out");
         let output = fs::File::create(&log)?;
         let mut command = self.command(program);
         let status =
             command.args(arguments).stdout(output.try_clone()?).stderr(output).stdin(Stdio::null()).status()?;
-        ensure!(status.success(), "{program} {arguments:?}: {status}\n{}", fs::read_to_string(&log)?);
-        Ok(())
+        Ok((status, String::from_utf8_lossy(&fs::read(&log)?).into_owned()))
     }
 
-    fn command(&self, program: &str) -> Command {
+    fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(self.bin.join(program));
         command.current_dir(self.home.path()).env("PGHOST", self.home.path()).env("PGUSER", "postgres");
         if let Some((uid, gid)) = self.user {

@@ -1,0 +1,284 @@
+//! The loop that keeps PostgreSQL as ordered.
+//!
+//! ```text
+//!            start, warm or cold          ready
+//!  stopped ----------------------> starting ---> running --stop--> stopping --> stopped
+//!                                     ^  |          |
+//!                                     |  v          | postgres ends by itself, the commit path fails
+//!                                    failed <-------+           (tried again, from storage alone, after a delay)
+//!  any state --a higher term is seen--> fenced, and the agent ends
+//! ```
+//!
+//! Invariants: `postgres` runs only within a [`Session`]; a session whose `postgres` did not end cleanly is not used again; a fenced
+//! compute is never started again, whatever else went wrong at the same moment.
+
+use crate::agent::{Command, Handle, Order, Phase};
+use crate::postgres::{self, Postgres};
+use crate::start::Session;
+use crate::{Error, conf, orphans};
+use nix::sys::signal::Signal;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How long a clean shutdown may take.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take while the quorum is lost: its last checkpoint cannot be committed then.
+const HOPELESS_PATIENCE: Duration = Duration::from_secs(5);
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// After running for so long, a crash is tried again without delay.
+const STABLE: Duration = Duration::from_secs(60);
+
+/// Completes when the agent is to end.
+pub(crate) type Shutdown<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// What to do next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    Start { cold: bool },
+    Wait,
+    BackOff,
+    End,
+}
+
+/// Carries out orders, and answers what happens by itself.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    handle: Handle,
+    commands: mpsc::Receiver<Command>,
+    failures: u32,
+}
+
+impl Supervisor {
+    /// A supervisor of the compute behind `handle`.
+    pub fn new(handle: Handle, commands: mpsc::Receiver<Command>) -> Supervisor {
+        Supervisor { handle, commands, failures: 0 }
+    }
+
+    /// Starts PostgreSQL and keeps it as ordered until `shutdown`, or until it is fenced.
+    pub async fn run(mut self, mut shutdown: Shutdown<'_>) -> Result<(), Error> {
+        let mut next = Next::Start { cold: true };
+        let outcome = loop {
+            let step = match next {
+                Next::Start { cold } => self.start(cold, &mut shutdown).await,
+                Next::Wait => self.wait(&mut shutdown).await,
+                Next::BackOff => Ok(self.back_off(&mut shutdown).await),
+                Next::End => break Ok(()),
+            };
+            match step {
+                Ok(then) => next = then,
+                Err(error) => break Err(error),
+            }
+        };
+        self.drop_session().await;
+        outcome
+    }
+
+    /// Brings PostgreSQL up and stays with it until it is down.
+    async fn start(&mut self, cold: bool, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
+        self.handle.enter(Phase::Starting, None);
+        if cold {
+            self.drop_session().await;
+        }
+        let begun = Instant::now();
+        let bringing_up = bring_up(self.handle.clone());
+        match self.unless_called_off(bringing_up, shutdown).await {
+            Ok(Ok(postgres)) => {
+                if cold {
+                    self.handle.metrics().cold_started(begun.elapsed());
+                }
+                self.stay(&postgres, shutdown).await
+            }
+            Ok(Err(error)) => self.failed(error).await,
+            Err(next) => {
+                self.abandon().await;
+                Ok(next)
+            }
+        }
+    }
+
+    /// Runs `start` to its end, unless it is not wanted any more; then what to do instead.
+    async fn unless_called_off<T>(
+        &mut self,
+        start: impl Future<Output = T>,
+        shutdown: &mut Shutdown<'_>,
+    ) -> Result<T, Next> {
+        tokio::pin!(start);
+        loop {
+            tokio::select! {
+                outcome = &mut start => return Ok(outcome),
+                Some(command) = self.commands.recv() => match command.order {
+                    Order::Stop => {
+                        self.take(command, Phase::Stopping);
+                        return Err(Next::Wait);
+                    }
+                    // It is being started already.
+                    Order::Start { .. } | Order::Restart { .. } => self.take(command, Phase::Starting),
+                },
+                () = &mut *shutdown => return Err(Next::End),
+            }
+        }
+    }
+
+    /// While PostgreSQL runs.
+    async fn stay(&mut self, postgres: &Arc<Postgres>, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
+        self.handle.enter(Phase::Running, None);
+        let since = Instant::now();
+        let session = self.handle.session().ok_or(Error::ShuttingDown)?;
+        loop {
+            tokio::select! {
+                status = postgres.exited() => {
+                    if since.elapsed() > STABLE {
+                        self.failures = 0;
+                    }
+                    let log = postgres::log_path(self.handle.config());
+                    return self.failed(Error::Crashed { status: status.to_string(), log }).await;
+                }
+                error = session.broken() => return self.failed(error).await,
+                Some(command) = self.commands.recv() => match command.order {
+                    Order::Start { .. } => self.take(command, Phase::Running),
+                    Order::Stop | Order::Restart { .. } => return Ok(self.come_down(command, postgres, &session).await),
+                },
+                () = &mut *shutdown => {
+                    self.handle.enter(Phase::Stopping, None);
+                    self.stop(postgres, &session).await;
+                    return Ok(Next::End);
+                }
+            }
+        }
+    }
+
+    async fn come_down(&mut self, command: Command, postgres: &Postgres, session: &Session) -> Next {
+        let order = command.order;
+        self.take(command, Phase::Stopping);
+        let clean = self.stop(postgres, session).await;
+        match order {
+            Order::Restart { cold } => Next::Start { cold: cold || !clean },
+            Order::Start { .. } | Order::Stop => Next::Wait,
+        }
+    }
+
+    /// Stops PostgreSQL; whether it left its files in order. If not, the session is of no further use.
+    async fn stop(&mut self, postgres: &Postgres, session: &Session) -> bool {
+        let begun = Instant::now();
+        let hopeless = || begun.elapsed() > HOPELESS_PATIENCE && session.quorum.status().lost;
+        let status = postgres.stop(STOP_PATIENCE, hopeless).await;
+        if !status.success() {
+            self.abandon().await;
+        }
+        status.success()
+    }
+
+    /// A start or a run has ended badly. Being fenced comes first: `postgres` ends because of it, perhaps before it is told here.
+    async fn failed(&mut self, error: Error) -> Result<Next, Error> {
+        let fenced = self.handle.session().and_then(|session| session.fenced());
+        let error = fenced.unwrap_or(error);
+        tracing::error!(%error, "the compute does not run");
+        self.abandon().await;
+        if let Error::Fenced { .. } = error {
+            self.handle.enter(Phase::Fenced, Some(&error));
+            return Err(error);
+        }
+        self.failures += 1;
+        self.handle.enter(Phase::Failed, Some(&error));
+        Ok(Next::BackOff)
+    }
+
+    async fn back_off(&mut self, shutdown: &mut Shutdown<'_>) -> Next {
+        let delay = BACKOFF_MIN.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(BACKOFF_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => Next::Start { cold: true },
+            Some(command) = self.commands.recv() => self.obey_at_rest(command),
+            () = &mut *shutdown => Next::End,
+        }
+    }
+
+    /// While PostgreSQL is stopped. The term is kept, so that the cache can be used again.
+    async fn wait(&mut self, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
+        self.handle.enter(Phase::Stopped, None);
+        let session = self.handle.session();
+        let broken = async {
+            match &session {
+                Some(session) => session.broken().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(command) = self.commands.recv() => Ok(self.obey_at_rest(command)),
+            error = broken => match error {
+                Error::Fenced { .. } => self.failed(error).await,
+                _ => {
+                    self.drop_session().await;
+                    Ok(Next::Wait)
+                }
+            },
+            () = &mut *shutdown => Ok(Next::End),
+        }
+    }
+
+    fn obey_at_rest(&mut self, command: Command) -> Next {
+        match command.order {
+            Order::Stop => {
+                self.take(command, Phase::Stopping);
+                Next::Wait
+            }
+            Order::Start { cold } | Order::Restart { cold } => {
+                self.take(command, Phase::Starting);
+                Next::Start { cold: cold || self.handle.session().is_none() }
+            }
+        }
+    }
+
+    /// Shows that the order is being carried out, then tells who gave it.
+    fn take(&self, command: Command, phase: Phase) {
+        if self.handle.state().phase != phase {
+            self.handle.enter(phase, None);
+        }
+        // Who gave the order may have gone away.
+        let _ = command.taken.send(());
+    }
+
+    /// Lets go of a session that cannot be used any more, and of what runs in it.
+    async fn abandon(&mut self) {
+        self.kill().await;
+        self.drop_session().await;
+    }
+
+    async fn kill(&mut self) {
+        if let Some(postgres) = self.handle.take_postgres() {
+            postgres.end_by(Signal::SIGKILL, STOP_PATIENCE).await;
+        }
+        let pgdata = self.handle.config().pgdata();
+        let killed = tokio::task::spawn_blocking(move || orphans::kill_all(&pgdata)).await;
+        if let Ok(Err(error)) = killed {
+            tracing::error!(%error, "old postgres processes are left");
+        }
+    }
+
+    async fn drop_session(&mut self) {
+        if let Some(session) = self.handle.take_session() {
+            session.end().await;
+        }
+    }
+}
+
+/// From where the handle stands to a PostgreSQL that accepts connections.
+async fn bring_up(handle: Handle) -> Result<Arc<Postgres>, Error> {
+    let setting = handle.setting();
+    let session = match handle.session() {
+        Some(session) => session,
+        None => Arc::new(Session::cold_start(setting).await?),
+    };
+    handle.set_session(session.clone());
+    conf::write_files(&setting.config)?;
+    let postgres = Arc::new(Postgres::spawn(&setting.config, setting.owner, handle.shim()).await?);
+    handle.set_postgres(postgres.clone());
+    tokio::select! {
+        ready = postgres.ready(&setting.config) => ready?,
+        error = session.broken() => return Err(error),
+    }
+    Ok(postgres)
+}

@@ -1,0 +1,70 @@
+//! Runs PostgreSQL's regression suite against a server of ours.
+
+use crate::cluster::Cluster;
+use anyhow::{Result, ensure};
+use std::fmt;
+use std::path::Path;
+
+/// How the suite ended.
+pub struct SuiteResult {
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl SuiteResult {
+    /// From what `pg_regress` prints: a line for each test.
+    fn parse(output: &str) -> SuiteResult {
+        let tests = output.lines().filter_map(parse_test);
+        let (passed, failed): (Vec<_>, Vec<_>) = tests.partition(|(_, passed)| *passed);
+        SuiteResult { passed: passed.len(), failed: failed.into_iter().map(|(name, _)| name.to_owned()).collect() }
+    }
+
+    /// Tests that did not print what they should.
+    pub fn failed(&self) -> &[String] {
+        &self.failed
+    }
+}
+
+impl fmt::Display for SuiteResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tests of the suite passed, {} failed.", self.passed, self.failed.len())?;
+        self.failed.iter().try_for_each(|name| write!(f, "\n- `{name}`"))
+    }
+}
+
+/// `name ... ok 12 ms`, after `test` if it runs alone; `FAILED` in place of `ok`, or `failed (ignored)` for a test that
+/// PostgreSQL knows to fail at times.
+fn parse_test(line: &str) -> Option<(&str, bool)> {
+    let (name, outcome) = line.split_once(" ... ")?;
+    let name = name.strip_prefix("test ").unwrap_or(name).trim();
+    let outcome = outcome.trim_start();
+    let has_passed = ["ok", "failed (ignored)"].iter().any(|passed| outcome.starts_with(passed));
+    (has_passed || outcome.starts_with("FAILED")).then_some((name, has_passed))
+}
+
+/// Runs the suite in the database `regression`. `folder` has the source in `source` and the compiled modules in
+/// `modules`; both are copied to where the server's user may read and write.
+pub fn run(cluster: &Cluster, folder: &Path) -> Result<SuiteResult> {
+    let suite = cluster.home().join("regress");
+    cluster.copy_in(&folder.join("source/src/test/regress"), &suite)?;
+    cluster.copy_in(&folder.join("modules"), &suite.join("modules"))?;
+    let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    let arguments = [
+        option("inputdir", &suite),
+        option("outputdir", &suite),
+        option("schedule", &suite.join("parallel_schedule")),
+        option("dlpath", &suite.join("modules")),
+        option("bindir", cluster.bin()),
+        option("host", cluster.home()),
+        "--port=5432".into(),
+        "--user=postgres".into(),
+        "--dbname=regression".into(),
+        "--max-concurrent-tests=20".into(),
+    ];
+    let driver = cluster.bin().join("../lib/pgxs/src/test/regress/pg_regress");
+    let (_, output) = cluster.output(&driver, &arguments.each_ref().map(String::as_str))?;
+    let result = SuiteResult::parse(&output);
+    let has_ended = ["tests passed", "tests failed"].iter().any(|end| output.contains(end));
+    ensure!(has_ended && result.passed > 0, "the suite did not run to its end:\n{output}");
+    Ok(result)
+}
