@@ -33,8 +33,20 @@ fn belongs(pid: i32, folder: &Path) -> bool {
 }
 
 fn is_zombie(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+    state(Path::new(&format!("/proc/{pid}"))) == Some('Z')
+}
+
+/// Whether every thread of the process stands still. A signal to stop is obeyed only when a thread next runs, and until
+/// then the others go on.
+pub fn is_stopped(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    threads.into_iter().all(|thread| state(&thread.path()) == Some('T'))
+}
+
+/// The letter that the kernel gives to what a process or thread does.
+fn state(folder: &Path) -> Option<char> {
+    let stat = fs::read_to_string(folder.join("stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
 }
 
 /// A program of the workspace or of PostgreSQL.

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use quire_tests::load::{expect_sums_agree, fill, start};
-use quire_tests::processes::signal_all;
+use quire_tests::processes::{is_stopped, signal_all};
 use quire_tests::quire::binary;
 use quire_tests::{Quire, short_or_long, wait_for};
 use serde_json::{Value, json};
@@ -61,6 +61,8 @@ async fn commits_wait_without_a_majority_and_go_on_with_one() {
     // Stopped rather than killed, since the supervisor would start them again at once.
     let victims = [quire.role("safekeeper-1"), quire.role("safekeeper-3")];
     signal_all(&victims, Signal::SIGSTOP);
+    let stopped = async || victims.iter().all(|pid| is_stopped(*pid)).then_some(());
+    wait_for("two safekeepers stand still", 30, stopped).await;
     let insert = tokio::spawn(async move { client.batch_execute("INSERT INTO waits VALUES (1)").await });
     let status = quire.status();
     assert_eq!(status["quorum"]["state"], "lost", "{status:#}");
