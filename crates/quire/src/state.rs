@@ -53,9 +53,6 @@ pub struct Branch {
     pub postgres_port: u16,
     /// Where its agent tells its status and takes commands.
     pub http_port: u16,
-    /// How many bytes of pages its compute keeps; any number if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache_bytes: Option<u64>,
 }
 
 impl Node {
@@ -131,7 +128,6 @@ impl State {
             created: false,
             postgres_port: ports.free()?,
             http_port: ports.free()?,
-            cache_bytes: None,
         })
     }
 
