@@ -44,7 +44,7 @@ fn a_workload_runs_and_its_pages_are_sound() {
 
 #[test]
 fn sizes_and_listings_are_complete_before_any_page_is() {
-    let compute = Compute::started();
+    let compute = Compute::started_without_autovacuum();
     let size: u64 = compute.sql("postgres", "SELECT pg_database_size('bench')").parse().unwrap();
     assert!(size > 20 << 20, "{size}");
     assert_eq!(compute.sql("bench", "SELECT pg_relation_size('pgbench_accounts') / 8192"), "1640");
@@ -89,7 +89,7 @@ fn relations_are_rewritten_truncated_and_extended() {
 
 #[test]
 fn a_clean_restart_keeps_the_cache() {
-    let mut compute = Compute::started();
+    let mut compute = Compute::started_without_autovacuum();
     compute.sql("bench", "UPDATE pgbench_accounts SET abalance = 7 WHERE aid % 100 = 0");
     let sum = "SELECT sum(abalance) FROM pgbench_accounts";
     assert_eq!(compute.sql("bench", sum), "7000");

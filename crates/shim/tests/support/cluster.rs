@@ -5,6 +5,7 @@ use super::postgres::{User, bin, run, said};
 use quire_cache::ComputeDir;
 use quire_types::{Fork, Lsn};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -126,7 +127,20 @@ impl Compute {
 
     /// An agent in this process, and a server.
     pub fn started() -> Compute {
-        let mut compute = Compute::laid_out();
+        Compute::laid_out().start()
+    }
+
+    /// A started one whose tables nothing reads but what the test asks.
+    pub fn started_without_autovacuum() -> Compute {
+        let compute = Compute::laid_out();
+        let conf = compute.dir.data_file("postgresql.auto.conf");
+        let mut conf = File::options().append(true).open(conf).expect("initdb made it");
+        conf.write_all(b"autovacuum = off\n").expect("it can be written");
+        compute.start()
+    }
+
+    fn start(self) -> Compute {
+        let mut compute = self;
         compute.start_agent();
         compute.start_server();
         compute.wait_until_ready();
