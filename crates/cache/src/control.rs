@@ -142,6 +142,8 @@ pub struct Control {
     timeline: AtomicU32,
     agent_pid: AtomicU32,
     start_lsn: AtomicU64,
+    bounded: AtomicU32,
+    epoch: Line<AtomicU32>,
     state: Line<AtomicU32>,
     commit_lsn: Line<AtomicU64>,
     wal: WalWrites,
@@ -164,6 +166,8 @@ pub struct ControlSettings {
     pub timeline: u32,
     /// End of the log when PostgreSQL starts: everything before it is durable.
     pub start_lsn: Lsn,
+    /// Whether pages may leave the cache, so that every relation file needs a meta file.
+    pub bounded: bool,
 }
 
 impl Control {
@@ -198,6 +202,22 @@ impl Control {
     /// End of the log when PostgreSQL started.
     pub fn start_lsn(&self) -> Lsn {
         Lsn(self.start_lsn.load(Ordering::Relaxed))
+    }
+
+    /// Whether pages may leave the cache.
+    pub fn is_bounded(&self) -> bool {
+        self.bounded.load(Ordering::Relaxed) != 0
+    }
+
+    /// The epoch that writes are marked with; read after the bytes are in the file.
+    pub fn epoch(&self) -> u32 {
+        self.epoch.0.load(Ordering::SeqCst)
+    }
+
+    /// Begins the next epoch and says which that is: all that is marked with an earlier one was in PostgreSQL's buffers
+    /// before now.
+    pub fn next_epoch(&self) -> u32 {
+        self.epoch.0.fetch_add(1, Ordering::SeqCst).saturating_add(1)
     }
 
     /// The quorum's commit LSN as the agent last heard of it.
@@ -273,6 +293,8 @@ impl Control {
         self.timeline.store(settings.timeline, Ordering::Relaxed);
         self.agent_pid.store(settings.agent_pid, Ordering::Relaxed);
         self.start_lsn.store(start, Ordering::Relaxed);
+        self.bounded.store(settings.bounded.into(), Ordering::Relaxed);
+        self.epoch.0.store(1, Ordering::Relaxed);
         self.commit_lsn.0.store(start, Ordering::Relaxed);
         self.wal.end.store(start, Ordering::Relaxed);
         self.state.0.store(AgentState::Starting as u32, Ordering::Relaxed);
@@ -353,8 +375,13 @@ pub(crate) mod tests {
     use super::*;
     use std::os::unix::fs::FileExt;
 
-    pub(crate) const SETTINGS: ControlSettings =
-        ControlSettings { agent_pid: 7, segment_bytes: 16 << 20, timeline: 1, start_lsn: Lsn(0x0100_0028) };
+    pub(crate) const SETTINGS: ControlSettings = ControlSettings {
+        agent_pid: 7,
+        segment_bytes: 16 << 20,
+        timeline: 1,
+        start_lsn: Lsn(0x0100_0028),
+        bounded: false,
+    };
 
     #[test]
     fn what_the_agent_wrote_is_what_a_second_mapping_reads() {

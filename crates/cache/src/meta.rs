@@ -1,11 +1,15 @@
 //! The meta file: which blocks of one relation or SLRU segment file are in the local cache.
 //!
 //! ```text
-//! offset 0    header, 128 bytes: magic, build, which file, its inode, capacity, remote_nblocks, request_lsn, drops
+//! offset 0    header, 128 bytes: magic, build, which file, its inode, capacity, remote_nblocks, request_lsn, drops, cuts
 //! offset 128  one little-endian u32 for every 16 blocks: two bits each, the lowest for the first block
+//! then, in a bounded cache only
+//!             a u32 for each block: the epoch of its last write (0: never written by this compute)
+//!             a byte for each block: how often it was touched lately, up to [`TOUCHES_MAX`]
 //! ```
 //!
-//! The agent writes one when it materialises a file that storage has blocks of. A file without one is wholly local.
+//! The agent writes one when it materialises a file that storage has blocks of; in a bounded cache the shim writes one
+//! for each relation file that PostgreSQL creates. A file without one is wholly local.
 //! The inode ties it to that file: one of the same name that was made later is another file, and wholly local.
 
 use crate::BUILD_ID;
@@ -14,11 +18,12 @@ use crate::mapping::Mapping;
 use crate::protocol::{BlockState, Blocks};
 use quire_types::{Fork, Lsn, RELATION_SEGMENT_BLOCKS, RelTag, Slru};
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 /// `QuireMet` as a little-endian number.
 const META_MAGIC: u64 = 0x7465_4D65_7269_7551;
@@ -28,6 +33,12 @@ const HEADER_BYTES: usize = 128;
 
 /// Blocks whose states share a word.
 const BLOCKS_PER_WORD: u32 = 16;
+
+/// Sixteen absent blocks.
+const ALL_ABSENT: u32 = 0xAAAA_AAAA;
+
+/// Touches are not counted beyond this.
+pub const TOUCHES_MAX: u8 = 3;
 
 /// A file of pages: one segment of a relation's fork, or one of an SLRU area.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -93,6 +104,9 @@ struct Header {
     capacity: AtomicU32,
     remote_nblocks: AtomicU32,
     file: [AtomicU32; FILE_ID_WORDS],
+    cuts_begun: AtomicU64,
+    cuts_ended: AtomicU64,
+    bounded: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
@@ -107,19 +121,32 @@ fn words_for(blocks: u32) -> usize {
     blocks.div_ceil(BLOCKS_PER_WORD) as usize
 }
 
-fn bytes_for(blocks: u32) -> usize {
-    HEADER_BYTES + words_for(blocks) * size_of::<u32>()
+/// Where the epochs begin.
+fn states_end(capacity: u32) -> usize {
+    HEADER_BYTES + words_for(capacity) * size_of::<u32>()
 }
 
-/// What a new meta file says; all blocks are absent.
+/// Where the touches begin.
+fn epochs_end(capacity: u32) -> usize {
+    states_end(capacity) + capacity as usize * size_of::<u32>()
+}
+
+fn bytes_for(capacity: u32, bounded: bool) -> usize {
+    if bounded { epochs_end(capacity) + capacity as usize } else { states_end(capacity) }
+}
+
+/// What a new meta file says; all blocks that storage has are absent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MetaSpec {
     /// Which file it is about.
     pub file: FileId,
     /// Inode of that file.
     pub inode: u64,
-    /// How many blocks of it storage has: 1 to [`RELATION_SEGMENT_BLOCKS`] (a file with none needs no meta).
+    /// How many blocks of it storage has: at most [`RELATION_SEGMENT_BLOCKS`], and in an unbounded cache at least 1 (a file
+    /// with none needs no meta there).
     pub remote_nblocks: u32,
+    /// Whether blocks may be dropped, also those that the file does not have yet: it has states for a whole segment then.
+    pub bounded: bool,
     /// The LSN at which absent blocks are to be read.
     pub request_lsn: Lsn,
 }
@@ -128,20 +155,43 @@ impl MetaSpec {
     /// Writes the file, which must not exist yet, readable and writable by its owner (for the agent, which may have
     /// to change the owner by the handle that is returned).
     pub fn create(&self, path: &Path) -> Result<File, CacheError> {
-        check_capacity(self.remote_nblocks)?;
+        check_capacity(self.capacity())?;
+        check_capacity(self.remote_nblocks.max(1))?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(path).map_err(io("cannot create a meta file"))?;
-        file.set_len(bytes_for(self.remote_nblocks) as u64).map_err(io("cannot size a meta file"))?;
-        file.write_all_at(&self.header(), 0).map_err(io("cannot write a meta file"))?;
+        file.set_len(self.file_bytes()).map_err(io("cannot size a meta file"))?;
+        let raw = [&self.header()[..], &self.absent_words()].concat();
+        file.write_all_at(&raw, 0).map_err(io("cannot write a meta file"))?;
         Ok(file)
     }
 
-    fn header(&self) -> [u8; size_of::<Header>()] {
-        let mut raw = [0; size_of::<Header>()];
+    fn capacity(&self) -> u32 {
+        if self.bounded { RELATION_SEGMENT_BLOCKS } else { self.remote_nblocks }
+    }
+
+    /// How long the file is.
+    pub fn file_bytes(&self) -> u64 {
+        bytes_for(self.capacity(), self.bounded) as u64
+    }
+
+    /// The state words of the blocks that storage has.
+    fn absent_words(&self) -> Vec<u8> {
+        let mut words = vec![ALL_ABSENT; words_for(self.remote_nblocks)];
+        let rest = self.remote_nblocks % BLOCKS_PER_WORD;
+        if let (Some(last), 1..) = (words.last_mut(), rest) {
+            *last &= (1 << (rest * 2)) - 1;
+        }
+        words.into_iter().flat_map(u32::to_ne_bytes).collect()
+    }
+
+    /// How the file begins: all of it that is not zeroes, if storage has no block.
+    pub fn header(&self) -> [u8; HEADER_BYTES] {
+        let mut raw = [0; HEADER_BYTES];
         let longs = [META_MAGIC, BUILD_ID, self.inode, self.request_lsn.0, 0];
-        let shorts = [self.remote_nblocks; 2].into_iter().chain(self.file.to_words());
-        let bytes = longs.into_iter().flat_map(u64::to_ne_bytes).chain(shorts.flat_map(u32::to_ne_bytes));
+        let shorts = [self.capacity(), self.remote_nblocks].into_iter().chain(self.file.to_words());
+        let tail = [0, 0, 0, 0, u32::from(self.bounded)];
+        let bytes = longs.into_iter().flat_map(u64::to_ne_bytes).chain(shorts.chain(tail).flat_map(u32::to_ne_bytes));
         for (slot, byte) in raw.iter_mut().zip(bytes) {
             *slot = byte;
         }
@@ -191,7 +241,7 @@ impl Meta {
         // SAFETY: the mapping begins with a header that was checked before it was given up, and its capacity never
         // changes.
         let header: &Header = unsafe { start.cast().as_ref() };
-        let bytes = bytes_for(header.capacity.load(Ordering::Relaxed));
+        let bytes = bytes_for(header.capacity.load(Ordering::Relaxed), header.bounded.load(Ordering::Relaxed) != 0);
         // SAFETY: the caller says that the range is its own.
         Meta(unsafe { Mapping::from_raw(start, bytes) })
     }
@@ -229,9 +279,65 @@ impl Meta {
         self.header().request_lsn.fetch_max(lsn.0, Ordering::SeqCst);
     }
 
-    /// Blocks that have a state: `remote_nblocks` as it was at first.
-    pub fn capacity(&self) -> u32 {
-        self.header().capacity.load(Ordering::Relaxed)
+    /// Whether blocks of this file may be dropped.
+    pub fn is_bounded(&self) -> bool {
+        self.header().bounded.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes that blocks were written in `epoch`; called while they are owned, after the bytes are in the file.
+    pub fn note_written(&self, blocks: Range<u32>, epoch: u32) {
+        for block in blocks.start..blocks.end.min(self.capacity()) {
+            if let Some(mark) = self.epoch_word(block) {
+                mark.store(epoch, Ordering::SeqCst);
+            }
+            self.touch(block);
+        }
+    }
+
+    /// The epoch of a block's last write, 0 if this compute never wrote it; a block without one was just written.
+    pub fn written_epoch(&self, block: u32) -> u32 {
+        self.epoch_word(block).map_or(u32::MAX, |mark| mark.load(Ordering::SeqCst))
+    }
+
+    /// Notes that blocks were read.
+    pub fn note_read(&self, blocks: Range<u32>) {
+        if self.is_bounded() {
+            (blocks.start..blocks.end.min(self.capacity())).for_each(|block| self.touch(block));
+        }
+    }
+
+    /// A lost count is as good: this is a hint.
+    fn touch(&self, block: u32) {
+        if let Some(touches) = self.touches(block) {
+            let now = touches.load(Ordering::Relaxed);
+            if now < TOUCHES_MAX {
+                touches.store(now + 1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How often a block was touched of late; a block for which that is not counted, always.
+    pub fn touches(&self, block: u32) -> Option<&AtomicU8> {
+        if block >= self.capacity() || !self.is_bounded() {
+            return None;
+        }
+        let offset = epochs_end(self.capacity()) + block as usize;
+        // SAFETY: `check` made sure that the mapping of a bounded file holds a byte for each block below the capacity.
+        Some(unsafe { self.0.start().add(offset).cast::<AtomicU8>().as_ref() })
+    }
+
+    fn epoch_word(&self, block: u32) -> Option<&AtomicU32> {
+        if block >= self.capacity() || !self.is_bounded() {
+            return None;
+        }
+        let offset = states_end(self.capacity()) + block as usize * size_of::<u32>();
+        // SAFETY: as for the touches; the offset is a multiple of 4.
+        Some(unsafe { self.0.start().add(offset).cast::<AtomicU32>().as_ref() })
+    }
+
+    /// Whether all sixteen blocks from `block` on, a multiple of sixteen, are absent.
+    pub fn are_sixteen_absent(&self, block: u32) -> bool {
+        self.word(block).is_some_and(|(word, _)| word.load(Ordering::Relaxed) == ALL_ABSENT)
     }
 
     fn header(&self) -> &Header {
@@ -255,7 +361,7 @@ impl Meta {
 
 /// Makes sure that a mapping is a whole meta file of this build.
 fn check(mapping: &Mapping) -> Result<(), CacheError> {
-    if mapping.bytes() < bytes_for(0) {
+    if mapping.bytes() < HEADER_BYTES {
         return Err(CacheError::Invalid { field: "length of a meta file", value: mapping.bytes() as u64 });
     }
     // SAFETY: page-aligned, long enough (just checked), atomics only.
@@ -269,19 +375,40 @@ fn check(mapping: &Mapping) -> Result<(), CacheError> {
     }
     let capacity = header.capacity.load(Ordering::Relaxed);
     check_capacity(capacity)?;
-    if mapping.bytes() != bytes_for(capacity) {
+    if mapping.bytes() != bytes_for(capacity, header.bounded.load(Ordering::Relaxed) != 0) {
         return Err(CacheError::Invalid { field: "length of a meta file", value: mapping.bytes() as u64 });
     }
     header.file_id().map(drop)
 }
 
 impl Blocks for Meta {
+    fn capacity(&self) -> u32 {
+        self.header().capacity.load(Ordering::Relaxed)
+    }
+
     fn remote_nblocks(&self) -> u32 {
         self.header().remote_nblocks.load(Ordering::SeqCst)
     }
 
     fn lower_remote_nblocks(&self, blocks: u32) -> u32 {
         self.header().remote_nblocks.fetch_min(blocks, Ordering::SeqCst)
+    }
+
+    fn raise_remote_nblocks(&self, from: u32, to: u32) -> bool {
+        self.header().remote_nblocks.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    fn begin_cut(&self) {
+        self.header().cuts_begun.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn end_cut(&self) {
+        self.header().cuts_ended.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn settled_cuts(&self) -> Option<u64> {
+        let begun = self.header().cuts_begun.load(Ordering::SeqCst);
+        (begun == self.header().cuts_ended.load(Ordering::SeqCst)).then_some(begun)
     }
 
     fn state(&self, block: u32) -> BlockState {
@@ -319,7 +446,7 @@ mod tests {
 
     fn spec(remote_nblocks: u32) -> MetaSpec {
         let file = FileId::Relation { rel: REL, segment: 2 };
-        MetaSpec { file, inode: 99, remote_nblocks, request_lsn: Lsn(0x100) }
+        MetaSpec { file, inode: 99, remote_nblocks, bounded: false, request_lsn: Lsn(0x100) }
     }
 
     #[test]
@@ -381,6 +508,27 @@ mod tests {
         }
         file.set_len(130).unwrap();
         assert!(Meta::open(&path).is_err());
+    }
+
+    #[test]
+    fn a_bounded_meta_has_room_for_a_segment_and_notes_what_happens_to_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        MetaSpec { bounded: true, ..spec(18) }.create(&path).unwrap();
+        let meta = Meta::open(&path).unwrap();
+        assert_eq!((meta.capacity(), meta.remote_nblocks()), (RELATION_SEGMENT_BLOCKS, 18));
+        assert!((0..18).all(|block| meta.state(block) == BlockState::Absent) && meta.are_sixteen_absent(0));
+        let last = RELATION_SEGMENT_BLOCKS - 1;
+        assert!([18, 31, last].map(|block| meta.state(block)).iter().all(|state| *state == BlockState::Present));
+        meta.note_written(last..last + 9, 7);
+        assert_eq!((meta.written_epoch(last), meta.written_epoch(last - 1)), (7, 0));
+        meta.note_read(3..4);
+        (0..9).for_each(|_| meta.note_read(5..6));
+        let touches = |block| meta.touches(block).unwrap().load(Ordering::Relaxed);
+        assert_eq!([3, 4, 5, last].map(touches), [1, 0, TOUCHES_MAX, 1]);
+        let empty = MetaSpec { bounded: true, ..spec(0) };
+        empty.create(&dir.path().join("e")).unwrap();
+        assert_eq!(Meta::open(&dir.path().join("e")).unwrap().remote_nblocks(), 0);
     }
 
     #[test]

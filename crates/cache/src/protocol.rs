@@ -1,19 +1,19 @@
 //! Who may change a cached block, and when.
 //!
-//! Each block of a file that storage had at start ("remote", below [`Blocks::remote_nblocks`]) is in one of four
-//! states:
+//! Each block below the file's capacity is in one of four states:
 //!
 //! ```text
 //!            claim            publish
 //!   Absent ---------> Filling --------> Present        the agent installs (or, from Present, drops) the block
 //!      ^                 |  ^               |
-//!      +---- release ----+  +--- drop_block-+
+//!      +---- release ----+  +-- drop_blocks-+
 //!
 //!   Absent | Present --> Writing --> Present           a PostgreSQL process overwrites the block
 //! ```
 //!
-//! `Filling` belongs to the agent and `Writing` to the one process that made it so; only the owner leaves it. Blocks at
-//! or past `remote_nblocks` are plain local file contents, and their states mean nothing.
+//! `Filling` belongs to the agent and `Writing` to the one process that made it so; only the owner leaves it. Blocks
+//! below [`Blocks::remote_nblocks`] ("remote") may be absent: storage has them. Blocks at or past it are local: never
+//! `Absent`, and a drop of one is given back. Blocks at or past the capacity have no state and are always local.
 //!
 //! **Install against write.** A fetched page must never overwrite a newer one a backend has just written. The agent
 //! writes a block only while it owns it as `Filling`, which it takes from `Absent` only; a writer writes only while
@@ -28,13 +28,24 @@
 //! and starts again. If before, then the block left `Present` before the reader's check, so the check saw it present
 //! *again*: an install came after the punch (the dropper keeps the block `Filling` until then) and before the read,
 //! which therefore saw the installed page. A state check alone would not do: dropped and filled again looks like
-//! never dropped.
+//! never dropped. A reader that skipped the check, because the block was local when it looked, noted the count
+//! before the block was adopted, and drops of it are counted after.
 //!
-//! **Drop against write.** A writer owns even a present block as `Writing`, so that no hole is punched under it.
+//! **Drop against write.** A writer owns every block it touches below the capacity as `Writing`, local ones too, so
+//! that no hole is punched under it, whenever the block became remote.
 //!
-//! **Install against truncation.** An install after `ftruncate` would make the file longer again. So `remote_nblocks`
-//! is lowered first; then every block cut off is brought to `Present`, waiting for those that are owned, so that
-//! nothing can claim them; the file is cut after that.
+//! **Install and drop against truncation.** An install after `ftruncate` would make the file longer again, and a block
+//! that is absent behind the file's end would later be fetched instead of being zeroes. So `remote_nblocks` is lowered
+//! first; then every block cut off is brought to `Present`, waiting for those that are owned; the file is cut after
+//! that. A dropper that takes such a block later looks at `remote_nblocks` only once it owns the block, finds it
+//! lowered and gives the block back.
+//!
+//! **Adoption against truncation.** What PostgreSQL has appended becomes remote by raising `remote_nblocks` to the
+//! file's length ([`adopt`]; the agent calls it and drops in one thread). A truncation that began before would cut blocks
+//! that it did not settle. Truncations are therefore counted when they begin and when they have ended: the agent adopts
+//! only if none is under way, looks at the length, raises, and looks at the counts again. If a truncation has begun in
+//! between, it lowers the number again: all those blocks were `Present` and are, since nobody else drops. If none has, a
+//! later one sees the raised number.
 //!
 //! **Memory order.** State words, the count and `remote_nblocks` are `SeqCst` and the arguments above hold in that
 //! single order. Page bytes are reached by system calls; an implementation of [`Blocks`] puts a full fence around its
@@ -47,12 +58,12 @@ use std::ops::Range;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum BlockState {
-    /// Storage has it, the local file has a hole.
-    Absent = 0,
+    /// The local file has it (what a file of zeroes says of all blocks).
+    Present = 0,
     /// The agent is installing or dropping it.
     Filling = 1,
-    /// The local file has it.
-    Present = 2,
+    /// Storage has it, the local file has a hole.
+    Absent = 2,
     /// A PostgreSQL process is writing it.
     Writing = 3,
 }
@@ -61,9 +72,9 @@ impl BlockState {
     /// From its two bits; higher bits are ignored.
     pub fn from_bits(bits: u32) -> BlockState {
         match bits & 3 {
-            0 => BlockState::Absent,
+            0 => BlockState::Present,
             1 => BlockState::Filling,
-            2 => BlockState::Present,
+            2 => BlockState::Absent,
             _ => BlockState::Writing,
         }
     }
@@ -71,10 +82,20 @@ impl BlockState {
 
 /// The shared words of one file. Every method is one atomic operation, sequentially consistent with all others.
 pub trait Blocks {
-    /// How many of the file's blocks were in storage and have not been truncated since.
+    /// How many blocks have a state.
+    fn capacity(&self) -> u32;
+    /// Before which block absent ones may be.
     fn remote_nblocks(&self) -> u32;
     /// Lowers it to at most `blocks`, and says what it was.
     fn lower_remote_nblocks(&self, blocks: u32) -> u32;
+    /// Makes it `to` if it is `from`, and says whether it was.
+    fn raise_remote_nblocks(&self, from: u32, to: u32) -> bool;
+    /// Counts a truncation that begins.
+    fn begin_cut(&self);
+    /// Counts one that has ended.
+    fn end_cut(&self);
+    /// How many truncations have begun, if as many have ended.
+    fn settled_cuts(&self) -> Option<u64>;
     /// The state of a block; `Present` for one that the file has no state for.
     fn state(&self, block: u32) -> BlockState;
     /// Makes a block `to` if it is `from`, and says whether it was.
@@ -112,20 +133,82 @@ pub fn release<B: Blocks + ?Sized>(blocks: &B, block: u32) {
     assert!(owned, "only a claimed block is released");
 }
 
-/// Takes a present block out of the cache; `punch` makes the hole and says whether it did. False if nothing was
-/// dropped.
-pub fn drop_block<B: Blocks + ?Sized>(blocks: &B, block: u32, punch: impl FnOnce() -> bool) -> bool {
-    if !blocks.exchange(block, BlockState::Present, BlockState::Filling) {
+/// Most blocks that one run of drops owns at a time.
+pub const DROP_RUN_MAX: u32 = 64;
+
+/// Who decides what leaves the cache, and makes the holes.
+pub trait Dropper {
+    /// Whether this present block should go, by what is cheap to know.
+    fn wants(&mut self, block: u32) -> bool;
+    /// Whether it may, now that nobody else can write it.
+    fn allows(&mut self, block: u32) -> bool;
+    /// Makes a hole of these blocks, and says whether it did.
+    fn punch(&mut self, blocks: Range<u32>) -> bool;
+}
+
+/// Takes out of the cache what `dropper` says of `range`; how many blocks that were.
+pub fn drop_blocks<B, D>(blocks: &B, range: Range<u32>, dropper: &mut D) -> u32
+where
+    B: Blocks + ?Sized,
+    D: Dropper + ?Sized,
+{
+    let mut dropped = 0;
+    let mut run = range.start..range.start;
+    for block in range {
+        let taken = take_to_drop(blocks, block, dropper);
+        if taken && run.end == block && run.end - run.start < DROP_RUN_MAX {
+            run.end = block + 1;
+        } else {
+            dropped += drop_run(blocks, run, dropper);
+            run = block..block + u32::from(taken);
+        }
+        if !taken {
+            run = block + 1..block + 1;
+        }
+    }
+    dropped + drop_run(blocks, run, dropper)
+}
+
+fn take_to_drop<B, D>(blocks: &B, block: u32, dropper: &mut D) -> bool
+where
+    B: Blocks + ?Sized,
+    D: Dropper + ?Sized,
+{
+    let present = blocks.state(block) == BlockState::Present;
+    if !present || !dropper.wants(block) || !blocks.exchange(block, BlockState::Present, BlockState::Filling) {
         return false;
     }
-    blocks.count_drop();
-    let punched = punch();
-    if punched {
-        release(blocks, block)
-    } else {
-        publish(blocks, block)
+    let may_go = block < blocks.remote_nblocks() && dropper.allows(block);
+    if !may_go {
+        publish(blocks, block);
     }
-    punched
+    may_go
+}
+
+/// Drops blocks that are owned.
+fn drop_run<B, D>(blocks: &B, run: Range<u32>, dropper: &mut D) -> u32
+where
+    B: Blocks + ?Sized,
+    D: Dropper + ?Sized,
+{
+    if run.is_empty() {
+        return 0;
+    }
+    blocks.count_drop();
+    let punched = dropper.punch(run.clone());
+    run.clone().for_each(|block| if punched { release(blocks, block) } else { publish(blocks, block) });
+    if punched { run.end - run.start } else { 0 }
+}
+
+/// Makes what was appended to the file remote; `length` says how many whole blocks the file has. Only for the one thread
+/// that drops.
+pub fn adopt<B: Blocks + ?Sized>(blocks: &B, length: impl FnOnce() -> u32) {
+    let Some(cuts) = blocks.settled_cuts() else { return };
+    let from = blocks.remote_nblocks();
+    let to = length().min(blocks.capacity());
+    if to > from && blocks.raise_remote_nblocks(from, to) && blocks.settled_cuts() != Some(cuts) {
+        blocks.lower_remote_nblocks(from);
+    }
 }
 
 /// Brings in what is missing of `range`; all of it was present at some moment (each block at its own) when it returns.
@@ -187,7 +270,7 @@ where
     H: Helper,
 {
     let mut grant = WriteGrant { blocks, first: touched.start, owned: 0, was_absent: 0, written_before: 0 };
-    for block in remote_part(blocks, touched) {
+    for block in touched.start..touched.end.min(blocks.capacity()) {
         grant.take(block, covered.contains(&block), helper)?;
     }
     let (result, written_before) = pwrite();
@@ -253,12 +336,13 @@ impl<B: Blocks + ?Sized> Drop for WriteGrant<'_, B> {
     }
 }
 
-/// Forgets all blocks from `keep` on, so that the file may be cut there.
-pub fn truncate<B, H>(blocks: &B, keep: u32, helper: &H) -> Result<(), H::Error>
+/// Forgets all blocks from `keep` on, and cuts the file there by `cut`.
+pub fn truncate<B, H, R>(blocks: &B, keep: u32, helper: &H, cut: impl FnOnce() -> R) -> Result<R, H::Error>
 where
     B: Blocks + ?Sized,
     H: Helper,
 {
+    let _counted = Cut::begin(blocks);
     for block in keep..blocks.lower_remote_nblocks(keep) {
         loop {
             match blocks.state(block) {
@@ -272,5 +356,21 @@ where
             }
         }
     }
-    Ok(())
+    Ok(cut())
+}
+
+/// A truncation under way.
+struct Cut<'a, B: Blocks + ?Sized>(&'a B);
+
+impl<'a, B: Blocks + ?Sized> Cut<'a, B> {
+    fn begin(blocks: &'a B) -> Cut<'a, B> {
+        blocks.begin_cut();
+        Cut(blocks)
+    }
+}
+
+impl<B: Blocks + ?Sized> Drop for Cut<'_, B> {
+    fn drop(&mut self) {
+        self.0.end_cut();
+    }
 }

@@ -3,11 +3,12 @@
 //! A page is two halves that are read and written apart, as a real page is in the kernel; 0 is a hole. Beside it is the
 //! version that a fetch brings in: the dropper notes it from the page it drops, as the agent notes the page's LSN.
 
-use quire_cache::protocol::{self, BlockState, Blocks, Helper};
+use quire_cache::protocol::{self, BlockState, Blocks, Dropper, Helper};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use shuttle::thread;
 use std::convert::Infallible;
+use std::ops::Range;
 
 const SCHEDULES: usize = 3000;
 const HOLE: u64 = 0;
@@ -17,6 +18,9 @@ struct Model {
     word: AtomicU32,
     drops: AtomicU64,
     remote_nblocks: AtomicU32,
+    /// How long the file is, in blocks.
+    length: AtomicU32,
+    cuts: [AtomicU64; 2],
     fetched: [AtomicU64; 2],
     pages: [[AtomicU64; 2]; 2],
 }
@@ -27,6 +31,8 @@ impl Model {
             word: AtomicU32::new(state as u32 | (state as u32) << 2),
             drops: AtomicU64::new(0),
             remote_nblocks: AtomicU32::new(2),
+            length: AtomicU32::new(2),
+            cuts: [0; 2].map(AtomicU64::new),
             fetched: [fetched; 2].map(AtomicU64::new),
             pages: [[page; 2]; 2].map(|page| page.map(AtomicU64::new)),
         })
@@ -53,6 +59,7 @@ impl Model {
         let range = block..block + 1;
         let Ok(()) = protocol::write(self, range.clone(), &range, self, || {
             self.pwrite(block, value);
+            self.length.fetch_max(range.end, Ordering::SeqCst);
             ((), range.end)
         });
     }
@@ -63,16 +70,73 @@ impl Model {
     }
 
     fn drop_block(&self, block: u32) {
-        protocol::drop_block(self, block, || {
-            let [version, _] = self.pread(block);
-            self.fetched[block as usize].store(version, Ordering::SeqCst);
-            self.pwrite(block, HOLE);
-            true
+        protocol::drop_blocks(self, block..block + 1, &mut DropAll(self));
+    }
+
+    /// What a backend does that cuts the file.
+    fn cut(&self, keep: u32) {
+        let Ok(()) = protocol::truncate(self, keep, self, || {
+            self.length.fetch_min(keep, Ordering::SeqCst);
+            (keep..2).for_each(|block| self.pwrite(block, HOLE));
         });
+    }
+
+    /// What a backend does that makes it longer.
+    fn append(&self, value: u64) {
+        let block = self.length.load(Ordering::SeqCst);
+        self.overwrite(block, value);
+    }
+
+    /// What the agent does from time to time.
+    fn sweep(&self) {
+        protocol::adopt(self, || self.length.load(Ordering::SeqCst));
+        protocol::drop_blocks(self, 0..2, &mut DropAll(self));
+    }
+}
+
+struct DropAll<'a>(&'a Model);
+
+impl Dropper for DropAll<'_> {
+    fn wants(&mut self, _: u32) -> bool {
+        true
+    }
+
+    fn allows(&mut self, _: u32) -> bool {
+        true
+    }
+
+    fn punch(&mut self, blocks: Range<u32>) -> bool {
+        for block in blocks {
+            let [version, _] = self.0.pread(block);
+            self.0.fetched[block as usize].store(version, Ordering::SeqCst);
+            self.0.pwrite(block, HOLE);
+        }
+        true
     }
 }
 
 impl Blocks for Model {
+    fn capacity(&self) -> u32 {
+        2
+    }
+
+    fn raise_remote_nblocks(&self, from: u32, to: u32) -> bool {
+        self.remote_nblocks.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    fn begin_cut(&self) {
+        self.cuts[0].fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn end_cut(&self) {
+        self.cuts[1].fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn settled_cuts(&self) -> Option<u64> {
+        let begun = self.cuts[0].load(Ordering::SeqCst);
+        (begun == self.cuts[1].load(Ordering::SeqCst)).then_some(begun)
+    }
+
     fn remote_nblocks(&self) -> u32 {
         self.remote_nblocks.load(Ordering::SeqCst)
     }
@@ -168,12 +232,44 @@ fn nothing_is_installed_behind_a_truncation() {
     shuttle::check_random(
         || {
             let model = Model::new(BlockState::Absent, HOLE, 1);
-            let cut = |m: &Model| {
-                let Ok(()) = protocol::truncate(m, 1, m);
-                m.pwrite(1, HOLE);
-            };
-            at_once(&model, &[cut, |m| m.install(1), |m| m.install(0), |m| m.install(1)]);
+            at_once(&model, &[|m| m.cut(1), |m| m.install(1), |m| m.install(0), |m| m.install(1)]);
             assert_eq!((model.pread(0), model.pread(1), model.remote_nblocks()), ([1, 1], [HOLE; 2], 1));
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn nothing_is_absent_behind_a_truncation() {
+    shuttle::check_random(
+        || {
+            let model = Model::new(BlockState::Present, 1, 1);
+            model.remote_nblocks.store(1, Ordering::SeqCst);
+            at_once(&model, &[|m| m.cut(1), |m| m.sweep(), |m| m.install(0)]);
+            assert_eq!(model.state(1), BlockState::Present);
+            assert!(model.remote_nblocks() <= 1);
+            model.append(3);
+            assert_eq!((model.read(0), model.read(1)), ([1, 1], [3, 3]));
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn what_was_appended_can_be_dropped_and_is_never_lost() {
+    shuttle::check_random(
+        || {
+            let model = Model::new(BlockState::Present, 1, 1);
+            model.remote_nblocks.store(1, Ordering::SeqCst);
+            model.length.store(1, Ordering::SeqCst);
+            let append_and_read = |m: &Model| {
+                m.append(5);
+                assert_eq!(m.read(1), [5, 5]);
+                m.overwrite(1, 6);
+                assert_eq!(m.read(1), [6, 6]);
+            };
+            at_once(&model, &[append_and_read, |m| (0..2).for_each(|_| m.sweep()), |m| m.install(1)]);
+            assert_eq!((model.read(0), model.read(1)), ([1, 1], [6, 6]));
         },
         SCHEDULES,
     );

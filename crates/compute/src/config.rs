@@ -48,7 +48,16 @@ pub struct Config {
     /// Whether the first start of the compute has `full_page_writes` off. Later switches are remembered in `conf`.
     #[serde(default)]
     pub pushdown: bool,
+    /// How many bytes of pages the cache holds before pages leave it; any number if absent.
+    #[serde(default)]
+    pub cache_bytes: Option<u64>,
+    /// For tests: whether every page leaves the cache as soon as it may.
+    #[serde(default)]
+    pub drop_everything: bool,
 }
+
+/// A smaller cache would do nothing but fetch.
+pub const CACHE_BYTES_MIN: u64 = 16 << 20;
 
 fn loopback() -> IpAddr {
     IpAddr::V4(Ipv4Addr::LOCALHOST)
@@ -67,6 +76,9 @@ impl Config {
         require_file(&self.program("postgres"))?;
         require_file(&self.shim)?;
         check_setting_names(&self.settings)?;
+        if self.cache_bytes.is_some_and(|bytes| bytes < CACHE_BYTES_MIN) {
+            return Err(Error::Config(format!("the cache needs at least {} MiB", CACHE_BYTES_MIN >> 20)));
+        }
         Ok(self)
     }
 
@@ -108,6 +120,11 @@ impl Config {
     /// The configuration files, which users may edit and which outlive cold starts.
     pub fn conf(&self) -> PathBuf {
         self.dir.join("conf")
+    }
+
+    /// Whether pages may leave the cache.
+    pub fn is_bounded(&self) -> bool {
+        self.cache_bytes.is_some() || self.drop_everything
     }
 
     /// A libpq URI for this compute's superuser.
@@ -159,6 +176,8 @@ mod tests {
             run_as_user: None,
             settings: Vec::new(),
             pushdown: false,
+            cache_bytes: None,
+            drop_everything: false,
         }
     }
 

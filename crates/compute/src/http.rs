@@ -59,6 +59,12 @@ pub struct Cache {
     pub blocks: u64,
     /// Pages compared by the running, or the last, verification.
     pub verified: u64,
+    /// Bytes it holds, as last measured; none if it is not bounded.
+    pub bytes: Option<u64>,
+    /// Beyond how many bytes pages leave it.
+    pub limit: Option<u64>,
+    /// Pages that left it since the agent started.
+    pub dropped: u64,
 }
 
 #[derive(Deserialize, Default)]
@@ -109,6 +115,9 @@ impl Handle {
                 fill_errors: counters.fill_errors,
                 blocks: self.metrics().fetched_pages(),
                 verified: self.verified_pages(),
+                bytes: self.config().is_bounded().then(|| self.metrics().cache_bytes()),
+                limit: self.config().cache_bytes,
+                dropped: self.metrics().dropped_pages(),
             },
             pushdown: conf::read_pushdown(self.config()),
         }

@@ -22,6 +22,7 @@
 
 pub mod agent;
 pub mod bootstrap;
+pub mod bound;
 pub mod conf;
 pub mod config;
 pub mod error;

@@ -30,6 +30,8 @@ pub struct Materialiser {
     owner: Owner,
     client: PageClient,
     start: Lsn,
+    /// Whether pages may leave the cache.
+    bounded: bool,
     /// The databases that storage has, and whether each was made.
     databases: HashMap<(u32, u32), OnceCell<()>>,
     /// Databases whose directories are complete, for those who list them.
@@ -50,7 +52,8 @@ impl Materialiser {
             _ => None,
         };
         let databases = entries.iter().filter_map(|(key, _)| database(key)).collect();
-        Materialiser { dir: ComputeDir::new(&config.dir), owner, client, start, databases, complete: Mutex::default() }
+        let (dir, bounded) = (ComputeDir::new(&config.dir), config.is_bounded());
+        Materialiser { dir, owner, client, start, bounded, databases, complete: Mutex::default() }
     }
 
     /// Completes a database's directory in a tablespace; `false` if storage does not have it.
@@ -76,7 +79,8 @@ impl Materialiser {
         let unlogged = unlogged(&sizes);
         let images = self.init_images(&sizes, &unlogged).await?;
         let folder = DataPath::Database { tablespace, database }.to_path();
-        let job = FolderJob { dir: self.dir.clone(), owner: self.owner, start: self.start, folder: folder.into() };
+        let (dir, owner, start, bounded) = (self.dir.clone(), self.owner, self.start, self.bounded);
+        let job = FolderJob { dir, owner, start, bounded, folder: folder.into() };
         let made = tokio::task::spawn_blocking(move || job.make(&sizes, &unlogged, &images));
         made.await.map_err(|_| Error::ShuttingDown)?
     }
@@ -119,6 +123,7 @@ impl Materialiser {
                     id: FileId::Slru { slru: *slru, segment: *segment },
                     blocks: pages,
                     start: self.start,
+                    bounded: false,
                 };
                 file.make(&self.dir.data_file(&path), &self.dir.meta_file(&path), self.owner)?;
             }
@@ -132,6 +137,7 @@ struct FolderJob {
     dir: ComputeDir,
     owner: Owner,
     start: Lsn,
+    bounded: bool,
     folder: PathBuf,
 }
 
@@ -175,7 +181,8 @@ impl FolderJob {
         for (segment, blocks) in segments(blocks) {
             let path = PathBuf::from(DataPath::Relation { rel, segment }.to_path());
             let meta = meta_folder.join(path.file_name().unwrap_or_default());
-            let file = SparseFile { id: FileId::Relation { rel, segment }, blocks, start: self.start };
+            let (id, start, bounded) = (FileId::Relation { rel, segment }, self.start, self.bounded);
+            let file = SparseFile { id, blocks, start, bounded };
             file.make(&self.dir.data_file(&path), &meta, self.owner)?;
         }
         Ok(())
@@ -205,17 +212,24 @@ struct SparseFile {
     id: FileId,
     blocks: u32,
     start: Lsn,
+    bounded: bool,
 }
 
 impl SparseFile {
     fn make(&self, path: &Path, meta_path: &Path, owner: Owner) -> Result<(), Error> {
         let file = place::empty_file(path, owner)?;
         file.set_len(u64::from(self.blocks) * PAGE_SIZE as u64).map_err(Error::file("size", path))?;
-        if self.blocks == 0 {
+        if self.blocks == 0 && !self.bounded {
             return Ok(());
         }
         let inode = file.metadata().map_err(Error::file("examine", path))?.ino();
-        let spec = MetaSpec { file: self.id, inode, remote_nblocks: self.blocks, request_lsn: self.start };
+        let spec = MetaSpec {
+            file: self.id,
+            inode,
+            remote_nblocks: self.blocks,
+            bounded: self.bounded,
+            request_lsn: self.start,
+        };
         place::remove(meta_path)?;
         let meta = spec.create(meta_path).map_err(|error| Error::Cache(meta_path.to_owned(), error))?;
         owner.give_open(&meta).map_err(Error::file("give away", meta_path))
@@ -264,7 +278,8 @@ mod tests {
         let dir = ComputeDir::new(folder.path());
         fs::create_dir_all(dir.data_file("base/5")).expect("made");
         fs::create_dir_all(dir.meta()).expect("made");
-        let job = FolderJob { dir: dir.clone(), owner: Owner::unchanged(), start: Lsn(0x100), folder: "base/5".into() };
+        let (owner, start) = (Owner::unchanged(), Lsn(0x100));
+        let job = FolderJob { dir: dir.clone(), owner, start, bounded: false, folder: "base/5".into() };
         let sizes = sizes.iter().copied().collect();
         job.make(&sizes, &unlogged(&sizes), images).expect("made");
         (folder, dir)

@@ -31,6 +31,8 @@ pub struct Metrics {
     cold_start: Histogram,
     verified_pages: Counter,
     mismatches: Counter,
+    cache_bytes: Level,
+    dropped_pages: Counter,
     shared: Shared,
     quorum: Quorum,
 }
@@ -69,6 +71,8 @@ impl Metrics {
             cold_start: Histogram::new(exponential_buckets(0.05, 2.0, 12)),
             verified_pages: Counter::default(),
             mismatches: Counter::default(),
+            cache_bytes: Level::default(),
+            dropped_pages: Counter::default(),
             shared: Shared::default(),
             quorum: Quorum::default(),
         };
@@ -87,6 +91,9 @@ impl Metrics {
         registry.register_with_unit("cold_start", help, Unit::Seconds, self.cold_start.clone());
         registry.register("verified_pages", "Pages compared with storage", self.verified_pages.clone());
         registry.register("verify_mismatches", "Pages found to differ from storage", self.mismatches.clone());
+        let help = "Bytes of relation files in a bounded cache";
+        registry.register("cache_bytes", help, self.cache_bytes.clone());
+        registry.register("dropped_pages", "Pages that left the cache to keep it bounded", self.dropped_pages.clone());
     }
 
     fn register_shared(&mut self) {
@@ -138,6 +145,26 @@ impl Metrics {
     pub fn verified(&self, pages: u64, mismatches: u64) {
         self.verified_pages.inc_by(pages);
         self.mismatches.inc_by(mismatches);
+    }
+
+    /// The size of the cache was taken.
+    pub fn cache_holds(&self, bytes: u64) {
+        self.cache_bytes.set(bytes);
+    }
+
+    /// Pages left the cache.
+    pub fn dropped(&self, pages: u64) {
+        self.dropped_pages.inc_by(pages);
+    }
+
+    /// The size of a bounded cache when it was last taken.
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache_bytes.get()
+    }
+
+    /// Pages that left the cache since the agent started.
+    pub fn dropped_pages(&self) -> u64 {
+        self.dropped_pages.get()
     }
 
     /// Pages got from storage so far.

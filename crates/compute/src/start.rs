@@ -5,13 +5,14 @@
 //! ask the pageserver what a shutdown checkpoint at E says
 //! make an empty data directory with the last WAL segment in it
 //! write that checkpoint's record at E, locally and through the quorum, unless the log ends with one; S = the end now
-//! small files, pg_control, global/, SLRU files as of S; whatever is absent in the cache is read at S, for ever
+//! small files, pg_control, global/, SLRU files as of S; whatever is absent in the cache is read at S, until it was there and left
 //! control.shm, agent.sock
 //! ```
 //!
 //! What it costs does not depend on the size of the database.
 
-use crate::fill::FillServer;
+use crate::bound::Bound;
+use crate::fill::{Files, FillServer};
 use crate::layout::{self, LastCheckpoint};
 use crate::materialise::Materialiser;
 use crate::metrics::Metrics;
@@ -149,9 +150,14 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start)?;
     let mut session =
         Session { quorum: quorum.clone(), control, client, materialiser, won, start: end.start, tasks: vec![] };
-    session.tasks.push(Arc::new(FillServer::new(setting, &session)).listen(config)?);
+    let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
+    session.tasks.push(Arc::new(FillServer::new(setting, &session, files.clone())).listen(config)?);
     let reporting = report_durable(session.quorum.clone(), session.client.clone());
     session.tasks.push(tokio::spawn(reporting).abort_handle());
+    if config.is_bounded() {
+        let bound = Bound::new(setting, &session, files);
+        session.tasks.push(tokio::spawn(bound.keep()).abort_handle());
+    }
     Ok(session)
 }
 
@@ -260,6 +266,7 @@ fn share_memory(setting: &Setting, won: &Won, start: Lsn) -> Result<Arc<ControlM
         segment_bytes: won.identity.segment_bytes.into(),
         timeline: TIMELINE,
         start_lsn: start,
+        bounded: setting.config.is_bounded(),
     };
     let control = ControlMap::create(&path, &settings).map_err(|error| Error::Cache(path.clone(), error))?;
     setting.owner.give(&path)?;

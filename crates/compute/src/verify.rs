@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ struct CachedPage {
     file: PathBuf,
     offset: u64,
     block: u32,
+    /// Says whether it is still in the cache, and its block in the file.
+    meta: Option<(Arc<Meta>, u32)>,
 }
 
 /// What storage has where it has nothing.
@@ -236,8 +239,22 @@ impl CachedPage {
         DataPath::Relation { rel: self.rel, segment: 0 }.to_path()
     }
 
-    /// The page as it is in the file; none if file or page are gone.
+    /// The page as it is in the file; none if file or page are gone, or the page has left the cache.
     fn read(&self) -> Result<Option<Page>, Error> {
+        let Some((meta, index)) = &self.meta else { return self.read_file() };
+        loop {
+            let drops = meta.drops();
+            if is_absent(meta, *index) {
+                return Ok(None);
+            }
+            let page = self.read_file()?;
+            if meta.drops() == drops {
+                return Ok(page);
+            }
+        }
+    }
+
+    fn read_file(&self) -> Result<Option<Page>, Error> {
         let mut page = Box::new([0; PAGE_SIZE]);
         let outcome = File::open(&self.file).and_then(|file| file.read_exact_at(&mut page[..], self.offset));
         match outcome {
@@ -304,7 +321,7 @@ fn has_no_special(page: &[u8; PAGE_SIZE]) -> bool {
 }
 
 /// Folders that hold relations, below the data directory.
-fn relation_folders(pgdata: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn relation_folders(pgdata: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut folders = vec![PathBuf::from("global")];
     for name in names(&pgdata.join("base"))? {
         folders.push(Path::new("base").join(name));
@@ -326,13 +343,18 @@ fn relation_files(pgdata: &Path, folder: &Path) -> Result<Vec<(RelTag, u32)>, Er
 }
 
 /// Names in a folder; none if the folder is not there (any more) or is no folder.
-fn names(folder: &Path) -> Result<Vec<String>, Error> {
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if is_missing(&error) || error.kind() == std::io::ErrorKind::NotADirectory => return Ok(Vec::new()),
         Err(error) => return Err(Error::file("list", folder)(error)),
     };
     Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
+/// Whether a page is not in the cache; one that is being written is not looked at either.
+fn is_absent(meta: &Meta, index: u32) -> bool {
+    index < meta.remote_nblocks() && meta.state(index) != BlockState::Present
 }
 
 /// The pages of one file: those in the cache, and how many are not.
@@ -346,18 +368,21 @@ fn cached_pages(dir: &ComputeDir, rel: RelTag, segment: u32) -> Result<FilePages
     let file = dir.data_file(&relative);
     let mut pages = FilePages { present: Vec::new(), absent: 0 };
     let Ok(metadata) = fs::metadata(&file) else { return Ok(pages) };
-    let meta = Meta::open(&dir.meta_file(&relative)).ok().filter(|meta| meta.inode() == metadata.ino());
-    let is_absent = |block: u32| {
-        meta.as_ref().is_some_and(|meta| block < meta.remote_nblocks() && meta.state(block) != BlockState::Present)
-    };
+    let meta = Meta::open(&dir.meta_file(&relative)).ok().filter(|meta| meta.inode() == metadata.ino()).map(Arc::new);
     let blocks = u32::try_from(metadata.len() / PAGE_SIZE as u64).unwrap_or(u32::MAX).min(RELATION_SEGMENT_BLOCKS);
     for index in 0..blocks {
-        if is_absent(index) {
+        if meta.as_ref().is_some_and(|meta| is_absent(meta, index)) {
             pages.absent += 1;
         } else {
             let block = segment.saturating_mul(RELATION_SEGMENT_BLOCKS).saturating_add(index);
             let offset = u64::from(index) * PAGE_SIZE as u64;
-            pages.present.push(CachedPage { rel, file: file.clone(), offset, block });
+            pages.present.push(CachedPage {
+                rel,
+                file: file.clone(),
+                offset,
+                block,
+                meta: meta.clone().map(|meta| (meta, index)),
+            });
         }
     }
     Ok(pages)

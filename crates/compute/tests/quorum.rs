@@ -76,6 +76,8 @@ fn config(folder: &Path, nodes: &[Node]) -> Config {
         run_as_user: None,
         settings: Vec::new(),
         pushdown: false,
+        cache_bytes: None,
+        drop_everything: false,
     }
 }
 
@@ -184,6 +186,7 @@ fn control(folder: &Path, won: Won) -> Arc<ControlMap> {
         segment_bytes: SEGMENT,
         timeline: TIMELINE,
         start_lsn: won.end_of_log,
+        bounded: false,
     };
     Arc::new(ControlMap::create(&folder.join("control.shm"), &settings).expect("made"))
 }

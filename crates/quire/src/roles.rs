@@ -101,6 +101,9 @@ pub fn pageserver_config(home: &Home, state: &State, node: &Node) -> quire_pages
     quire_pageserver::Config::new(node.node, node.address(), node.http_address(), home.data_dir(&name), safekeepers)
 }
 
+/// For tests: if it is 1, every page leaves the cache as soon as it may.
+const DROP_ALL_VARIABLE: &str = "QUIRE_DROP_ALL";
+
 /// The configuration of the compute of a branch.
 pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) -> quire_compute::Config {
     quire_compute::Config {
@@ -121,6 +124,8 @@ pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) 
         settings: Vec::new(),
         // A new project starts with full-page writes off; what is switched later is kept beside the compute.
         pushdown: true,
+        cache_bytes: branch.cache_bytes,
+        drop_everything: std::env::var_os(DROP_ALL_VARIABLE).is_some_and(|value| value == "1"),
     }
 }
 

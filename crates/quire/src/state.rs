@@ -53,6 +53,9 @@ pub struct Branch {
     pub postgres_port: u16,
     /// Where its agent tells its status and takes commands.
     pub http_port: u16,
+    /// How many bytes of pages its compute keeps; any number if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_bytes: Option<u64>,
 }
 
 impl Node {
@@ -128,6 +131,7 @@ impl State {
             created: false,
             postgres_port: ports.free()?,
             http_port: ports.free()?,
+            cache_bytes: None,
         })
     }
 

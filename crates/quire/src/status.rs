@@ -108,6 +108,12 @@ fn branch_entry(state: &State, branch: &Branch, compute: Option<&Value>, stored:
             "error": compute["error"],
             "http": branch.http_address(),
             "quorum_lost": compute["quorum"]["lost"],
+            "cache": {
+                "bytes": compute["cache"]["bytes"],
+                "limit": compute["cache"]["limit"],
+                "dropped": compute["cache"]["dropped"],
+                "fills": compute["cache"]["fills"],
+            },
         },
         "pushdown": { "state": stored["pushdown"]["state"], "since_lsn": stored["pushdown"]["since_lsn"] },
         "lsn": {

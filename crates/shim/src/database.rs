@@ -59,7 +59,8 @@ impl Database {
     }
 }
 
-fn decimal(digits: &[u8]) -> Option<u32> {
+/// A number in decimal digits.
+pub(crate) fn decimal(digits: &[u8]) -> Option<u32> {
     let add = |value: u32, digit: &u8| value.checked_mul(10)?.checked_add(char::from(*digit).to_digit(10)?);
     if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
 }

@@ -4,9 +4,11 @@
 //! functions. Paths are normalised as text; symbolic links inside the data directory (tablespaces) are followed by the
 //! kernel as usual, since a meta file has the same path below `meta/` as the path that was used.
 
-use crate::database::Database;
+use crate::database::{Database, decimal};
 use crate::shim::{self, Shim};
 use libc::{c_char, c_int};
+use quire_cache::FileId;
+use quire_types::{Fork, RelTag};
 use std::ffi::CStr;
 
 /// Longest path that is looked at; PostgreSQL's own limit (`MAXPGPATH`).
@@ -91,6 +93,26 @@ impl Target {
     pub fn relative(&self) -> &[u8] {
         self.relative.bytes()
     }
+
+    /// Which relation's segment it names, if storage may have pages of that.
+    pub fn relation_file(&self) -> Option<FileId> {
+        let name = self.relative().rsplit(|byte| *byte == b'/').next()?;
+        let (tablespace, database) = match self.database {
+            Some(database) => (database.tablespace, database.oid),
+            None if self.relative().starts_with(b"global/") => (RelTag::GLOBAL_TABLESPACE, 0),
+            None => return None,
+        };
+        let (name, segment) = match name.iter().position(|byte| *byte == b'.') {
+            Some(dot) => (name.get(..dot)?, decimal(name.get(dot + 1..)?)?),
+            None => (name, 0),
+        };
+        let (relation, fork) = match name.iter().position(|byte| *byte == b'_') {
+            Some(end) => (name.get(..end)?, stored_fork(name.get(end..)?)?),
+            None => (name, Fork::Main),
+        };
+        let rel = RelTag { tablespace, database, relation: decimal(relation)?, fork };
+        Some(FileId::Relation { rel, segment })
+    }
 }
 
 /// What `path` names, if it lies below the data directory.
@@ -163,6 +185,15 @@ fn in_database(database: Option<Database>, name: &[u8]) -> (FileKind, Option<Dat
 /// Relations of storage have names that begin with a digit; temporary ones (`t3_16384`) are local.
 fn relation_kind(name: &[u8]) -> FileKind {
     if name.first().is_some_and(u8::is_ascii_digit) { FileKind::Pages } else { FileKind::Other }
+}
+
+/// The fork of a suffix, if storage has it.
+fn stored_fork(suffix: &[u8]) -> Option<Fork> {
+    match suffix {
+        b"_vm" => Some(Fork::VisibilityMap),
+        b"_init" => Some(Fork::Init),
+        _ => None,
+    }
 }
 
 fn slru_kind(name: &[u8]) -> FileKind {

@@ -104,9 +104,14 @@ impl Shim {
 
     /// Path of the meta file of a file of PostgreSQL's.
     pub fn meta_path(&self, relative: &[u8]) -> Option<MetaPath> {
+        self.path_beside(relative, b"")
+    }
+
+    /// The same with a suffix.
+    pub fn path_beside(&self, relative: &[u8], suffix: &[u8]) -> Option<MetaPath> {
         let mut bytes = [0; META_PATH_BYTES_MAX];
-        let parts = self.meta_root.iter().chain(relative).chain(&[0]);
-        if self.meta_root.len() + relative.len() + 1 > bytes.len() {
+        let parts = self.meta_root.iter().chain(relative).chain(suffix).chain(&[0]);
+        if self.meta_root.len() + relative.len() + suffix.len() + 1 > bytes.len() {
             return None;
         }
         for (slot, byte) in bytes.iter_mut().zip(parts) {

@@ -126,10 +126,12 @@ pub fn read(shim: &Shim, meta: &Meta, offset: off_t, bytes: usize, pread: impl F
     shim.control().count_read(process::pid());
     let before = Errno::last();
     let mut pread = pread;
-    let read = protocol::read(meta, touched(offset, bytes), &Process::new(shim, meta), || {
+    let blocks = touched(offset, bytes);
+    let read = protocol::read(meta, blocks.clone(), &Process::new(shim, meta), || {
         before.set();
         pread()
     });
+    meta.note_read(blocks);
     read.unwrap_or_else(Errno::fail)
 }
 
@@ -138,24 +140,30 @@ pub fn write(shim: &Shim, meta: &Meta, offset: off_t, bytes: usize, pwrite: impl
     shim.control().count_write(process::pid());
     let before = Errno::last();
     let (touched, covered) = (touched(offset, bytes), covered(offset, bytes));
-    let first = touched.start;
+    let (first, marked) = (touched.start, touched.clone());
     let written = protocol::write(meta, touched, &covered, &Process::new(shim, meta), || {
         before.set();
         let result = pwrite();
+        // What was just written was in a buffer before this epoch ends.
+        meta.note_written(marked, shim.control().epoch());
         (result, usize::try_from(result).map_or(first, |bytes| self::covered(offset, bytes).end))
     });
     written.unwrap_or_else(Errno::fail)
 }
 
-/// Gets ready for the file to be cut to (or extended to) `length` bytes.
-pub fn before_truncate(shim: &Shim, meta: &Meta, length: off_t) -> Result<(), Errno> {
-    let Ok(length) = u64::try_from(length) else { return Ok(()) };
+/// Cuts the file to (or extends it to) `length` bytes by `cut`.
+pub fn truncate(shim: &Shim, meta: &Meta, length: off_t, cut: impl FnOnce() -> c_int) -> c_int {
+    let Ok(bytes) = u64::try_from(length) else { return cut() };
     let helper = Process::new(shim, meta);
-    errno::preserved(|| {
-        let (whole, kept) = (block_number(length / PAGE_BYTES), block_number(length.div_ceil(PAGE_BYTES)));
-        protocol::make_present(meta, whole..kept, &helper)?;
-        protocol::truncate(meta, kept, &helper)
-    })
+    let (whole, kept) = (block_number(bytes / PAGE_BYTES), block_number(bytes.div_ceil(PAGE_BYTES)));
+    let before = Errno::last();
+    let done = protocol::make_present(meta, whole..kept, &helper).and_then(|()| {
+        protocol::truncate(meta, kept, &helper, || {
+            before.set();
+            cut()
+        })
+    });
+    done.unwrap_or_else(Errno::fail)
 }
 
 /// Fetches all of the file that is missing, for readers that cannot be intercepted.

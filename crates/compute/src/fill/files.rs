@@ -10,10 +10,13 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// How many files are kept open.
 const OPEN_FILES_MAX: usize = 512;
+
+const SETTLE_POLL: Duration = Duration::from_millis(5);
 
 /// A segment file with its meta file.
 #[derive(Debug)]
@@ -55,7 +58,8 @@ impl Files {
     /// The file, opened if it is not.
     pub fn get(&self, id: FileId) -> Result<Arc<CacheFile>, FileError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(&id) {
+        // A file that was deleted may have a successor of the same name.
+        if let Some(file) = open.get(&id).filter(|file| file.lives()) {
             return Ok(file.clone());
         }
         let file = Arc::new(CacheFile::open(&self.dir, id)?);
@@ -68,8 +72,7 @@ impl Files {
 
     /// Closes files that were deleted, whose space would not be freed otherwise.
     pub fn close_deleted(&self) {
-        let lives = |file: &CacheFile| file.data.metadata().is_ok_and(|metadata| metadata.nlink() > 0);
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, file| lives(file));
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, file| file.lives());
     }
 }
 
@@ -87,6 +90,20 @@ impl CacheFile {
             return Err(FileError::Local(id));
         }
         Ok(CacheFile { id, data, meta, filled: Notify::new() })
+    }
+
+    fn lives(&self) -> bool {
+        self.data.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+    }
+
+    /// The file with the pages.
+    pub fn data(&self) -> &File {
+        &self.data
+    }
+
+    /// Wakes those who wait for blocks that were being filled or dropped.
+    pub fn notify_settled(&self) {
+        self.filled.notify_waiters();
     }
 
     /// Its states.
@@ -117,7 +134,8 @@ impl CacheFile {
             if !states.any(|state| state == BlockState::Filling) {
                 return;
             }
-            notified.await;
+            // Somebody may own the blocks by another handle of the same file, which tells nothing to this one.
+            let _ = tokio::time::timeout(SETTLE_POLL, notified).await;
         }
     }
 }
@@ -198,7 +216,7 @@ mod tests {
         let data = File::create(dir.data_file(path_of(ID))).expect("made");
         data.set_len(4 * 8192).expect("sized");
         let inode = data.metadata().expect("examined").ino();
-        let spec = MetaSpec { file: ID, inode, remote_nblocks: 4, request_lsn: Lsn(9) };
+        let spec = MetaSpec { file: ID, inode, remote_nblocks: 4, bounded: false, request_lsn: Lsn(9) };
         spec.create(&dir.meta_file(path_of(ID))).expect("made");
         (folder, Files::new(dir))
     }

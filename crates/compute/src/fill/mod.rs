@@ -15,8 +15,8 @@ use crate::page_client::{PageClient, PageError};
 use crate::quorum::{Quorum, local_wal::LocalWal};
 use crate::start::{Session, Setting};
 use crate::{Config, Error, metrics::Metrics, place};
-use files::{FileError, Files};
-pub use files::{key_of, path_of};
+use files::FileError;
+pub use files::{CacheFile, Files, key_of, path_of};
 use quire_cache::request::{HELLO_BYTES, REQUEST_BYTES};
 use quire_cache::{AgentState, Answer, CacheError, ComputeDir, ControlMap, FileId, Hello, Request};
 use quire_types::{Lsn, Term};
@@ -39,7 +39,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 /// Everything a request may need.
 #[derive(Debug)]
 pub struct FillServer {
-    files: Files,
+    files: Arc<Files>,
     client: PageClient,
     materialiser: Arc<Materialiser>,
     quorum: Arc<Quorum>,
@@ -71,9 +71,9 @@ enum FillError {
 
 impl FillServer {
     /// A server for the processes of a session.
-    pub fn new(setting: &Setting, session: &Session) -> FillServer {
+    pub fn new(setting: &Setting, session: &Session, files: Arc<Files>) -> FillServer {
         FillServer {
-            files: Files::new(ComputeDir::new(&setting.config.dir)),
+            files,
             client: session.client.clone(),
             materialiser: session.materialiser.clone(),
             quorum: session.quorum.clone(),
@@ -177,7 +177,9 @@ impl FillServer {
         let claims = file.claim(blocks.start..blocks.end.saturating_add(window));
         if !claims.blocks().is_empty() {
             let begun = Instant::now();
-            let pages = self.client.get_pages(file.meta().request_lsn(), claims.keys(), FETCH_PATIENCE).await?;
+            // Read after the claim: whoever dropped a block raised the LSN before.
+            let lsn = file.meta().request_lsn();
+            let pages = self.client.get_pages(lsn, claims.keys(), FETCH_PATIENCE).await?;
             self.metrics.fetched(pages.len(), begun.elapsed());
             claims.install(&pages).map_err(FillError::Write)?;
         }

@@ -26,7 +26,10 @@ impl ReadAhead {
     /// How many blocks to fetch beyond `first + count` in `file`.
     pub fn window(&mut self, file: FileId, first: u32, count: u32) -> u32 {
         let window = match self.runs.get(&file) {
-            Some(run) if run.next == first => (run.window * 2).clamp(WINDOW_BLOCKS_MIN, WINDOW_BLOCKS_MAX),
+            // Blocks in between may be in the cache already.
+            Some(run) if (run.next..=run.next + run.window).contains(&first) => {
+                (run.window * 2).clamp(WINDOW_BLOCKS_MIN, WINDOW_BLOCKS_MAX)
+            }
             _ => 0,
         };
         if self.runs.len() >= RUNS_MAX && !self.runs.contains_key(&file) {
@@ -56,6 +59,14 @@ mod tests {
             })
             .collect();
         assert_eq!(windows, [0, 8, 16, 32, 64, 64]);
+    }
+
+    #[test]
+    fn blocks_that_are_there_already_do_not_end_a_run() {
+        let mut ahead = ReadAhead::default();
+        ahead.window(FILE, 0, 1);
+        assert_eq!(ahead.window(FILE, 1, 1), 8);
+        assert_eq!(ahead.window(FILE, 15, 1), 16);
     }
 
     #[test]

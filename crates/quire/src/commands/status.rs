@@ -60,14 +60,24 @@ fn pageservers(status: &Status) -> String {
 }
 
 fn branches(status: &Status) -> String {
-    let mut table =
-        Table::new(["BRANCH", "COMPUTE", "COMMITTED", "PUSHDOWN", "IMAGES", "BACKLOG", "LONGEST CHAIN", "URL"]);
+    let mut table = Table::new([
+        "BRANCH",
+        "COMPUTE",
+        "COMMITTED",
+        "CACHE",
+        "PUSHDOWN",
+        "IMAGES",
+        "BACKLOG",
+        "LONGEST CHAIN",
+        "URL",
+    ]);
     for branch in &status.branches {
         let (compute, images) = (&branch["compute"], &branch["images"]);
         table.row([
             cell(&branch["name"]),
             cell(&compute["state"]),
             cell(&branch["lsn"]["committed"]),
+            cache(&compute["cache"]),
             cell(&branch["pushdown"]["state"]),
             cell(&images["made"]),
             cell(&images["backlog_pages"]),
@@ -76,6 +86,15 @@ fn branches(status: &Status) -> String {
         ]);
     }
     table.render()
+}
+
+/// How full a bounded cache is.
+fn cache(cache: &Value) -> String {
+    let mebibytes = |value: &Value| value.as_u64().map(|bytes| bytes >> 20);
+    match (mebibytes(&cache["bytes"]), mebibytes(&cache["limit"])) {
+        (Some(bytes), Some(limit)) => format!("{bytes} of {limit} MiB"),
+        _ => "unbounded".into(),
+    }
 }
 
 /// What somebody has to know or do.

@@ -52,6 +52,28 @@ pub struct Args {
     /// How many pageservers a new folder gets
     #[arg(long, value_name = "N", default_value_t = 1)]
     pageservers: usize,
+
+    /// How many bytes of pages the compute keeps, such as 64MiB; remembered [default: any number]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    cache_size: Option<u64>,
+}
+
+/// A number of bytes, with or without a unit.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let scale = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        other => return Err(format!("{other:?} is none of B, KiB, MiB, GiB, TiB")),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    let bytes = bytes.ok_or_else(|| format!("{text:?} is no number of bytes"))?;
+    let least = quire_compute::config::CACHE_BYTES_MIN;
+    if bytes < least { Err(format!("at least {} MiB are needed", least >> 20)) } else { Ok(bytes) }
 }
 
 impl Args {
@@ -94,8 +116,11 @@ impl Args {
             None => State::new(pg_bin.clone(), self.safekeepers, self.pageservers)?,
         };
         state.pg_bin.clone_from(&pg_bin);
+        if let Some(bytes) = self.cache_size {
+            state.branches.iter_mut().for_each(|branch| branch.cache_bytes = Some(bytes));
+        }
         state.save(home)?;
-        Ok((state, Options { pg_bin, shim }))
+        Ok((state, Options { pg_bin, shim, cache_bytes: self.cache_size }))
     }
 
     fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
@@ -123,6 +148,9 @@ impl Args {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--dir").arg(home.root()).arg("up");
         command.args(["--safekeepers", &self.safekeepers.to_string(), "--pageservers", &self.pageservers.to_string()]);
+        if let Some(bytes) = self.cache_size {
+            command.args(["--cache-size", &bytes.to_string()]);
+        }
         for (option, path) in [("--pg-bin", &self.pg_bin), ("--shim", &self.shim)] {
             if let Some(path) = path {
                 command.arg(option).arg(std::path::absolute(path)?);
@@ -183,4 +211,17 @@ fn wait_until_ready(home: &Home, pid: u32, mut child: Option<&mut Child>) -> Res
 
 fn says_ready(home: &Home, pid: u32) -> bool {
     std::fs::read_to_string(home.ready_file()).is_ok_and(|text| text.trim() == pid.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units_and_a_least() {
+        assert_eq!((parse_bytes("64MiB"), parse_bytes("67108864")), (Ok(64 << 20), Ok(64 << 20)));
+        for wrong in ["", "1MiB", "64MB", "-1", "99999999999TiB"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -29,6 +29,8 @@ pub struct Options {
     pub pg_bin: PathBuf,
     /// The shim.
     pub shim: PathBuf,
+    /// How many bytes of pages a new branch's compute keeps.
+    pub cache_bytes: Option<u64>,
 }
 
 /// Runs all roles of the folder until SIGTERM, SIGINT or SIGHUP; `ready` is called once everything answers.
@@ -76,7 +78,8 @@ impl Groups {
 async fn start(home: &Home, state: &mut State, options: &Options, groups: &mut Groups) -> Result<()> {
     start_storage(home, state, groups).await?;
     if state.branches.is_empty() {
-        state.branches.push(state.new_branch(FIRST_BRANCH)?);
+        let branch = Branch { cache_bytes: options.cache_bytes, ..state.new_branch(FIRST_BRANCH)? };
+        state.branches.push(branch);
         state.save(home)?;
     }
     create_branches(home, state, options).await?;

@@ -242,18 +242,14 @@ intercept! {
     }
 
     fn ftruncate(fd: c_int, length: off_t) -> c_int {
-        match if_tracked(fd, |shim, meta| tracked::before_truncate(shim, meta, length), || Ok(())) {
-            // SAFETY: see `pread`.
-            Ok(()) => unsafe { real::ftruncate(fd, length) },
-            Err(error) => error.fail(),
-        }
+        // SAFETY: see `pread`.
+        let cut = || unsafe { real::ftruncate(fd, length) };
+        if_tracked(fd, |shim, meta| tracked::truncate(shim, meta, length, cut), cut)
     }
 
     fn ftruncate64(fd: c_int, length: off_t) -> c_int {
-        match if_tracked(fd, |shim, meta| tracked::before_truncate(shim, meta, length), || Ok(())) {
-            // SAFETY: see `pread`.
-            Ok(()) => unsafe { real::ftruncate(fd, length) },
-            Err(error) => error.fail(),
-        }
+        // SAFETY: see `pread`.
+        let cut = || unsafe { real::ftruncate(fd, length) };
+        if_tracked(fd, |shim, meta| tracked::truncate(shim, meta, length, cut), cut)
     }
 }

@@ -5,13 +5,13 @@ use crate::fds::{self, Descriptor};
 use crate::hooks::paths;
 use crate::names::{self, FileKind, Target};
 use crate::shim::{self, Shim};
-use crate::{process, real, tracked, wal};
+use crate::{create, process, real, tracked, wal};
 use libc::{DIR, FILE, c_char, c_int, mode_t};
 use quire_cache::Meta;
 use std::ffi::CStr;
 
 /// Opens by `real`, which is given the flags to use, and notes what the new descriptor is.
-fn open_as(target: Option<Target>, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
+fn open_as(target: Option<Target>, path: *const c_char, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
     let (Some(shim), Some(target)) = (shim::current(), target) else {
         return noted(real(flags), Descriptor::Foreign);
     };
@@ -20,7 +20,7 @@ fn open_as(target: Option<Target>, flags: c_int, real: impl Fn(c_int) -> c_int) 
         return error.fail();
     }
     match target.kind {
-        FileKind::Pages => open_pages(shim, &target, flags, real),
+        FileKind::Pages => open_pages(shim, &target, path, flags, real),
         FileKind::Wal { timeline, segment_number } => open_wal(shim, timeline, segment_number, flags, real),
         FileKind::Other => noted(real(flags), Descriptor::Local),
     }
@@ -42,7 +42,18 @@ fn noted(fd: c_int, descriptor: Descriptor) -> c_int {
 }
 
 /// `O_TRUNC` is taken out and done afterwards: truncation takes part in the cache's protocols.
-fn open_pages(shim: &Shim, target: &Target, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
+///
+/// In a bounded cache a file that is to be made is made with its meta file first, under its name at once, so that nobody can open
+/// the one without the other. Files that exist already are opened as always.
+fn open_pages(shim: &Shim, target: &Target, path: *const c_char, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
+    let mut flags = flags;
+    if flags & libc::O_CREAT != 0 && shim.control().is_bounded() {
+        match errno::preserved(|| create::with_meta(shim, target, path)) {
+            Ok(true) => flags &= !(libc::O_CREAT | libc::O_EXCL),
+            Ok(false) => {}
+            Err(error) => return error.fail(),
+        }
+    }
     let fd = real(flags & !libc::O_TRUNC);
     if fd < 0 {
         return fd;
@@ -60,11 +71,10 @@ fn open_pages(shim: &Shim, target: &Target, flags: c_int, real: impl Fn(c_int) -
 }
 
 fn emptied(shim: &Shim, meta: Option<&Meta>, fd: c_int) -> Result<(), Errno> {
-    if let Some(meta) = meta {
-        tracked::before_truncate(shim, meta, 0)?;
-    }
     // SAFETY: a descriptor that was opened just now.
-    if unsafe { real::ftruncate(fd, 0) } == 0 { Ok(()) } else { Err(Errno::last()) }
+    let cut = || unsafe { real::ftruncate(fd, 0) };
+    let result = meta.map_or_else(cut, |meta| tracked::truncate(shim, meta, 0, cut));
+    if result == 0 { Ok(()) } else { Err(Errno::last()) }
 }
 
 fn given_up(fd: c_int, error: Errno) -> c_int {
@@ -146,38 +156,38 @@ intercept! {
     fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: the caller keeps the C function's promises. It is variadic in C; where there is no third argument,
         // this one is some register's contents, which the kernel ignores.
-        unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, mode)) }
+        unsafe { open_as(target_of(path), path, flags, |flags| real::open(path, flags, mode)) }
     }
 
     fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: as for `open`.
-        unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, mode)) }
+        unsafe { open_as(target_of(path), path, flags, |flags| real::open(path, flags, mode)) }
     }
 
     fn __open_2(path: *const c_char, flags: c_int) -> c_int {
         // SAFETY: as for `open`; the mode is not needed, or the program would have passed one.
-        unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, 0)) }
+        unsafe { open_as(target_of(path), path, flags, |flags| real::open(path, flags, 0)) }
     }
 
     fn __open64_2(path: *const c_char, flags: c_int) -> c_int {
         // SAFETY: as for `__open_2`.
-        unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, 0)) }
+        unsafe { open_as(target_of(path), path, flags, |flags| real::open(path, flags, 0)) }
     }
 
     fn creat(path: *const c_char, mode: mode_t) -> c_int {
         let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
         // SAFETY: as for `open`.
-        unsafe { open_as(target_of(path), flags, |flags| real::open(path, flags, mode)) }
+        unsafe { open_as(target_of(path), path, flags, |flags| real::open(path, flags, mode)) }
     }
 
     fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: as for `open`.
-        unsafe { open_as(target_at(dir, path), flags, |flags| real::openat(dir, path, flags, mode)) }
+        unsafe { open_as(target_at(dir, path), path, flags, |flags| real::openat(dir, path, flags, mode)) }
     }
 
     fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: as for `open`.
-        unsafe { open_as(target_at(dir, path), flags, |flags| real::openat(dir, path, flags, mode)) }
+        unsafe { open_as(target_at(dir, path), path, flags, |flags| real::openat(dir, path, flags, mode)) }
     }
 
     fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE {

@@ -42,7 +42,9 @@ unsafe fn removed(dir: c_int, path: *const c_char, real: impl FnOnce() -> c_int)
         Err(error) => return error.fail(),
     };
     let result = real();
-    if let (0, Some((shim, target))) = (result, target) {
+    // SAFETY: as above. One that is there again is another file, with a meta file of its own.
+    let again = result == 0 && unsafe { real::access(path, libc::F_OK) } == 0;
+    if let (0, false, Some((shim, target))) = (result, again, target) {
         errno::preserved(|| remove_meta(shim, &target));
     }
     result
@@ -126,17 +128,18 @@ unsafe fn meta_of(shim: &Shim, target: &Target, path: *const c_char) -> Result<O
 
 unsafe fn truncated(path: *const c_char, length: off_t) -> c_int {
     // SAFETY: as the caller says, here and below.
-    let ready = unsafe { prepared(libc::AT_FDCWD, path) }.and_then(|target| match target {
-        // SAFETY: as above.
-        Some((shim, target)) if target.kind == FileKind::Pages => match unsafe { meta_of(shim, &target, path) }? {
-            Some(meta) => tracked::before_truncate(shim, &meta, length),
-            None => Ok(()),
-        },
-        _ => Ok(()),
+    let cut = || unsafe { real::truncate(path, length) };
+    // SAFETY: as above.
+    let tracked = unsafe { prepared(libc::AT_FDCWD, path) }.and_then(|target| match target {
+        Some((shim, target)) if target.kind == FileKind::Pages => {
+            // SAFETY: as above.
+            Ok(unsafe { meta_of(shim, &target, path) }?.map(|meta| (shim, meta)))
+        }
+        _ => Ok(None),
     });
-    match ready {
-        // SAFETY: as above.
-        Ok(()) => unsafe { real::truncate(path, length) },
+    match tracked {
+        Ok(Some((shim, meta))) => tracked::truncate(shim, &meta, length, cut),
+        Ok(None) => cut(),
         Err(error) => error.fail(),
     }
 }

@@ -42,8 +42,13 @@ pub struct Agent {
 impl Agent {
     /// Lays out what exists from the start, and begins to serve.
     pub fn start(dir: ComputeDir, storage: PathBuf, start_lsn: Lsn) -> Arc<Agent> {
-        let settings =
-            ControlSettings { agent_pid: std::process::id(), segment_bytes: SEGMENT_BYTES, timeline: 1, start_lsn };
+        let settings = ControlSettings {
+            agent_pid: std::process::id(),
+            segment_bytes: SEGMENT_BYTES,
+            timeline: 1,
+            start_lsn,
+            bounded: false,
+        };
         let user = User::for_postgres();
         let control = ControlMap::create(&dir.control(), &settings).expect("control.shm can be made");
         user.own(&dir.control());
@@ -205,7 +210,7 @@ impl Agent {
         let remote_nblocks = u32::try_from(bytes / PAGE).expect("a segment has a gigabyte at most");
         if remote_nblocks > 0 {
             let inode = data.metadata().expect("a file has an inode").ino();
-            let spec = MetaSpec { file, inode, remote_nblocks, request_lsn: self.control.start_lsn() };
+            let spec = MetaSpec { file, inode, remote_nblocks, bounded: false, request_lsn: self.control.start_lsn() };
             spec.create(&self.dir.meta_file(relative)).expect("a meta file can be made");
             self.user.own(&self.dir.meta_file(relative));
         }
