@@ -167,13 +167,10 @@ impl Follower {
         let from = spawn_blocking(move || branch.wal_position()).await.map_err(|_| FollowError::Panicked)?;
         let shard = timeline.origin().shard;
         send(&mut writer, &Request::Follow { from, shard, send_wal: is_source }).await?;
-        let mut progress = timeline.subscribe();
+        let mut durable = timeline.subscribe_durable();
         let mut reported = Lsn::INVALID;
         loop {
-            let durable = match progress.wait_for(|progress| progress.durable > reported).await {
-                Ok(progress) => progress.durable,
-                Err(_) => return Err(FollowError::Panicked),
-            };
+            let durable = *durable.wait_for(|durable| *durable > reported).await.map_err(|_| FollowError::Panicked)?;
             send(&mut writer, &Request::Durable { lsn: durable }).await?;
             reported = durable;
         }

@@ -104,6 +104,7 @@ impl Pipeline {
         let known = usize::try_from(expected.bytes_since(begin)).unwrap_or(usize::MAX);
         self.stream.feed(wal.get(known..).unwrap_or_default());
         let result = self.take_records();
+        self.timeline.announce_ingested();
         if let Err(error) = &result {
             self.note_failure(error);
         }
@@ -131,15 +132,17 @@ impl Pipeline {
     }
 
     fn take_record(&mut self, raw: &RawRecord) -> Result<(), PipelineError> {
-        let changes = self.ingest.ingest(raw, &LatestView(&self.timeline))?;
+        let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
+        let changes = self.ingest.ingest_decoded(raw, &record, &LatestView(&self.timeline))?;
         let must_wait = self.timeline.apply(&changes, raw.end)?;
-        self.count(raw)?;
+        self.count(&record);
         let is_full = self.is_full();
         if is_full {
             self.freeze();
         }
         if is_full || must_wait == MustWait::Yes {
             self.timeline.metrics().ingest_waits();
+            self.timeline.announce_ingested();
             self.timeline.wait_for_room();
             self.check_not_stopped()?;
         }
@@ -153,12 +156,11 @@ impl Pipeline {
         }
     }
 
-    fn count(&self, raw: &RawRecord) -> Result<(), PipelineError> {
-        let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
+    fn count(&self, record: &Record) {
         let images = || record.blocks.iter().filter_map(|block| block.image.as_ref());
         let image_bytes = images().map(|image| image.bytes.len() as u64).sum();
-        self.timeline.metrics().record_ingested(raw.end.bytes_since(raw.start), images().count() as u64, image_bytes);
-        Ok(())
+        let bytes = record.end.bytes_since(record.start);
+        self.timeline.metrics().record_ingested(bytes, images().count() as u64, image_bytes);
     }
 
     /// Freezes the open memtable if it is full, as images can make it, or if the last freeze was long ago, so that what

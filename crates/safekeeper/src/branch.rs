@@ -38,7 +38,10 @@ pub(crate) struct Branch {
     identity: LogIdentity,
     log: Mutex<Log>,
     published: Mutex<Published>,
-    moved: Condvar,
+    /// Signalled when more is committed, and at the end.
+    committed: Condvar,
+    /// Signalled at the end.
+    closed: Condvar,
     metrics: Arc<Metrics>,
 }
 
@@ -47,7 +50,8 @@ impl Branch {
     pub fn new(key: TimelineKey, log: Log, metrics: Arc<Metrics>) -> Branch {
         let (folder, identity, published) = (log.folder().clone(), log.identity(), log.published());
         let (log, published) = (Mutex::new(log), Mutex::new(published));
-        Branch { key, folder, identity, log, published, moved: Condvar::new(), metrics }
+        let (committed, closed) = (Condvar::new(), Condvar::new());
+        Branch { key, folder, identity, log, published, committed, closed, metrics }
     }
 
     /// Its name.
@@ -120,14 +124,22 @@ impl Branch {
     /// Waits until more than `beyond` is committed, the branch is closed, or the time is up.
     pub fn wait_committed(&self, beyond: Lsn, timeout: Duration) -> Published {
         let waits = |published: &mut Published| published.commit <= beyond && !published.closed;
-        let waited = self.moved.wait_timeout_while(self.lock_published(), timeout, waits);
+        let waited = self.committed.wait_timeout_while(self.lock_published(), timeout, waits);
+        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// Waits until the branch is closed or the time is up, whatever is committed meanwhile.
+    pub fn wait_closed(&self, timeout: Duration) -> Published {
+        let waits = |published: &mut Published| !published.closed;
+        let waited = self.closed.wait_timeout_while(self.lock_published(), timeout, waits);
         waited.unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
     /// Ends all waiting and leaves the state on disk as recent as it can be.
     pub fn close(&self) -> Result<(), BranchError> {
         self.lock_published().closed = true;
-        self.moved.notify_all();
+        self.committed.notify_all();
+        self.closed.notify_all();
         self.with_log(Log::persist)
     }
 
@@ -152,7 +164,7 @@ impl Branch {
         let commit_before = std::mem::replace(&mut *published, log.published()).commit;
         published.closed = closed;
         if published.commit > commit_before {
-            self.moved.notify_all();
+            self.committed.notify_all();
         }
     }
 

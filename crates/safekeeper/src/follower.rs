@@ -1,6 +1,6 @@
 //! Sending committed WAL to a pageserver as it is committed.
 
-use crate::branch::Branch;
+use crate::branch::{Branch, Published};
 use crate::connection::Sender;
 use crate::metrics::Metrics;
 use crate::segments::SegmentReader;
@@ -10,10 +10,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often an idle follower hears that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The least time between two pieces of WAL, unless there is a whole one to send. Under many small commits each piece costs both
+/// ends, and the machine between them, more than its bytes do. An idle branch's commit is sent at once.
+const PACE: Duration = Duration::from_millis(2);
 
 /// A thread that sends WAL. It ends with the connection, at the latest one heartbeat after this handle is dropped.
 #[derive(Debug)]
@@ -29,6 +32,7 @@ struct Stream {
     position: Lsn,
     send_wal: bool,
     stopped: Arc<AtomicBool>,
+    last_piece: Instant,
 }
 
 impl Follower {
@@ -42,7 +46,9 @@ impl Follower {
     ) -> io::Result<Follower> {
         let stopped = Arc::new(AtomicBool::new(false));
         let reader = branch.reader();
-        let stream = Stream { branch, sender, metrics, reader, position: from, send_wal, stopped: stopped.clone() };
+        let last_piece = Instant::now();
+        let stream =
+            Stream { branch, sender, metrics, reader, position: from, send_wal, stopped: stopped.clone(), last_piece };
         thread::Builder::new().name("follower".into()).spawn(move || stream.run())?;
         Ok(Follower { stopped })
     }
@@ -70,8 +76,7 @@ impl Stream {
 
     /// Sends the next piece or a heartbeat; `false` at shutdown.
     fn step(&mut self) -> io::Result<bool> {
-        let awaited = if self.send_wal { self.position } else { Lsn::MAX };
-        let published = self.branch.wait_committed(awaited, HEARTBEAT);
+        let published = self.wait();
         let (begin, commit) = (self.position, published.commit);
         let end = if self.send_wal { commit.max(begin).min(begin.add(MAX_WAL_BYTES as u64)) } else { begin };
         let wal = self.reader.read(begin, end)?;
@@ -79,5 +84,22 @@ impl Stream {
         self.sender.send(&Response::Wal { begin, commit, wal }.to_frame(0).encode())?;
         self.position = end;
         Ok(!published.closed)
+    }
+
+    /// Waits until a piece or a heartbeat is due.
+    fn wait(&mut self) -> Published {
+        if !self.send_wal {
+            return self.branch.wait_closed(HEARTBEAT);
+        }
+        let published = self.branch.wait_committed(self.position, HEARTBEAT);
+        let pause = PACE.saturating_sub(self.last_piece.elapsed());
+        let has_whole_piece = published.commit >= self.position.add(MAX_WAL_BYTES as u64);
+        if published.closed || has_whole_piece || pause.is_zero() {
+            self.last_piece = Instant::now();
+            return published;
+        }
+        thread::sleep(pause);
+        self.last_piece = Instant::now();
+        self.branch.published()
     }
 }

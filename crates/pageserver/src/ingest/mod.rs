@@ -89,17 +89,27 @@ impl Ingest {
         self.state.full_page_writes
     }
 
+    /// The changes that a record makes, decoded first.
+    pub fn ingest(&mut self, raw: &RawRecord, view: &dyn StateView) -> Result<Vec<Change>, IngestError> {
+        let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
+        self.ingest_decoded(raw, &record, view)
+    }
+
     /// The changes that a record makes. `view` must show everything before the record, and nothing else.
     ///
     /// Memory is bounded by the record, but for a database copied file by file (`STRATEGY = FILE_COPY`): its changes
     /// are the whole template.
-    pub fn ingest(&mut self, raw: &RawRecord, view: &dyn StateView) -> Result<Vec<Change>, IngestError> {
+    pub fn ingest_decoded(
+        &mut self,
+        raw: &RawRecord,
+        record: &Record,
+        view: &dyn StateView,
+    ) -> Result<Vec<Change>, IngestError> {
         if raw.start < self.state.position {
             return Err(IngestError::OutOfOrder { lsn: raw.start, position: self.state.position });
         }
-        let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
         self.sizes.shrink();
-        let mut batch = Batch::new(&record, &raw.bytes, view, &mut self.sizes);
+        let mut batch = Batch::new(record, &raw.bytes, view, &mut self.sizes);
         self.state.shut_down = false;
         self.state.counters.advance_past(record.xid);
         blocks::apply(&mut batch)?;

@@ -63,6 +63,8 @@ pub struct Timeline {
     origin: Origin,
     store: Store,
     progress: watch::Sender<Progress>,
+    /// [`Progress::durable`] alone: it moves seldom, and who waits for it need not wake for each record.
+    durable: watch::Sender<Lsn>,
     settings: RwLock<ImageSettings>,
     backlog: Backlog,
     relief: Relief,
@@ -80,6 +82,7 @@ impl Timeline {
             settings: RwLock::new(store.settings()),
             store,
             progress: watch::Sender::new(Progress::at(durable)),
+            durable: watch::Sender::new(durable),
             backlog: Backlog::new(parts.backlog_max),
             relief: Relief::default(),
             froze: Notify::new(),
@@ -105,7 +108,8 @@ impl Timeline {
     }
 
     /// Takes in the changes of the record that ends at `end`. If it says that the workers are behind, the caller has to
-    /// [wait](Timeline::wait_for_room) before the next record.
+    /// [wait](Timeline::wait_for_room) before the next record. Who waits for records hears of them when they are
+    /// [announced](Timeline::announce_ingested).
     pub fn apply(&self, changes: &[Change], end: Lsn) -> Result<MustWait, ApplyError> {
         let ingested = self.progress().ingested;
         if end <= ingested {
@@ -113,7 +117,10 @@ impl Timeline {
         }
         let versions = changes.iter().map(|change| version_of(change, end, ingested)).collect::<Result<_, _>>()?;
         let touched = self.store.insert(versions)?;
-        self.progress.send_modify(|progress| progress.ingested = end);
+        self.progress.send_if_modified(|progress| {
+            progress.ingested = end;
+            false
+        });
         Ok(self.consider(&touched))
     }
 
@@ -137,6 +144,7 @@ impl Timeline {
     pub fn flush(&self) -> Result<(), StorageError> {
         while let Some(durable) = self.store.flush()? {
             self.progress.send_modify(|progress| progress.durable = durable);
+            self.durable.send_replace(durable);
             self.relief.announce();
         }
         Ok(())

@@ -41,9 +41,14 @@ impl Timeline {
         self.progress.borrow().clone()
     }
 
-    /// Is told of every progress.
-    pub fn subscribe(&self) -> tokio::sync::watch::Receiver<Progress> {
-        self.progress.subscribe()
+    /// Is told when more is durable.
+    pub fn subscribe_durable(&self) -> tokio::sync::watch::Receiver<Lsn> {
+        self.durable.subscribe()
+    }
+
+    /// Wakes those who wait for what was applied since the last time: once for many records, for it is not free.
+    pub fn announce_ingested(&self) {
+        self.progress.send_modify(|_| {});
     }
 
     /// Notes that ingest will not go on; the first reason stays.
@@ -56,7 +61,7 @@ impl Timeline {
 
     /// Waits until everything up to `lsn` is taken in.
     pub async fn wait_for(&self, lsn: Lsn, timeout: Duration) -> Result<(), ReadError> {
-        let mut progress = self.subscribe();
+        let mut progress = self.progress.subscribe();
         let reached = progress.wait_for(|progress| progress.outcome(lsn).is_some());
         match tokio::time::timeout(timeout, reached).await {
             Ok(Ok(progress)) => progress.outcome(lsn).expect("it was waited for"),
