@@ -85,7 +85,7 @@ impl Session {
 
     /// The end of what is committed, a record boundary: what storage can be asked for without waiting for more.
     pub fn committed(&self) -> Lsn {
-        self.quorum.view().borrow().committed.max(self.start)
+        self.quorum.committed_lsn().max(self.start)
     }
 
     /// The higher term that ended this one, if one was seen.

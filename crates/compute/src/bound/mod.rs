@@ -114,7 +114,7 @@ impl Bound {
     /// Learns who runs, and how far storage is.
     async fn look(&mut self) -> Result<(), Error> {
         let (ingested, _) = self.client.position(PATIENCE).await?;
-        self.readable = self.readable.max(ingested.min(self.quorum.view().borrow().committed));
+        self.readable = self.readable.max(ingested.min(self.quorum.committed_lsn()));
         let looked = tokio::time::timeout(PATIENCE, self.look_at_server()).await;
         looked.map_err(|_| Error::Refused("postgres does not say what runs".into()))??;
         self.horizon.reached(self.readable);

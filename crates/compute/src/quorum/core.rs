@@ -22,6 +22,8 @@ use tokio::sync::watch;
 
 /// How long after a commit the acceptors are told of it if no WAL carries the news.
 const ANNOUNCE_DELAY: Duration = Duration::from_millis(5);
+/// See [`Core::is_busy`].
+const BUSY_FOR: Duration = Duration::from_millis(20);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// An acceptor that owes an answer for this long is disconnected.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +49,10 @@ pub struct Core {
     control: Option<Arc<ControlMap>>,
     reads: Option<mpsc::Sender<ReadJob>>,
     view: watch::Sender<View>,
+    /// What a majority has flushed in this term. Apart from the view, whose watchers need not wake for each commit.
+    committed: watch::Sender<Lsn>,
+    /// When a flush was last asked for.
+    last_flush: Option<Instant>,
     /// Why each acceptor could last not be used.
     refusals: Vec<Option<Refusal>>,
     /// Set by a thread that left something for the one that waits on the sockets.
@@ -63,6 +69,7 @@ impl Core {
         addresses: &[SocketAddr],
         reads: mpsc::Sender<ReadJob>,
         view: watch::Sender<View>,
+        committed: watch::Sender<Lsn>,
     ) -> Core {
         let now = Instant::now();
         Core {
@@ -72,6 +79,8 @@ impl Core {
             control: None,
             reads: Some(reads),
             view,
+            committed,
+            last_flush: None,
             refusals: vec![None; addresses.len()],
             wake_needed: false,
             announce_at: None,
@@ -129,6 +138,7 @@ impl Core {
 
     /// Grants the flush of `request` once everything before `boundary` is committed.
     pub fn grant_when_committed(&mut self, boundary: Lsn, request: FlushRequest) {
+        self.last_flush = Some(Instant::now());
         self.flushes.push_back(PendingFlush { boundary, request });
         self.grant();
     }
@@ -136,6 +146,11 @@ impl Core {
     /// Whether PostgreSQL waits for a flush that was shipped.
     pub fn has_pending_flush(&self) -> bool {
         !self.flushes.is_empty()
+    }
+
+    /// Whether a flush was asked for so lately that the next can be expected at any moment.
+    pub fn is_busy(&self) -> bool {
+        self.last_flush.is_some_and(|last| last.elapsed() < BUSY_FOR)
     }
 
     /// Hands in WAL that the proposer asked for.
@@ -184,8 +199,8 @@ impl Core {
 
 /// What the thread that waits on the sockets does.
 impl Core {
-    /// Does what is due on link `acceptor`: connects, reads, writes, buries.
-    pub fn serve_link(&mut self, acceptor: usize, now: Instant) {
+    /// Does what is due on link `acceptor`: connects, reads if its socket `is_ready`, writes, buries.
+    pub fn serve_link(&mut self, acceptor: usize, is_ready: bool, now: Instant) {
         if self.links[acceptor].is_broken() {
             let trouble = self.links[acceptor].trouble().unwrap_or("connection broken").to_owned();
             self.close(acceptor, &trouble, now);
@@ -193,9 +208,11 @@ impl Core {
         if self.links[acceptor].advance(now) == Progress::Opened {
             self.proposer.connected(acceptor);
         }
-        match self.links[acceptor].receive(now) {
-            Ok(responses) => responses.into_iter().for_each(|response| self.proposer.received(acceptor, response)),
-            Err(error) => self.close(acceptor, &error.to_string(), now),
+        if is_ready {
+            match self.links[acceptor].receive(now) {
+                Ok(responses) => responses.into_iter().for_each(|response| self.proposer.received(acceptor, response)),
+                Err(error) => self.close(acceptor, &error.to_string(), now),
+            }
         }
         self.links[acceptor].flush();
         self.carry_out();
@@ -297,10 +314,7 @@ impl Core {
     }
 
     fn committed(&mut self, lsn: Lsn) {
-        self.view.send_if_modified(|view| {
-            view.committed = lsn;
-            true
-        });
+        self.committed.send_replace(lsn);
         if let Some(control) = &self.control {
             control.raise_commit_lsn(lsn);
         }

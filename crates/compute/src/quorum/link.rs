@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-const READ_BYTES: usize = 64 << 10;
+/// Answers are short.
+const READ_BYTES: usize = 4 << 10;
 
 /// The connection to one safekeeper, or the wish for one.
 #[derive(Debug)]
@@ -217,7 +218,12 @@ impl Conversation {
         while self.incoming.len() <= HEADER_BYTES + MAX_PAYLOAD_BYTES {
             match (&*self.socket).read(&mut chunk) {
                 Ok(0) => return Err(FrameError::Closed),
-                Ok(count) => self.incoming.extend_from_slice(&chunk[..count]),
+                Ok(count) => {
+                    self.incoming.extend_from_slice(&chunk[..count]);
+                    if count < chunk.len() {
+                        return Ok(());
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),

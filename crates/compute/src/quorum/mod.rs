@@ -3,7 +3,8 @@
 //! ```text
 //! backend          fdatasync: raises the request in control.shm, wakes        shipper
 //! shipper          reads pg_wal, cuts at a record boundary, Core::extend  ->  all sockets
-//! event loop       a majority has answered: Core::committed, grant        ->  backend
+//!                  a majority has answered: Core::committed, grant        ->  backend
+//! event loop       answers, connections and the clock while the shipper does not wait for answers itself
 //! reader           WAL for an acceptor that lags, from pg_wal or from another acceptor
 //! ```
 //!
@@ -15,7 +16,8 @@
 //! - With the majority lost, flushes wait; connections are tried again for ever.
 //! - Once a higher term is seen the shared state is *fenced* before anything else happens.
 //!
-//! Lock order: the core's lock is the only one that is held while another is taken (the watch channel's, inside it).
+//! Lock order: the right to take answers, then the core's lock, then the watch channels' inside it. Nothing else is taken while
+//! another is held.
 
 mod core;
 mod event_loop;
@@ -40,7 +42,7 @@ use serde::Serialize;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -53,7 +55,7 @@ const READ_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Won {
     /// The term.
     pub term: Term,
-    /// The end of the log, a record boundary; nothing more of it is known to be committed than [`View::committed`] says.
+    /// The end of the log, a record boundary; not all of it need be committed yet.
     pub end_of_log: Lsn,
     /// Which safekeeper has all of it.
     pub donor: usize,
@@ -66,8 +68,6 @@ pub struct Won {
 pub struct View {
     /// The election, once won.
     pub elected: Option<Won>,
-    /// What a majority has flushed in this term.
-    pub committed: Lsn,
     /// A higher term, once seen.
     pub fenced: Option<Term>,
     /// Why the commit path cannot go on.
@@ -109,9 +109,9 @@ pub struct QuorumStatus {
 #[derive(Debug)]
 struct Shared {
     core: Mutex<Core>,
-    /// Signalled when no flush is pending any more.
-    granted: Condvar,
-    /// Interrupts the event loop's wait.
+    /// Held by the thread that takes the safekeepers' answers; taken before the core's lock.
+    answers: Mutex<()>,
+    /// Interrupts the wait for answers.
     waker: EventFd,
     local_wal: Mutex<Option<LocalWal>>,
     stopping: AtomicBool,
@@ -124,6 +124,7 @@ struct Shared {
 pub struct Quorum {
     shared: Arc<Shared>,
     view: watch::Receiver<View>,
+    committed: watch::Receiver<Lsn>,
     addresses: Vec<SocketAddr>,
     control: Mutex<Option<Arc<ControlMap>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -134,6 +135,7 @@ impl Quorum {
     pub fn start(config: &Config) -> Result<Quorum, Error> {
         let (reads, jobs) = mpsc::channel();
         let (view_sender, view) = watch::channel(View::default());
+        let (committed_sender, committed) = watch::channel(Lsn::INVALID);
         let proposer = proposer::Config {
             timeline: config.timeline(),
             node: config.node,
@@ -142,8 +144,8 @@ impl Quorum {
         };
         let waker = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(proposer, &config.safekeepers, reads, view_sender)),
-            granted: Condvar::new(),
+            core: Mutex::new(Core::new(proposer, &config.safekeepers, reads, view_sender, committed_sender)),
+            answers: Mutex::default(),
             waker: waker.map_err(|error| Error::System("cannot make an eventfd", error.into()))?,
             local_wal: Mutex::new(None),
             stopping: AtomicBool::new(false),
@@ -153,6 +155,7 @@ impl Quorum {
         let quorum = Quorum {
             shared,
             view,
+            committed,
             addresses: config.safekeepers.clone(),
             control: Mutex::default(),
             threads: Mutex::default(),
@@ -191,14 +194,23 @@ impl Quorum {
 
     /// Waits until everything before `lsn` is committed.
     pub async fn committed(&self, lsn: Lsn) -> Result<(), Error> {
-        let mut view = self.view.clone();
-        let reached = |view: &View| view.committed >= lsn || view.fenced.is_some() || view.failed.is_some();
-        let outcome = view.wait_for(reached).await.map_err(|_| Error::ShuttingDown)?;
-        match (outcome.fenced, &outcome.failed) {
-            (Some(newer), _) => Err(Error::Fenced { newer }),
-            (None, Some(reason)) => Err(Error::Refused(reason.clone())),
-            (None, None) => Ok(()),
+        let (mut committed, mut view) = (self.committed.clone(), self.view.clone());
+        tokio::select! {
+            biased;
+            reached = committed.wait_for(|committed| *committed >= lsn) => {
+                reached.map(|_| ()).map_err(|_| Error::ShuttingDown)
+            }
+            ended = view.wait_for(|view| view.fenced.is_some() || view.failed.is_some()) => {
+                let ended = ended.map_err(|_| Error::ShuttingDown)?;
+                let reason = || ended.failed.clone().unwrap_or_default();
+                Err(ended.fenced.map_or_else(|| Error::Refused(reason()), |newer| Error::Fenced { newer }))
+            }
         }
+    }
+
+    /// What a majority has flushed in this term.
+    pub fn committed_lsn(&self) -> Lsn {
+        *self.committed.borrow()
     }
 
     /// A connection to the safekeeper that has the whole log. Blocks.
@@ -253,7 +265,6 @@ impl Quorum {
         if let Some(control) = lock(&self.control).as_ref() {
             control.wake_agent();
         }
-        self.shared.granted.notify_all();
         for thread in std::mem::take(&mut *lock(&self.threads)) {
             // A thread that panicked has said so itself.
             let _ = thread.join();
@@ -271,21 +282,11 @@ impl Shared {
     /// Works on the core, then tells the other threads what they have to know.
     fn with_core<R>(&self, work: impl FnOnce(&mut Core) -> R) -> R {
         let mut core = lock(&self.core);
-        let was_pending = core.has_pending_flush();
         let result = work(&mut core);
-        if was_pending && !core.has_pending_flush() {
-            self.granted.notify_all();
-        }
         if core.take_wake_needed() {
             self.wake();
         }
         result
-    }
-
-    /// Waits until no flush is pending, for at most `patience`.
-    fn wait_granted(&self, patience: Duration) {
-        let pending = |core: &mut Core| core.has_pending_flush() && !self.is_stopping();
-        drop(self.granted.wait_timeout_while(lock(&self.core), patience, pending));
     }
 
     fn is_stopping(&self) -> bool {

@@ -2,7 +2,8 @@
 //!
 //! It sleeps on the request futex of `control.shm`. While the process that asked waits, holding PostgreSQL's `WALWriteLock`, the
 //! bytes up to the request do not change, so they are read from the segment file, cut at the last whole record, and
-//! handed to the proposer, which sends them to all acceptors before this thread lets go of the lock.
+//! handed to the proposer, which sends them to all acceptors before this thread lets go of the lock. Then this thread takes the
+//! answers itself, until the flush is granted: handing that over to another would cost a switch of threads for every commit.
 //!
 //! **Where the whole records end.** PostgreSQL waits for the insertion of all records that it wants flushed, but the last page it
 //! writes may hold more: records that other processes are just copying in. Those come out as incomplete, as zeroes, or with
@@ -12,8 +13,8 @@
 //! **A request is more than a position**: PostgreSQL writes WAL in whole pages, so a second commit on the same page leaves the end
 //! of what is written where it was. Each request carries a ticket (see [`quire_cache::flush`]), taken before the file is read.
 
-use super::Shared;
 use super::local_wal::LocalWal;
+use super::{Shared, event_loop};
 use crate::Error;
 use bytes::{Buf, BytesMut};
 use quire_cache::{ControlMap, FlushRequest};
@@ -53,7 +54,7 @@ impl Shipper {
         while !shared.is_stopping() && control.state().serves() {
             let Some(request) = control.next_request(IDLE_WAIT) else { continue };
             match self.ship(shared, request) {
-                Ok(()) => shared.wait_granted(IDLE_WAIT),
+                Ok(()) => event_loop::wait_granted(shared, IDLE_WAIT),
                 Err(error) => shared.with_core(|core| core.fail(&error.to_string())),
             }
         }
@@ -74,6 +75,10 @@ impl Shipper {
             let end = written.min(self.stream.position().add(PIECE_BYTES));
             self.take_in(end, written)?;
             self.ship_whole_records(shared)?;
+            if self.stream.position() < written {
+                // What was acknowledged meanwhile makes room for more.
+                event_loop::take_answers(shared);
+            }
         }
         // A page that is not full is written again, longer, so what was read behind the last record was not the end of it. Only
         // in the midst of a very long record, whose pages are full, is it worth not to read them again.
