@@ -2,6 +2,7 @@
 //!
 //! The binary is `target/release/quire`, or the one that `QUIRE_BIN` names. `QUIRE_LONG=1` makes the loops of the tests long.
 
+pub mod amcheck;
 pub mod ledger;
 pub mod load;
 pub mod processes;
