@@ -2,10 +2,13 @@
 //!
 //! The binary is `target/release/quire`, or the one that `QUIRE_BIN` names. `QUIRE_LONG=1` makes the loops of the tests long.
 
+pub mod amcheck;
+pub mod dump;
 pub mod ledger;
 pub mod load;
 pub mod processes;
 pub mod quire;
+pub mod regression;
 pub mod wait;
 
 pub use ledger::Ledger;

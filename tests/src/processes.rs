@@ -1,8 +1,9 @@
 //! The processes of a folder, found by its path in their command lines and working directories.
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, User, geteuid};
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 /// Pids of every process that has to do with `folder`, this one excepted.
@@ -47,6 +48,20 @@ pub fn is_stopped(pid: i32) -> bool {
 fn state(folder: &Path) -> Option<char> {
     let stat = fs::read_to_string(folder.join("stat")).unwrap_or_default();
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+}
+
+/// Whom PostgreSQL runs as, as user and group, if this process is root, which PostgreSQL refuses.
+pub fn server_user() -> Option<(u32, u32)> {
+    let find = |name| User::from_name(name).ok().flatten();
+    let user = || find("postgres").or_else(|| find("nobody")).expect("a user for PostgreSQL");
+    geteuid().is_root().then(user).map(|user| (user.uid.as_raw(), user.gid.as_raw()))
+}
+
+/// Makes PostgreSQL the owner of a file or folder.
+pub fn give_to_server(path: &Path) {
+    if let Some((user, group)) = server_user() {
+        chown(path, Some(user), Some(group)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
 }
 
 /// A program of the workspace or of PostgreSQL.

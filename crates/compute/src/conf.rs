@@ -71,7 +71,6 @@ pub fn enforced(config: &Config) -> Vec<(&'static str, String)> {
         ("wal_recycle", "off".into()),
         ("wal_init_zero", "off".into()),
         ("restart_after_crash", "off".into()),
-        ("allow_in_place_tablespaces", "on".into()),
     ]
 }
 

@@ -13,6 +13,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::tablespaces::FOLDER;
 use bytes::Bytes;
 use quire_types::{CodecError, Fork, Key, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES, Slru};
 use quire_wal::effects::FullPageWrites;
@@ -63,9 +64,6 @@ pub enum ImportError {
     /// Pages have checksums, whose hint-bit images would come back as WAL.
     #[error("data checksums are not supported: disable them with pg_checksums --disable")]
     Checksums,
-    /// There are tablespaces.
-    #[error("tablespaces are not supported: pg_tblspc contains {0:?}")]
-    Tablespace(String),
     /// The server was built with other sizes than the defaults.
     #[error("servers built with a {what} of {found} are not supported")]
     Build {
@@ -138,18 +136,16 @@ impl Import {
     /// Checks that the data directory can be imported.
     pub fn open(data_dir: &Path) -> Result<Import, ImportError> {
         check_version(data_dir)?;
-        check_tablespaces(data_dir)?;
         let control_bytes = read(&data_dir.join(DataPath::ControlFile.to_path()))?;
         let control = ControlFile::parse(&control_bytes)?;
         check_control(&control)?;
         let mut steps = VecDeque::from([Step::Values(control_values(&control, control_bytes.into()))]);
         steps.push_back(Step::Relations { path: "global".to_owned() });
-        for name in names(&data_dir.join("base"))? {
-            let path = format!("base/{name}");
-            if let Some(DataPath::Database { tablespace, database }) = DataPath::parse(&path) {
-                steps.push_back(Step::Values(vec![(Key::Database { tablespace, database }, Bytes::new())]));
-                steps.push_back(Step::Relations { path });
-            }
+        steps.extend(database_steps(data_dir, "base")?);
+        for (tablespace, location) in tablespaces(data_dir)? {
+            steps.push_back(Step::Values(vec![(Key::Tablespace { tablespace }, location)]));
+            let folder = format!("{FOLDER}/{tablespace}/{}", version::CURRENT.tablespace_directory);
+            steps.extend(database_steps(data_dir, &folder)?);
         }
         steps.extend(Slru::ALL.map(Step::Segments));
         steps.push_back(Step::Values(two_phase_values(data_dir)?));
@@ -229,11 +225,32 @@ fn check_version(data_dir: &Path) -> Result<(), ImportError> {
     }
 }
 
-fn check_tablespaces(data_dir: &Path) -> Result<(), ImportError> {
-    match names(&data_dir.join("pg_tblspc"))?.into_iter().next() {
-        None => Ok(()),
-        Some(name) => Err(ImportError::Tablespace(name)),
+/// The databases that have a folder in `folder`.
+fn database_steps(data_dir: &Path, folder: &str) -> Result<Vec<Step>, ImportError> {
+    let mut steps = Vec::new();
+    for name in names(&data_dir.join(folder))? {
+        let path = format!("{folder}/{name}");
+        if let Some(DataPath::Database { tablespace, database }) = DataPath::parse(&path) {
+            steps.push(Step::Values(vec![(Key::Database { tablespace, database }, Bytes::new())]));
+            steps.push(Step::Relations { path });
+        }
     }
+    Ok(steps)
+}
+
+/// The tablespaces of users, with their locations; the location of one in the data directory is empty.
+fn tablespaces(data_dir: &Path) -> Result<Vec<(u32, Bytes)>, ImportError> {
+    let mut found = Vec::new();
+    for name in names(&data_dir.join(FOLDER))? {
+        let Ok(tablespace) = name.parse() else { continue };
+        let path = data_dir.join(FOLDER).join(&name);
+        let location = match path.is_symlink() {
+            true => fs::read_link(&path).map_err(failed(&path))?.into_os_string().into_encoded_bytes(),
+            false => Vec::new(),
+        };
+        found.push((tablespace, location.into()));
+    }
+    Ok(found)
 }
 
 fn check_control(control: &ControlFile) -> Result<(), ImportError> {

@@ -4,7 +4,7 @@
 //! in it is older than the start; a directory of an earlier term, or from before a crash, is thrown away first.
 
 use crate::owner::Owner;
-use crate::{Config, Error, place};
+use crate::{Config, Error, place, tablespaces};
 use bytes::Bytes;
 use quire_types::{Key, Lsn, Writer};
 use quire_wal::{CheckpointState, ControlFile, DataPath, DatabaseState, version};
@@ -69,6 +69,7 @@ pub struct LastCheckpoint {
 /// Moves the data directory and its meta files out of the way, to be deleted in the background, and keeps what outlives them.
 pub fn discard(config: &Config) -> Result<Option<Vec<u8>>, Error> {
     let auto_conf = fs::read(config.pgdata().join(AUTO_CONF)).ok();
+    tablespaces::discard(&config.pgdata());
     for (path, name) in [(config.pgdata(), "pgdata"), (config.meta(), "meta")] {
         if path.exists() {
             let aside = unused_name(&config.dir, name);
@@ -90,6 +91,7 @@ fn delete_discarded(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let discarded = |name: &str| name.starts_with(DISCARDED_PREFIX);
     for entry in entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(discarded)) {
+        tablespaces::delete_discarded(&entry.path());
         if let Err(error) = fs::remove_dir_all(entry.path()) {
             tracing::info!(path = %entry.path().display(), %error, "cannot delete what was discarded");
         }
@@ -109,19 +111,42 @@ pub fn create_folders(config: &Config, owner: Owner) -> Result<(), Error> {
 pub fn write_small_files(config: &Config, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
     let pgdata = config.pgdata();
     write_version(&pgdata, owner)?;
+    write_entries(&pgdata, owner, entries)?;
+    write_origins(&pgdata, owner, entries)
+}
+
+fn write_entries(pgdata: &Path, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
     for (key, _) in entries {
-        if let Key::Database { tablespace, database } = key {
-            let folder = DataPath::Database { tablespace: *tablespace, database: *database }.to_path();
-            place::folders_below(&pgdata, Path::new(&folder), owner)?;
-            write_version(&pgdata.join(folder), owner)?;
+        if let Some(folder) = folder(*key) {
+            place::folders_below(pgdata, &folder, owner)?;
         }
     }
     for (key, value) in entries {
         if let Some(path) = small_file(*key) {
-            place::file(&pgdata.join(path), value, owner)?;
+            let path = pgdata.join(path);
+            place::file(&path, value, owner)?;
+            // Where a database has its relation map, and only there, it has its version. In other tablespaces it has a folder
+            // of relations and nothing else, or the tablespace could not be dropped.
+            path.parent().map_or(Ok(()), |folder| write_version_of(*key, folder, owner))?;
         }
     }
-    write_origins(&pgdata, owner, entries)
+    Ok(())
+}
+
+/// The folder that an entry stands for. A tablespace lies in the data directory, wherever its creator wanted it.
+fn folder(key: Key) -> Option<PathBuf> {
+    match key {
+        Key::Database { tablespace, database } => Some(DataPath::Database { tablespace, database }.to_path().into()),
+        Key::Tablespace { tablespace } => Some(tablespaces::versioned(tablespace)),
+        _ => None,
+    }
+}
+
+fn write_version_of(key: Key, folder: &Path, owner: Owner) -> Result<(), Error> {
+    match key {
+        Key::RelMap { database, .. } if database != 0 => write_version(folder, owner),
+        _ => Ok(()),
+    }
 }
 
 fn write_version(folder: &Path, owner: Owner) -> Result<(), Error> {
@@ -190,6 +215,27 @@ mod tests {
         assert_eq!(content[..6], [0xDE, 0xDA, 0x57, 0x12, 3, 0]);
         assert_eq!(content[12..20], 7u64.to_le_bytes());
         assert_eq!(checksum, crc32c::crc32c(content).to_le_bytes());
+    }
+
+    #[test]
+    fn a_database_has_its_version_in_its_own_tablespace_only() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["base", "global", "pg_logical", "pg_tblspc"] {
+            fs::create_dir(folder.path().join(name)).expect("made");
+        }
+        let entries = [
+            (Key::Database { tablespace: 1663, database: 5 }, Bytes::new()),
+            (Key::Database { tablespace: 20_000, database: 5 }, Bytes::new()),
+            (Key::RelMap { tablespace: 1663, database: 5 }, Bytes::from_static(b"map")),
+            (Key::RelMap { tablespace: 1664, database: 0 }, Bytes::from_static(b"map")),
+            (Key::Tablespace { tablespace: 20_001 }, Bytes::from_static(b"/elsewhere")),
+        ];
+        write_entries(folder.path(), Owner::unchanged(), &entries).expect("written");
+        let versioned = |tablespace| folder.path().join(tablespaces::versioned(tablespace));
+        assert_eq!(fs::read(folder.path().join("base/5/PG_VERSION")).expect("there"), b"15\n");
+        assert_eq!(fs::read_dir(versioned(20_000).join("5")).expect("there").count(), 0);
+        assert_eq!(fs::read_dir(versioned(20_001)).expect("there").count(), 0);
+        assert!(!folder.path().join("global/PG_VERSION").exists());
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub mod pushdown;
 pub mod quorum;
 pub mod start;
 mod supervisor;
+mod tablespaces;
 pub mod verify;
 
 pub use agent::{Agent, Handle};

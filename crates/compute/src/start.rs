@@ -240,7 +240,7 @@ async fn small_entries(client: &PageClient, start: Lsn) -> Result<Vec<(Key, Byte
     let (first, last) = (quire_types::Slru::Clog, quire_types::Slru::CommitTs);
     let mut entries = client.scan(start, segments(first, 0), segments(last, u32::MAX), PATIENCE).await?;
     let from = Key::Database { tablespace: 0, database: 0 };
-    let to = Key::ReplicationOrigin { origin: u16::MAX };
+    let to = Key::Tablespace { tablespace: u32::MAX };
     entries.extend(client.scan(start, from, to, PATIENCE).await?);
     Ok(entries)
 }

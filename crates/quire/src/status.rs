@@ -113,6 +113,7 @@ fn branch_entry(state: &State, branch: &Branch, compute: Option<&Value>, stored:
                 "limit": compute["cache"]["limit"],
                 "dropped": compute["cache"]["dropped"],
                 "fills": compute["cache"]["fills"],
+                "fetched": compute["cache"]["blocks"],
             },
         },
         "pushdown": { "state": stored["pushdown"]["state"], "since_lsn": stored["pushdown"]["since_lsn"] },

@@ -155,6 +155,11 @@ pub enum Key {
         /// The origin's number.
         origin: u16,
     },
+    /// A tablespace that a user made. Value: the location it was made with, empty for one in the data directory, or a tombstone.
+    Tablespace {
+        /// Its number.
+        tablespace: u32,
+    },
 }
 
 /// Bytes in an encoded key.
@@ -187,6 +192,7 @@ impl Key {
             Key::Checkpoint => (8, 0, 0, 0, 0, 0),
             Key::FullPageWrites => (9, 0, 0, 0, 0, 0),
             Key::ReplicationOrigin { origin } => (10, 0, 0, 0, 0, u32::from(origin)),
+            Key::Tablespace { tablespace } => (12, tablespace, 0, 0, 0, 0),
         }
     }
 
@@ -218,6 +224,7 @@ impl Key {
             10 => Key::ReplicationOrigin {
                 origin: u16::try_from(last).map_err(|_| CodecError::Invalid { field: "origin", value: last.into() })?,
             },
+            12 => Key::Tablespace { tablespace },
             other => return Err(CodecError::Invalid { field: "key kind", value: other.into() }),
         })
     }
@@ -242,6 +249,7 @@ impl fmt::Display for Key {
             Key::Checkpoint => write!(f, "checkpoint state"),
             Key::FullPageWrites => write!(f, "full-page-writes state"),
             Key::ReplicationOrigin { origin } => write!(f, "replication origin {origin}"),
+            Key::Tablespace { tablespace } => write!(f, "tablespace {tablespace}"),
         }
     }
 }
@@ -252,7 +260,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_key() -> impl Strategy<Value = Key> {
-        (0u8..11, any::<u32>(), any::<u32>(), any::<u32>(), 0u8..4, any::<u32>()).prop_map(|(kind, a, b, c, d, e)| {
+        (0u8..12, any::<u32>(), any::<u32>(), any::<u32>(), 0u8..4, any::<u32>()).prop_map(|(kind, a, b, c, d, e)| {
             let rel = RelTag { tablespace: a, database: b, relation: c, fork: Fork::ALL[usize::from(d)] };
             let slru = Slru::ALL[usize::from(d)];
             match kind {
@@ -266,7 +274,8 @@ mod tests {
                 7 => Key::ControlFile,
                 8 => Key::Checkpoint,
                 9 => Key::FullPageWrites,
-                _ => Key::ReplicationOrigin { origin: e as u16 },
+                10 => Key::ReplicationOrigin { origin: e as u16 },
+                _ => Key::Tablespace { tablespace: a },
             }
         })
     }

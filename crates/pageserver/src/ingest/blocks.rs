@@ -18,7 +18,6 @@ pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let mut blocks: Vec<&Block> = stored.collect();
     blocks.sort_by_key(|block| block.block);
     for block in blocks {
-        batch.check_tablespace(block.rel.tablespace)?;
         match block.image.as_ref().filter(|image| image.apply) {
             Some(image) => restore(batch, block, image)?,
             None => redo(batch, block)?,

@@ -1,6 +1,7 @@
 //! Collecting the changes of one record, and knowing how large things are.
 
 use super::error::IngestError;
+use super::tablespace;
 use super::view::StateView;
 use crate::change::Change;
 use crate::value::Value;
@@ -85,6 +86,11 @@ impl<'a> Batch<'a> {
         self.push(key, Value::Bytes(value.into()));
     }
 
+    /// Whether the record has changed a key already.
+    pub(super) fn has_changed(&self, key: Key) -> bool {
+        self.changes.iter().any(|change| change.key == key)
+    }
+
     /// Ends a key, or zeroes a page.
     pub(super) fn remove(&mut self, key: Key) {
         self.push(key, Value::Tombstone);
@@ -121,7 +127,11 @@ impl<'a> Batch<'a> {
 
     /// Makes a relation hold a block; says whether the block is new. Blocks between become zeroes.
     pub(super) fn extend_relation(&mut self, rel: RelTag, block: u32) -> Result<bool, IngestError> {
-        let blocks = self.relation_size(rel)?.unwrap_or(0);
+        let known = self.relation_size(rel)?;
+        if known.is_none() {
+            tablespace::note_folder(self, rel)?;
+        }
+        let blocks = known.unwrap_or(0);
         if block < blocks {
             return Ok(false);
         }
@@ -169,22 +179,6 @@ impl<'a> Batch<'a> {
         let is_new = self.extend_slru(slru, page)?;
         self.change_page(Key::SlruBlock { slru, page }, is_new, delta)?;
         Ok(is_new)
-    }
-
-    /// Refuses tablespaces other than the two that every cluster has.
-    pub(super) fn check_tablespace(&self, tablespace: u32) -> Result<(), IngestError> {
-        match tablespace {
-            RelTag::DEFAULT_TABLESPACE | RelTag::GLOBAL_TABLESPACE => Ok(()),
-            tablespace => Err(IngestError::Tablespace { tablespace, lsn: self.record.start }),
-        }
-    }
-
-    /// The error of a tablespace's own record, whose data start with the tablespace.
-    pub(super) fn tablespace_record(&self) -> IngestError {
-        match Reader::new(&self.record.main_data).u32("tablespace") {
-            Ok(tablespace) => IngestError::Tablespace { tablespace, lsn: self.record.start },
-            Err(source) => self.malformed(source),
-        }
     }
 
     /// The error of data that are not what the record's type says.

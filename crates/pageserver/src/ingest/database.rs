@@ -22,13 +22,12 @@ pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
 }
 
 fn create(batch: &mut Batch<'_>, directory: DatabaseDirectory) -> Result<(), IngestError> {
-    batch.check_tablespace(directory.tablespace)?;
     batch.set(database_key(directory), Bytes::new());
     Ok(())
 }
 
-fn remove(batch: &mut Batch<'_>, directory: DatabaseDirectory) -> Result<(), IngestError> {
-    batch.check_tablespace(directory.tablespace)?;
+/// Removes a database's folder in one tablespace, and all in it.
+pub(super) fn remove(batch: &mut Batch<'_>, directory: DatabaseDirectory) -> Result<(), IngestError> {
     for (rel, _) in relations(batch, directory)? {
         batch.remove_sized(Key::RelSize { rel })?;
     }
@@ -40,7 +39,6 @@ fn remove(batch: &mut Batch<'_>, directory: DatabaseDirectory) -> Result<(), Ing
 /// Copies everything the template has now. Pages become images, so that the new database depends on nothing of the old.
 fn copy(batch: &mut Batch<'_>, target: DatabaseDirectory, source: DatabaseDirectory) -> Result<(), IngestError> {
     create(batch, target)?;
-    batch.check_tablespace(source.tablespace)?;
     let template = relations(batch, source)?;
     let moved = |rel: RelTag| RelTag { tablespace: target.tablespace, database: target.database, ..rel };
     let copies: HashSet<RelTag> = template.iter().map(|(rel, _)| moved(*rel)).collect();

@@ -33,14 +33,6 @@ pub enum IngestError {
         /// Where the record starts.
         lsn: Lsn,
     },
-    /// The record creates, or touches something in, a tablespace of the user's.
-    #[error("tablespaces are not supported: tablespace {tablespace} is used by the record at {lsn}")]
-    Tablespace {
-        /// The tablespace.
-        tablespace: u32,
-        /// Where the record starts.
-        lsn: Lsn,
-    },
     /// A record that exists only to carry page images lacks one.
     #[error("the record at {lsn} has no image of {key}")]
     MissingImage {

@@ -25,6 +25,7 @@ mod multixact;
 mod relation;
 mod slru;
 mod state;
+mod tablespace;
 mod transaction;
 mod view;
 mod xlog;
@@ -129,7 +130,7 @@ fn dispatch(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError>
         rmgr::SMGR => relation::apply(batch),
         rmgr::CLOG => slru::apply_clog(state, batch),
         rmgr::DBASE => database::apply(batch),
-        rmgr::TBLSPC => Err(batch.tablespace_record()),
+        rmgr::TBLSPC => tablespace::apply(batch),
         rmgr::MULTIXACT => multixact::apply(state, batch),
         rmgr::RELMAP => relation_map(batch),
         rmgr::STANDBY => standby_record(state, batch),
@@ -144,7 +145,6 @@ fn dispatch(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError>
 fn relation_map(batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     let update = relmap::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))?;
-    batch.check_tablespace(update.tablespace)?;
     let key = Key::RelMap { tablespace: update.tablespace, database: update.database };
     batch.set(key, record.main_data.slice_ref(update.file));
     Ok(())

@@ -2,6 +2,7 @@
 
 use super::changes::Batch;
 use super::error::IngestError;
+use super::tablespace;
 use crate::value::Value;
 use quire_redo::{Delta, visibility_map};
 use quire_types::{Fork, Key, RelTag};
@@ -29,8 +30,8 @@ pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
 }
 
 fn create(batch: &mut Batch<'_>, rel: RelTag) -> Result<(), IngestError> {
-    batch.check_tablespace(rel.tablespace)?;
     if rel.fork != Fork::FreeSpaceMap && batch.relation_size(rel)?.is_none() {
+        tablespace::note_folder(batch, rel)?;
         batch.resize(Key::RelSize { rel }, 0);
     }
     Ok(())
@@ -60,7 +61,6 @@ fn cut_visibility_map(batch: &mut Batch<'_>, map: RelTag, heap_blocks: u32) -> R
 /// Drops all forks of relations.
 pub(super) fn drop_all(batch: &mut Batch<'_>, relations: &[RelTag]) -> Result<(), IngestError> {
     for rel in relations {
-        batch.check_tablespace(rel.tablespace)?;
         for fork in STORED_FORKS {
             batch.remove_sized(Key::RelSize { rel: rel.with_fork(fork) })?;
         }

@@ -23,6 +23,7 @@ fn storage_equals_the_data_directory_after_a_varied_workload() -> Result<()> {
     server.sql(workload::UNLOGGED)?;
     server.sql(workload::TWO_PHASE)?;
     workload::DATABASES.iter().try_for_each(|statement| server.sql(statement))?;
+    workload::TABLESPACES.iter().try_for_each(|statement| server.sql(statement))?;
     workload::RELATION_MAPS.iter().try_for_each(|statement| server.sql(statement))?;
     server.stop()?;
     oracle.assert_equal(&server)?;
@@ -43,6 +44,8 @@ fn storage_equals_the_data_directory_after_a_varied_workload() -> Result<()> {
         (SMGR, XLOG_SMGR_CREATE),
         (SMGR, XLOG_SMGR_TRUNCATE),
         (STANDBY, XLOG_RUNNING_XACTS),
+        (TBLSPC, XLOG_TBLSPC_CREATE),
+        (TBLSPC, XLOG_TBLSPC_DROP),
         (XACT, XLOG_XACT_ABORT),
         (XACT, XLOG_XACT_ABORT_PREPARED),
         (XACT, XLOG_XACT_ASSIGNMENT),

@@ -116,14 +116,22 @@ fn an_extensions_resource_manager_is_named() {
 }
 
 #[test]
-fn tablespaces_are_refused_by_name() {
-    let elsewhere = RelTag { tablespace: 20_000, ..TABLE };
-    let tablespace = record(rmgr::TBLSPC, rmgr::XLOG_TBLSPC_CREATE).u32(20_000).bytes(b"/elsewhere\0");
-    let database = record(rmgr::DBASE, rmgr::XLOG_DBASE_CREATE_WAL_LOG).numbers(&[7, 20_000]);
-    for made in [create(elsewhere), page_image(elsewhere, 0), tablespace, database] {
-        let error = Bench::new().try_ingest(made).unwrap_err();
-        assert!(matches!(error, IngestError::Tablespace { tablespace: 20_000, .. }), "{error}");
+fn a_tablespace_is_known_with_the_folders_of_its_databases_until_it_is_dropped() {
+    let tablespace = Key::Tablespace { tablespace: 20_000 };
+    let folder = |database| Key::Database { tablespace: 20_000, database };
+    let elsewhere = |database| RelTag { tablespace: 20_000, database, ..TABLE };
+    let mut bench = Bench::new();
+    bench.ingest(record(rmgr::TBLSPC, rmgr::XLOG_TBLSPC_CREATE).u32(20_000).bytes(b"/elsewhere\0"));
+    assert_eq!(bench.store.get(tablespace).as_deref(), Some(&b"/elsewhere"[..]));
+    let changes = bench.ingest(create(elsewhere(5)));
+    assert_eq!(keys(&changes), [folder(5), Key::RelSize { rel: elsewhere(5) }]);
+    assert!(!keys(&bench.ingest(create(elsewhere(5).with_fork(Fork::Init)))).contains(&folder(5)));
+    assert!(keys(&bench.ingest(page_image(elsewhere(6), 0))).contains(&folder(6)));
+    bench.ingest(record(rmgr::TBLSPC, rmgr::XLOG_TBLSPC_DROP).u32(20_000));
+    for key in [tablespace, folder(5), folder(6)] {
+        assert!(bench.store.get(key).is_none(), "{key}");
     }
+    assert_eq!(bench.relation_size(elsewhere(6)), None);
 }
 
 #[test]

@@ -152,6 +152,24 @@ pub const DATABASES: &[&str] = &[
     "\\connect from_wal\nINSERT INTO t SELECT generate_series(1, 100);",
 ];
 
+/// Relations and databases that are made in tablespaces, moved between them and dropped, and a tablespace that goes too.
+pub const TABLESPACES: &[&str] = &[
+    "SET allow_in_place_tablespaces = on; CREATE TABLESPACE one LOCATION ''; CREATE TABLESPACE two LOCATION '';
+     CREATE TABLESPACE unused LOCATION '';",
+    "CREATE TABLE spaced (i int PRIMARY KEY USING INDEX TABLESPACE two, t text) TABLESPACE one;
+     INSERT INTO spaced SELECT i, repeat('x', i % 100) FROM generate_series(1, 3000) i;
+     CREATE UNLOGGED TABLE spaced_unlogged (i int) TABLESPACE one; VACUUM spaced;",
+    "CREATE DATABASE spaced_by_wal TABLESPACE two STRATEGY wal_log;",
+    "CREATE DATABASE spaced_by_file TABLESPACE one STRATEGY file_copy;",
+    "CREATE DATABASE spaced_move;",
+    "\\connect spaced_move\nCREATE TABLE t AS SELECT generate_series(1, 2000) i; CREATE TABLE u TABLESPACE two AS TABLE t;",
+    "ALTER DATABASE spaced_move SET TABLESPACE one;",
+    "ALTER TABLE spaced SET TABLESPACE two; ALTER TABLE spaced SET TABLESPACE one; UPDATE spaced SET t = 'y' WHERE i < 100;",
+    "SET allow_in_place_tablespaces = on; CREATE TABLESPACE brief LOCATION '';
+     CREATE TABLE brief_table TABLESPACE brief AS SELECT 1 i; DROP TABLE brief_table; DROP TABLESPACE brief;",
+    "DROP DATABASE spaced_by_file;",
+];
+
 /// Catalogs whose files are found through relation maps, local and shared.
 pub const RELATION_MAPS: &[&str] = &[
     "VACUUM FULL pg_class;",

@@ -17,6 +17,7 @@ pub mod replorigin;
 pub mod slru;
 pub mod smgr;
 pub mod standby;
+pub mod tblspc;
 pub mod xact;
 pub mod xlog;
 

@@ -1,0 +1,88 @@
+//! Tablespaces of users.
+//!
+//! To a compute they are folders like those of databases: the pages in them are a cache, so it does not matter where they lie. A new one
+//! lies where its creator said, behind a link that PostgreSQL makes; at a cold start all lie in the data directory, as PostgreSQL's
+//! own *in-place* tablespaces do, because the location is the user's and may not be there any more.
+
+use crate::verify::names;
+use quire_wal::version;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Where all of them are, or links to them, below the data directory.
+pub const FOLDER: &str = "pg_tblspc";
+const DISCARDED_PREFIX: &str = "quire-discarded-";
+
+/// The folder in a tablespace that holds those of its databases, below the data directory.
+pub fn versioned(tablespace: u32) -> PathBuf {
+    Path::new(FOLDER).join(tablespace.to_string()).join(version::CURRENT.tablespace_directory)
+}
+
+/// Moves what lies outside of a data directory aside, before that is thrown away. From then on the locations can be used for other
+/// tablespaces. One that cannot be reached keeps what nobody needs any more, which is no reason not to start.
+pub fn discard(pgdata: &Path) {
+    for location in locations(pgdata) {
+        let ours = location.join(version::CURRENT.tablespace_directory);
+        if !is_folder_of_same_owner(&ours, pgdata) {
+            continue;
+        }
+        let candidates = (0u64..).map(|number| location.join(format!("{DISCARDED_PREFIX}{number}")));
+        let aside = candidates.into_iter().find(|path| !path.exists()).expect("there are more numbers than folders");
+        if let Err(error) = fs::rename(&ours, aside) {
+            tracing::warn!(path = %ours.display(), %error, "cannot move a tablespace's folder away");
+        }
+    }
+}
+
+/// Deletes what was moved aside when `pgdata` was thrown away.
+pub fn delete_discarded(pgdata: &Path) {
+    for location in locations(pgdata) {
+        let names = names(&location).unwrap_or_default();
+        for path in names.iter().filter(|name| name.starts_with(DISCARDED_PREFIX)).map(|name| location.join(name)) {
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::info!(path = %path.display(), %error, "cannot delete what was discarded");
+            }
+        }
+    }
+}
+
+/// What PostgreSQL made belongs to its user. A link to somebody else's folder is none of PostgreSQL's, and the agent may be root.
+fn is_folder_of_same_owner(path: &Path, pgdata: &Path) -> bool {
+    match (fs::symlink_metadata(path), fs::metadata(pgdata)) {
+        (Ok(theirs), Ok(ours)) => theirs.is_dir() && theirs.uid() == ours.uid(),
+        _ => false,
+    }
+}
+
+/// The links to tablespaces outside of the data directory.
+fn locations(pgdata: &Path) -> Vec<PathBuf> {
+    let links = pgdata.join(FOLDER);
+    let paths = names(&links).unwrap_or_default().into_iter().map(|name| links.join(name));
+    paths.filter(|path| path.is_symlink()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_lies_at_a_location_goes_with_the_data_directory_and_strangers_stay() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (pgdata, location) = (folder.path().join("pgdata"), folder.path().join("location"));
+        let ours = location.join(version::CURRENT.tablespace_directory);
+        fs::create_dir_all(ours.join("5")).expect("made");
+        fs::create_dir_all(location.join("PG_14_202107181/5")).expect("made");
+        fs::create_dir_all(pgdata.join(versioned(16_401))).expect("made");
+        symlink(&location, pgdata.join("pg_tblspc/16400")).expect("linked");
+        discard(&pgdata);
+        assert!(!ours.exists());
+        fs::create_dir(&ours).expect("the location can be used again");
+        delete_discarded(&pgdata);
+        let mut left = names(&location).expect("listed");
+        left.sort();
+        assert_eq!(left, ["PG_14_202107181", version::CURRENT.tablespace_directory]);
+        assert!(pgdata.join(versioned(16_401)).exists());
+    }
+}

@@ -1,0 +1,50 @@
+//! Tablespaces created and dropped, and the folders that databases have in them.
+//!
+//! The log has records of tablespaces, but none of a database's folder in one: PostgreSQL makes that with the first relation in it.
+//! A compute has to know which folders there are, so the first relation makes the folder's key here as well.
+
+use super::changes::Batch;
+use super::database;
+use super::error::IngestError;
+use bytes::Bytes;
+use quire_types::{Key, RelTag};
+use quire_wal::effects::dbase::DatabaseDirectory;
+use quire_wal::effects::tblspc::{self, TablespaceEffect};
+
+/// A record of the tablespace manager.
+pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
+    let record = batch.record;
+    match tblspc::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
+        TablespaceEffect::Create { tablespace, location } => {
+            batch.set(Key::Tablespace { tablespace }, record.main_data.slice_ref(location));
+            Ok(())
+        }
+        TablespaceEffect::Drop { tablespace } => remove(batch, tablespace),
+    }
+}
+
+/// The tablespace is empty, but folders of databases that once had something in it are still there.
+fn remove(batch: &mut Batch<'_>, tablespace: u32) -> Result<(), IngestError> {
+    let key = |database| Key::Database { tablespace, database };
+    for (key, _) in batch.view.live(key(0), key(u32::MAX))? {
+        if let Key::Database { tablespace, database } = key {
+            database::remove(batch, DatabaseDirectory { database, tablespace })?;
+        }
+    }
+    batch.remove(Key::Tablespace { tablespace });
+    Ok(())
+}
+
+/// Makes sure that the folder of a relation that comes into being is known. Those of the default tablespace are made by
+/// records of their databases.
+pub(super) fn note_folder(batch: &mut Batch<'_>, rel: RelTag) -> Result<(), IngestError> {
+    let RelTag { tablespace, database, .. } = rel;
+    if matches!(tablespace, RelTag::DEFAULT_TABLESPACE | RelTag::GLOBAL_TABLESPACE) {
+        return Ok(());
+    }
+    let key = Key::Database { tablespace, database };
+    if !batch.has_changed(key) && batch.view.value(key)?.is_none() {
+        batch.set(key, Bytes::new());
+    }
+    Ok(())
+}
