@@ -42,6 +42,7 @@ pub mod quorum;
 pub mod start;
 mod supervisor;
 pub mod verify;
+pub mod warm_up;
 
 pub use agent::{Agent, Handle};
 pub use bootstrap::bootstrap;
