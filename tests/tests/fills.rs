@@ -46,10 +46,22 @@ async fn scans_in_order_wait_for_few_of_their_pages() {
     let index_only = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET max_parallel_workers_per_gather = 0;";
     let scans = [
         ("sequential", one_process, "SELECT sum(length(filler)) FROM wide"),
-        ("parallel", "SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0;", "SELECT sum(length(filler)) FROM wide"),
+        (
+            "parallel",
+            "SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0;",
+            "SELECT sum(length(filler)) FROM wide",
+        ),
         ("by index", index_only, "SELECT sum(length(filler)) FROM wide WHERE id > 0"),
-        ("by index, backwards", index_only, "SELECT sum(n) FROM (SELECT length(filler) n FROM wide ORDER BY id DESC OFFSET 0) a"),
-        ("by bitmap", "SET enable_seqscan = off; SET enable_indexscan = off;", "SELECT sum(length(filler)) FROM wide WHERE id > 0"),
+        (
+            "by index, backwards",
+            index_only,
+            "SELECT sum(n) FROM (SELECT length(filler) n FROM wide ORDER BY id DESC OFFSET 0) a",
+        ),
+        (
+            "by bitmap",
+            "SET enable_seqscan = off; SET enable_indexscan = off;",
+            "SELECT sum(length(filler)) FROM wide WHERE id > 0",
+        ),
     ];
     for (name, settings, query) in scans {
         let (sum, waits, came) = cold(&quire, settings, query).await;

@@ -143,7 +143,12 @@ impl Fetcher {
     }
 
     /// Brings in those of `ranges` that are absent and that nobody else brings in.
-    async fn fetch(&self, file: &Arc<CacheFile>, ranges: Vec<Range<u32>>, reason: FetchReason) -> Result<(), FillError> {
+    async fn fetch(
+        &self,
+        file: &Arc<CacheFile>,
+        ranges: Vec<Range<u32>>,
+        reason: FetchReason,
+    ) -> Result<(), FillError> {
         let claims = file.claim(ranges);
         if claims.blocks().is_empty() {
             return Ok(());

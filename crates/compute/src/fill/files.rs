@@ -247,13 +247,13 @@ mod tests {
     fn only_absent_blocks_are_claimed_and_installed_ones_stay() {
         let (_folder, files) = file();
         let file = files.get(ID).expect("opened");
-        let claims = file.claim([1..2]);
+        let claims = file.claim(Some(1..2));
         assert_eq!(claims.keys(), [Key::SlruBlock { slru: Slru::Clog, page: 65 }]);
         claims.install(&[[7; PAGE_SIZE]]).expect("installed");
         let mut page = [0; PAGE_SIZE];
         file.data.read_exact_at(&mut page, PAGE_SIZE as u64).expect("there");
         assert_eq!(page, [7; PAGE_SIZE]);
-        assert_eq!(file.claim([0..99]).blocks(), [0, 2, 3]);
+        assert_eq!(file.claim(Some(0..99)).blocks(), [0, 2, 3]);
     }
 
     #[test]
@@ -269,15 +269,15 @@ mod tests {
             byte[0]
         });
         assert_eq!(first_bytes, [1, 2, 0, 4]);
-        assert_eq!(file.claim([0..4]).blocks(), [2]);
+        assert_eq!(file.claim(Some(0..4)).blocks(), [2]);
     }
 
     #[test]
     fn blocks_that_could_not_be_had_are_absent_again() {
         let (_folder, files) = file();
         let file = files.get(ID).expect("opened");
-        drop(file.claim([0..4]));
-        assert_eq!(file.claim([0..4]).blocks().len(), 4);
+        drop(file.claim(Some(0..4)));
+        assert_eq!(file.claim(Some(0..4)).blocks().len(), 4);
     }
 
     #[test]

@@ -51,6 +51,7 @@ impl PrefetchQueue {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "these are lists of ranges")]
 mod tests {
     use super::*;
     use quire_types::Slru;

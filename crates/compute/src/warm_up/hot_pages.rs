@@ -189,7 +189,7 @@ fn ranges_in_use(dir: &ComputeDir, id: FileId) -> Vec<Range<u32>> {
     let path = path_of(id);
     let Ok(status) = fs::metadata(dir.data_file(&path)) else { return Vec::new() };
     let blocks = u32::try_from(status.len() / PAGE_SIZE as u64).unwrap_or(0).min(RELATION_SEGMENT_BLOCKS);
-    let whole = || if blocks > 0 { vec![0..blocks] } else { Vec::new() };
+    let whole = || (blocks > 0).then_some(0..blocks).into_iter().collect();
     // A file without a meta file of its own is wholly local.
     match open_meta(&dir.meta_file(&path)) {
         Some(meta) if meta.inode() == status.ino() => ranges_of(&meta, blocks),
@@ -217,6 +217,7 @@ fn ranges_of(meta: &Meta, blocks: u32) -> Vec<Range<u32>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "these are lists of ranges")]
 mod tests {
     use super::*;
     use quire_types::RelTag;

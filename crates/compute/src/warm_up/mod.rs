@@ -149,6 +149,7 @@ fn requests(ranges: Vec<Range<u32>>) -> Vec<Vec<Range<u32>>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "these are lists of ranges")]
 mod tests {
     use super::*;
 

@@ -129,7 +129,17 @@ impl Bench<'_> {
         eprintln!("{target:5}  scan {number}  {seconds:7.2} s  {mib_per_second:7.1} MiB/s");
         let (waits, requests, pages) = (None, None, None);
         let (agent_cpu_seconds, pageserver_cpu_seconds) = (None, None);
-        Scan { target, number, seconds, mib_per_second, waits, requests, pages, agent_cpu_seconds, pageserver_cpu_seconds }
+        Scan {
+            target,
+            number,
+            seconds,
+            mib_per_second,
+            waits,
+            requests,
+            pages,
+            agent_cpu_seconds,
+            pageserver_cpu_seconds,
+        }
     }
 
     fn report(&self, scale: u32, scans: Vec<Scan>) -> Report {
@@ -157,8 +167,10 @@ impl Report {
     fn table(&self) -> String {
         let cache = if self.page_cache_emptied { "emptied" } else { "NOT emptied (not root)" };
         let size_mib = self.table_bytes >> 20;
-        let mut text =
-            format!("cold sequential scan, scale {} ({size_mib} MiB), kernel page cache {cache} before each\n\n", self.scale);
+        let mut text = format!(
+            "cold sequential scan, scale {} ({size_mib} MiB), kernel page cache {cache} before each\n\n",
+            self.scale
+        );
         let headings = ["", "scan", "s", "MiB/s", "waits", "requests", "pages", "agent CPU s", "pageserver CPU s"];
         let mut table = Table::new(headings);
         let count = |value: Option<u64>| value.map_or(String::new(), |value| value.to_string());
@@ -202,6 +214,9 @@ mod tests {
             pageserver_cpu_seconds: None,
         };
         let scans = [scan("quire", 3.0), scan("stock", 9.0), scan("quire", 1.0), scan("quire", 2.0)];
-        assert_eq!((median(&scans, "quire"), median(&scans, "stock"), median(&scans, "x")), (Some(2.0), Some(9.0), None));
+        assert_eq!(
+            (median(&scans, "quire"), median(&scans, "stock"), median(&scans, "x")),
+            (Some(2.0), Some(9.0), None)
+        );
     }
 }
