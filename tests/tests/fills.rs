@@ -6,7 +6,12 @@ use tokio_postgres::Client;
 
 /// A table whose heap is in the order of its key, with rows that make it some thousand pages long.
 const TABLE: &str = "CREATE TABLE wide (id int PRIMARY KEY, filler text);
-    INSERT INTO wide SELECT n, repeat('x', 500) FROM generate_series(1, 60000) n; VACUUM ANALYZE wide";
+    INSERT INTO wide SELECT n, repeat('x', 500) FROM generate_series(1, 60000) n";
+
+async fn fill(client: &Client) {
+    client.batch_execute(TABLE).await.expect("filled");
+    client.batch_execute("VACUUM ANALYZE wide").await.expect("vacuumed");
+}
 
 fn cache(quire: &Quire) -> Value {
     quire.branch()["compute"]["cache"].clone()
@@ -39,7 +44,7 @@ async fn scans_in_order_wait_for_few_of_their_pages() {
     let quire = Quire::start();
     quire.set("autovacuum = off");
     let client = quire.connect().await;
-    client.batch_execute(TABLE).await.expect("filled");
+    fill(&client).await;
     let pages = u64::try_from(number(&client, "SELECT pg_relation_size('wide') / 8192").await).expect("a size");
     drop(client);
     let one_process = "SET max_parallel_workers_per_gather = 0;";
@@ -76,7 +81,7 @@ async fn what_was_in_use_comes_back_by_itself_after_a_cold_restart() {
     let quire = Quire::start();
     quire.set("autovacuum = off");
     let client = quire.connect().await;
-    client.batch_execute(TABLE).await.expect("filled");
+    fill(&client).await;
     let pages = u64::try_from(number(&client, "SELECT pg_relation_size('wide') / 8192").await).expect("a size");
     drop(client);
     quire.cold_restart();
@@ -95,7 +100,7 @@ async fn a_killed_compute_is_warmed_up_by_what_the_session_before_it_left() {
     let quire = Quire::start();
     quire.set("autovacuum = off");
     let client = quire.connect().await;
-    client.batch_execute(TABLE).await.expect("filled");
+    fill(&client).await;
     drop(client);
     quire.cold_restart();
     // Nothing has touched the table since: it is on the list of the session that ended, and stays on it.
