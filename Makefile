@@ -46,8 +46,8 @@ check: ## Format, lints, documentation, licences and advisories
 	else echo "make check: cargo-deny is not installed, so licences and advisories were NOT checked" \
 		"(cargo install --locked cargo-deny)" >&2; fi
 
-bench: install build ## Measure beside stock PostgreSQL: TPC-B and select-only; reports in target/bench
-	@scripts/bench.sh
+bench: install build ## Measure beside stock PostgreSQL: TPC-B, selects, cold scans and reads; reports in target/bench
+	@CARGO="$(CARGO)" scripts/bench.sh
 
 torture: install build ## The long forms of the end-to-end tests: about an hour
 	QUIRE_LONG=1 $(CARGO) test --locked -p quire-tests -- --test-threads=1 --nocapture

@@ -43,7 +43,7 @@ async fn run_and_examine(quire: &Quire) -> Value {
 fn report(outcome: &Outcome, branch: &Value) {
     let cache = &branch["compute"]["cache"];
     eprintln!("{} tests passed, {} failed: {:?}", outcome.passed.len(), outcome.failed.len(), outcome.failed);
-    let (dropped, fetched, fills) = (&cache["dropped"], &cache["fetched"], &cache["fills"]);
+    let (dropped, fetched, fills) = (&cache["dropped"], &cache["blocks"], &cache["fills"]);
     eprintln!("pages dropped: {dropped}; fetched: {fetched}, by {fills} requests");
 }
 

@@ -1,7 +1,8 @@
 //! The meta file: which blocks of one relation or SLRU segment file are in the local cache.
 //!
 //! ```text
-//! offset 0    header, 128 bytes: magic, build, which file, its inode, capacity, remote_nblocks, request_lsn, drops, cuts
+//! offset 0    header, 128 bytes: magic, build, which file, its inode, capacity, remote_nblocks, request_lsn, drops, cuts,
+//!             marks of read-ahead
 //! offset 128  one little-endian u32 for every 16 blocks: two bits each, the lowest for the first block
 //! then, in a bounded cache only
 //!             a u32 for each block: the epoch of its last write (0: never written by this compute)
@@ -36,6 +37,9 @@ const BLOCKS_PER_WORD: u32 = 16;
 
 /// Sixteen absent blocks.
 const ALL_ABSENT: u32 = 0xAAAA_AAAA;
+
+/// How many marks of read-ahead a file has.
+pub const MARKS: usize = 4;
 
 /// Touches are not counted beyond this.
 pub const TOUCHES_MAX: u8 = 3;
@@ -107,6 +111,7 @@ struct Header {
     cuts_begun: AtomicU64,
     cuts_ended: AtomicU64,
     bounded: AtomicU32,
+    marks: [AtomicU64; MARKS],
 }
 
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
@@ -326,6 +331,29 @@ impl Meta {
         Some(unsafe { self.0.start().add(offset).cast::<AtomicU8>().as_ref() })
     }
 
+    /// Asks to be told when a reader comes to one of `blocks` (for the agent); replaces what the mark said before. An empty
+    /// range asks for nothing.
+    pub fn set_mark(&self, mark: usize, blocks: Range<u32>) {
+        if let Some(word) = self.header().marks.get(mark) {
+            word.store(u64::from(blocks.end) << 32 | u64::from(blocks.start), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes the mark that a read of `blocks` has come to, and says at which block (for the shim). A mark is taken by one
+    /// reader only. A lost one costs speed and nothing else, so that no order with the states is needed.
+    #[inline]
+    pub fn take_mark(&self, blocks: &Range<u32>) -> Option<u32> {
+        for word in &self.header().marks {
+            let seen = word.load(Ordering::Relaxed);
+            let (start, end) = ((seen & 0xFFFF_FFFF) as u32, (seen >> 32) as u32);
+            let met = start.max(blocks.start);
+            if met < end.min(blocks.end) {
+                return word.compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok().then_some(met);
+            }
+        }
+        None
+    }
+
     fn epoch_word(&self, block: u32) -> Option<&AtomicU32> {
         if block >= self.capacity() || !self.is_bounded() {
             return None;
@@ -462,6 +490,20 @@ mod tests {
         );
         assert!((0..33).all(|block| meta.state(block) == BlockState::Absent));
         assert_eq!(meta.state(33), BlockState::Present);
+    }
+
+    #[test]
+    fn a_mark_is_taken_once_by_whoever_reads_into_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        spec(100).create(&path).unwrap();
+        let (agent, shim) = (Meta::open(&path).unwrap(), Meta::open(&path).unwrap());
+        assert_eq!(shim.take_mark(&(0..100)), None);
+        agent.set_mark(0, 8..16);
+        agent.set_mark(3, 40..50);
+        assert_eq!((shim.take_mark(&(0..8)), shim.take_mark(&(16..40))), (None, None));
+        assert_eq!((shim.take_mark(&(15..17)), shim.take_mark(&(8..16))), (Some(15), None));
+        assert_eq!((shim.take_mark(&(30..60)), shim.take_mark(&(30..60))), (Some(40), None));
     }
 
     #[test]

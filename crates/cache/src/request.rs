@@ -1,7 +1,7 @@
 //! What goes over `agent.sock`: fixed-size messages, one connection per PostgreSQL process.
 //!
 //! A connection opens with a [`Hello`], which is answered; then come [`Request`]s, each answered in turn but for
-//! [`Request::Prefetch`], which never is. Both ends are on one machine and of one build, but lengths and kinds are
+//! [`Request::Prefetch`] and [`Request::Reached`], which never are. Both ends are on one machine and of one build, but lengths and kinds are
 //! checked all the same. All numbers are little-endian `u32`; wider ones are two, the low half first.
 
 use crate::BUILD_ID;
@@ -121,6 +121,13 @@ pub enum Request {
         /// 1 to [`FILL_BLOCKS_MAX`].
         count: u32,
     },
+    /// A reader has come to a mark of read-ahead: whatever lies behind is wanted next. There is no answer.
+    Reached {
+        /// The file.
+        file: FileId,
+        /// Where the reader is, counted in the file.
+        block: u32,
+    },
     /// Put a WAL segment that was committed earlier into `pg_wal/`. Answered when the complete file is there.
     WalSegment {
         /// Its timeline.
@@ -133,7 +140,7 @@ pub enum Request {
 impl Request {
     /// Whether the agent answers this one.
     pub fn is_answered(&self) -> bool {
-        !matches!(self, Request::Prefetch { .. })
+        !matches!(self, Request::Prefetch { .. } | Request::Reached { .. })
     }
 
     /// As bytes.
@@ -146,6 +153,7 @@ impl Request {
                 let [low, high] = halves(segment_number);
                 [4, timeline, low, high, 0, 0, 0, 0, 0, 0]
             }
+            Request::Reached { file, block } => blocks_words(5, file, block, 1),
         })
     }
 
@@ -158,6 +166,7 @@ impl Request {
             2 => blocks_from(words).map(|(file, first_block, count)| Request::Fill { file, first_block, count }),
             3 => blocks_from(words).map(|(file, first_block, count)| Request::Prefetch { file, first_block, count }),
             4 => Ok(Request::WalSegment { timeline: a, segment_number: joined(b, c) }),
+            5 => blocks_from(words).map(|(file, block, _)| Request::Reached { file, block }),
             other => Err(wrong("request kind", other)),
         }
     }
@@ -242,6 +251,7 @@ mod tests {
             },
             Request::Prefetch { file: CLOG, first_block: 31, count: 1 },
             Request::WalSegment { timeline: 1, segment_number: 0x0012_3456_789A_BCDE },
+            Request::Reached { file: HEAP, block: 77 },
         ];
         for request in requests {
             assert_eq!(Request::decode(&request.encode()).unwrap(), request);
@@ -260,7 +270,7 @@ mod tests {
             Request::decode(&raw)
         };
         assert!(with(0, 2).is_ok());
-        for (word, value) in [(0, 0), (0, 5), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
+        for (word, value) in [(0, 0), (0, 6), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
             assert!(with(word, value).is_err(), "word {word} = {value}");
         }
     }

@@ -240,6 +240,13 @@ impl Handle {
         self.order(Order::Restart { cold }, Phase::Running).await
     }
 
+    /// Forgets which pages are in use: the next cold start warms up nothing.
+    pub fn forget(&self) {
+        if let Some(session) = self.session() {
+            session.warm_up.forget();
+        }
+    }
+
     async fn order(&self, order: Order, goal: Phase) -> Result<(), Error> {
         let mut state = self.inner.state.subscribe();
         let (taken, is_taken) = oneshot::channel();

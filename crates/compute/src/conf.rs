@@ -29,6 +29,9 @@ const HEADER: &str = "\
 # Written at every start: put settings of your own into custom.conf beside this file, or use ALTER SYSTEM.
 dynamic_shared_memory_type = posix
 wal_keep_size = 256MB
+# A page that is not in the cache comes from storage: what is asked for early enough comes together with others.
+effective_io_concurrency = 128
+maintenance_io_concurrency = 128
 ";
 
 /// Writes what a start needs.

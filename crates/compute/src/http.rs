@@ -1,6 +1,7 @@
 //! The agent's HTTP interface: `/status` and `/metrics` to look, the rest to give orders, which are answered when carried out.
 
 use crate::agent::Handle;
+use crate::metrics::FetchReason;
 use crate::quorum::QuorumStatus;
 use crate::{Error, conf};
 use axum::extract::State;
@@ -57,6 +58,10 @@ pub struct Cache {
     pub fill_errors: u64,
     /// Pages that came from storage since the agent started.
     pub blocks: u64,
+    /// Requests that they came with.
+    pub requests: u64,
+    /// Pages among them that were fetched because they were in use before the last cold start.
+    pub warmed: u64,
     /// Pages compared by the running, or the last, verification.
     pub verified: u64,
     /// Bytes it holds, as last measured; none if it is not bounded.
@@ -86,6 +91,7 @@ pub async fn serve(listener: TcpListener, handle: Handle) {
         .route("/start", post(start))
         .route("/stop", post(stop))
         .route("/restart", post(restart))
+        .route("/forget", post(forget))
         .route("/pushdown", post(pushdown))
         .route("/verify", post(verify))
         .with_state(handle);
@@ -114,6 +120,8 @@ impl Handle {
                 fills: counters.fills,
                 fill_errors: counters.fill_errors,
                 blocks: self.metrics().fetched_pages(),
+                requests: self.metrics().fetch_requests(),
+                warmed: self.metrics().fetched_pages_for(FetchReason::WarmUp),
                 verified: self.verified_pages(),
                 bytes: self.config().is_bounded().then(|| self.metrics().cache_bytes()),
                 limit: self.config().cache_bytes,
@@ -151,6 +159,11 @@ async fn stop(State(handle): State<Handle>) -> Response {
 async fn restart(State(handle): State<Handle>, options: Option<Json<StartOptions>>) -> Response {
     let cold = options.is_some_and(|Json(options)| options.cold);
     answer(&handle, handle.restart(cold).await)
+}
+
+async fn forget(State(handle): State<Handle>) -> Response {
+    handle.forget();
+    Json(handle.status()).into_response()
 }
 
 async fn pushdown(State(handle): State<Handle>, Json(wanted): Json<Pushdown>) -> Response {

@@ -43,6 +43,7 @@ pub mod start;
 mod supervisor;
 mod tablespaces;
 pub mod verify;
+pub mod warm_up;
 
 pub use agent::{Agent, Handle};
 pub use bootstrap::bootstrap;

@@ -1,8 +1,8 @@
 //! What a compute agent measures.
 
 use crate::quorum::QuorumStatus;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -21,12 +21,29 @@ struct Safekeeper {
     address: String,
 }
 
+/// Why pages are got from storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum FetchReason {
+    /// A process waits for one of them.
+    Miss,
+    /// Some process is going to want them.
+    Ahead,
+    /// They were in use before the last cold start.
+    WarmUp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Fetch {
+    reason: FetchReason,
+}
+
 /// The metrics of one agent, with their registry.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     fetch: Histogram,
-    fetched_pages: Counter,
+    fetch_requests: Counter,
+    fetched_pages: Family<Fetch, Counter>,
     cold_starts: Counter,
     cold_start: Histogram,
     verified_pages: Counter,
@@ -66,7 +83,8 @@ impl Metrics {
         let mut metrics = Metrics {
             registry: Registry::with_prefix("quire_compute"),
             fetch: Histogram::new(exponential_buckets(50e-6, 2.0, 18)),
-            fetched_pages: Counter::default(),
+            fetch_requests: Counter::default(),
+            fetched_pages: Family::default(),
             cold_starts: Counter::default(),
             cold_start: Histogram::new(exponential_buckets(0.05, 2.0, 12)),
             verified_pages: Counter::default(),
@@ -85,7 +103,8 @@ impl Metrics {
     fn register_agent(&mut self) {
         let registry = &mut self.registry;
         registry.register_with_unit("fetch", "Time to get pages from storage", Unit::Seconds, self.fetch.clone());
-        registry.register("fetched_pages", "Pages got from storage", self.fetched_pages.clone());
+        registry.register("fetch_requests", "Requests for pages sent to storage", self.fetch_requests.clone());
+        registry.register("fetched_pages", "Pages got from storage, by reason", self.fetched_pages.clone());
         registry.register("cold_starts", "Starts from storage alone", self.cold_starts.clone());
         let help = "Time from nothing to accepting connections";
         registry.register_with_unit("cold_start", help, Unit::Seconds, self.cold_start.clone());
@@ -130,9 +149,10 @@ impl Metrics {
     }
 
     /// Pages came from storage.
-    pub fn fetched(&self, pages: usize, took: Duration) {
+    pub fn fetched(&self, reason: FetchReason, pages: usize, took: Duration) {
         self.fetch.observe(took.as_secs_f64());
-        self.fetched_pages.inc_by(pages as u64);
+        self.fetch_requests.inc();
+        self.fetched_pages.get_or_create(&Fetch { reason }).inc_by(pages as u64);
     }
 
     /// A cold start is done.
@@ -169,7 +189,18 @@ impl Metrics {
 
     /// Pages got from storage so far.
     pub fn fetched_pages(&self) -> u64 {
-        self.fetched_pages.get()
+        let reasons = [FetchReason::Miss, FetchReason::Ahead, FetchReason::WarmUp];
+        reasons.map(|reason| self.fetched_pages_for(reason)).iter().sum()
+    }
+
+    /// Those that were got for that reason.
+    pub fn fetched_pages_for(&self, reason: FetchReason) -> u64 {
+        self.fetched_pages.get_or_create(&Fetch { reason }).get()
+    }
+
+    /// Requests for pages sent to storage so far.
+    pub fn fetch_requests(&self) -> u64 {
+        self.fetch_requests.get()
     }
 
     /// The OpenMetrics text, after taking over what is counted elsewhere.
@@ -224,10 +255,12 @@ mod tests {
     #[test]
     fn the_text_has_what_was_counted() {
         let metrics = Metrics::new();
-        metrics.fetched(3, Duration::from_millis(1));
+        metrics.fetched(FetchReason::Ahead, 3, Duration::from_millis(1));
+        metrics.fetched(FetchReason::Miss, 1, Duration::from_millis(1));
         let counters = CounterValues { flush_waits: 7, ..CounterValues::default() };
         let text = metrics.render(&counters, None).expect("rendered");
-        assert!(text.contains("quire_compute_fetched_pages_total 3"), "{text}");
+        assert!(text.contains("quire_compute_fetched_pages_total{reason=\"Ahead\"} 3"), "{text}");
+        assert_eq!((metrics.fetched_pages(), metrics.fetch_requests()), (4, 2));
         assert!(text.contains("quire_compute_flush_waits 7"), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }

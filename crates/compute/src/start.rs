@@ -12,7 +12,7 @@
 //! What it costs does not depend on the size of the database.
 
 use crate::bound::Bound;
-use crate::fill::{Files, FillServer};
+use crate::fill::{Fetcher, Files, FillServer};
 use crate::layout::{self, LastCheckpoint};
 use crate::materialise::Materialiser;
 use crate::metrics::Metrics;
@@ -20,6 +20,7 @@ use crate::owner::Owner;
 use crate::page_client::{CheckpointAnswer, PageClient};
 use crate::quorum::local_wal::{LocalWal, TIMELINE};
 use crate::quorum::{Quorum, Won};
+use crate::warm_up::WarmUp;
 use crate::{Config, Error, conf, orphans};
 use bytes::Bytes;
 use quire_cache::{AgentState, ComputeDir, ControlMap, ControlSettings};
@@ -61,6 +62,8 @@ pub struct Session {
     pub won: Won,
     /// Where the compute started.
     pub start: Lsn,
+    /// What is in the cache, for the session after this one.
+    pub warm_up: Arc<WarmUp>,
     tasks: Vec<AbortHandle>,
 }
 
@@ -80,6 +83,7 @@ impl Session {
     pub async fn end(&self) {
         self.control.set_state(AgentState::Failed);
         self.tasks.iter().for_each(AbortHandle::abort);
+        self.warm_up.clone().remember().await;
         stop(self.quorum.clone()).await;
     }
 
@@ -148,12 +152,16 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let materialiser = Arc::new(fill_directory(setting, &client, &end).await?);
     let control = share_memory(setting, &won, end.start)?;
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start)?;
-    let mut session =
-        Session { quorum: quorum.clone(), control, client, materialiser, won, start: end.start, tasks: vec![] };
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
-    session.tasks.push(Arc::new(FillServer::new(setting, &session, files.clone())).listen(config)?);
+    let fetcher = Arc::new(Fetcher::new(config, files.clone(), client.clone(), setting.metrics.clone()));
+    let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
+    let (quorum, start, tasks) = (quorum.clone(), end.start, vec![]);
+    let mut session = Session { quorum, control, client, materialiser, won, start, warm_up, tasks };
+    session.tasks.push(Arc::new(FillServer::new(setting, &session, fetcher)).listen(config)?);
     let reporting = report_durable(session.quorum.clone(), session.client.clone());
     session.tasks.push(tokio::spawn(reporting).abort_handle());
+    session.tasks.push(tokio::spawn(session.warm_up.clone().warm()).abort_handle());
+    session.tasks.push(tokio::spawn(session.warm_up.clone().remember_regularly()).abort_handle());
     if config.is_bounded() {
         let bound = Bound::new(setting, &session, files);
         session.tasks.push(tokio::spawn(bound.keep()).abort_handle());

@@ -127,6 +127,9 @@ pub fn read(shim: &Shim, meta: &Meta, offset: off_t, bytes: usize, pread: impl F
     let before = Errno::last();
     let mut pread = pread;
     let blocks = touched(offset, bytes);
+    if let Some(block) = meta.take_mark(&blocks) {
+        agent::notify(shim, &Request::Reached { file: meta.file(), block });
+    }
     let read = protocol::read(meta, blocks.clone(), &Process::new(shim, meta), || {
         before.set();
         pread()

@@ -30,6 +30,9 @@ use sweep::{Hand, Inventory, Quota, sweep};
 use tokio_postgres::Client;
 
 const INTERVAL: Duration = Duration::from_millis(250);
+/// The longest time between two looks at a cache that is far from its bound, and how fast one is taken to fill.
+const INTERVAL_MAX: Duration = Duration::from_secs(5);
+const FILL_BYTES_PER_SECOND: u64 = 1 << 30;
 const INTERVAL_EVERYTHING: Duration = Duration::from_millis(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Looks after which a log that does not get further is given a push.
@@ -81,16 +84,25 @@ impl Bound {
 
     /// Does so until aborted.
     pub async fn keep(mut self) {
-        let everything = self.config.drop_everything;
-        let mut tick = tokio::time::interval(if everything { INTERVAL_EVERYTHING } else { INTERVAL });
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
             if let Err(error) = self.round().await {
                 tracing::debug!(%error, "the cache is not looked after for now");
                 self.sql = None;
             }
+            tokio::time::sleep(self.pause()).await;
         }
+    }
+
+    /// Until the next round: a look takes time in proportion to the number of files, and a cache needs time to fill.
+    fn pause(&self) -> Duration {
+        match self.config.drop_everything {
+            true => INTERVAL_EVERYTHING,
+            false => time_to_fill(busy_bytes(self.limit()).saturating_sub(self.metrics.cache_bytes())),
+        }
+    }
+
+    fn limit(&self) -> u64 {
+        self.config.cache_bytes.unwrap_or(u64::MAX)
     }
 
     async fn round(&mut self) -> Result<(), Error> {
@@ -98,9 +110,8 @@ impl Bound {
         let taken = tokio::task::spawn_blocking(move || Inventory::take(&pgdata)).await;
         let inventory = taken.map_err(|_| Error::ShuttingDown)?;
         self.metrics.cache_holds(inventory.bytes);
-        let limit = self.config.cache_bytes.unwrap_or(u64::MAX);
-        let everything = self.config.drop_everything;
-        if everything || inventory.bytes > limit / 4 * 3 {
+        let (limit, everything) = (self.limit(), self.config.drop_everything);
+        if everything || inventory.bytes > busy_bytes(limit) {
             // Without PostgreSQL's word on what runs, what was safe stays so.
             let looked = self.look().await;
             self.drop_pages(inventory, limit / 10 * 9, everything).await?;
@@ -154,5 +165,29 @@ impl Bound {
         self.hand = hand;
         self.metrics.dropped(dropped);
         Ok(())
+    }
+}
+
+/// From how many bytes on it is prepared that pages leave.
+fn busy_bytes(limit: u64) -> u64 {
+    limit / 4 * 3
+}
+
+/// How long `bytes` more cannot be there sooner than.
+fn time_to_fill(bytes: u64) -> Duration {
+    let millis = bytes / (FILL_BYTES_PER_SECOND / 1000);
+    Duration::from_millis(millis).clamp(INTERVAL, INTERVAL_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_looked_at_more_often_the_nearer_its_bound_is() {
+        let gib = 1 << 30;
+        let looks = [0, gib / 8, gib, 100 * gib].map(time_to_fill);
+        assert_eq!((looks[0], looks[1], looks[3]), (INTERVAL, INTERVAL, INTERVAL_MAX));
+        assert!(looks[2] > INTERVAL && looks[2] < INTERVAL_MAX, "{looks:?}");
     }
 }

@@ -1,12 +1,13 @@
 //! The cache files that the agent has open for installing pages.
 
+use nix::sys::uio::pwritev;
 use quire_cache::protocol::{self, BlockState, Blocks};
 use quire_cache::{CacheError, ComputeDir, FileId, Meta};
 use quire_types::{Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, SLRU_SEGMENT_PAGES};
 use quire_wal::DataPath;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -116,10 +117,12 @@ impl CacheFile {
         key_of(self.id, block)
     }
 
-    /// Takes those blocks of `range` that are absent, to be filled; blocks that storage does not have are none.
-    pub fn claim(self: &Arc<CacheFile>, range: Range<u32>) -> Claims {
-        let remote = range.start..range.end.min(self.meta.remote_nblocks());
-        let blocks = remote.filter(|block| protocol::claim(&self.meta, *block)).collect();
+    /// Takes those blocks of `ranges` that are absent, to be filled; blocks that storage does not have are none.
+    pub fn claim(self: &Arc<CacheFile>, ranges: impl IntoIterator<Item = Range<u32>>) -> Claims {
+        let remote = self.meta.remote_nblocks();
+        let wanted = ranges.into_iter().flat_map(|range| range.start..range.end.min(remote));
+        let mut blocks: Vec<u32> = wanted.filter(|block| protocol::claim(&self.meta, *block)).collect();
+        blocks.sort_unstable();
         Claims { file: self.clone(), blocks, done: 0 }
     }
 
@@ -159,17 +162,36 @@ impl Claims {
         self.blocks.iter().map(|block| self.file.key(*block)).collect()
     }
 
-    /// Puts the pages, in the order of the blocks, into the file.
+    /// Puts the pages, in the order of the blocks, into the file, neighbours with one call.
     pub fn install<P: AsRef<[u8]>>(mut self, pages: &[P]) -> io::Result<()> {
         assert_eq!(pages.len(), self.blocks.len(), "a page for each block");
-        for page in pages {
-            let block = self.blocks[self.done];
-            self.file.data.write_all_at(page.as_ref(), u64::from(block) * PAGE_SIZE as u64)?;
-            protocol::publish(&self.file.meta, block);
-            self.done += 1;
+        while self.done < self.blocks.len() {
+            let run = self.next_run();
+            write_run(&self.file.data, self.blocks[run.start], &pages[run.clone()])?;
+            self.blocks[run.clone()].iter().for_each(|block| protocol::publish(&self.file.meta, *block));
+            self.done = run.end;
         }
         Ok(())
     }
+
+    /// Which of the blocks that are left are neighbours of the first.
+    fn next_run(&self) -> Range<usize> {
+        let left = &self.blocks[self.done..];
+        let neighbours = left.windows(2).take_while(|pair| pair[1] == pair[0] + 1).count();
+        self.done..self.done + neighbours + 1
+    }
+}
+
+/// Writes neighbouring pages, the first of which belongs at `block`.
+fn write_run<P: AsRef<[u8]>>(data: &File, block: u32, pages: &[P]) -> io::Result<()> {
+    let start = u64::from(block) * PAGE_SIZE as u64;
+    let parts: Vec<IoSlice<'_>> = pages.iter().map(|page| IoSlice::new(page.as_ref())).collect();
+    let written = i64::try_from(start).ok().and_then(|offset| pwritev(data, &parts, offset).ok()).unwrap_or(0);
+    // What the kernel has not taken, for whatever reason, is tried again page by page, which says why.
+    for (index, page) in pages.iter().enumerate().skip(written / PAGE_SIZE) {
+        data.write_all_at(page.as_ref(), start + (index * PAGE_SIZE) as u64)?;
+    }
+    Ok(())
 }
 
 impl Drop for Claims {
@@ -225,21 +247,37 @@ mod tests {
     fn only_absent_blocks_are_claimed_and_installed_ones_stay() {
         let (_folder, files) = file();
         let file = files.get(ID).expect("opened");
-        let claims = file.claim(1..2);
+        let claims = file.claim(Some(1..2));
         assert_eq!(claims.keys(), [Key::SlruBlock { slru: Slru::Clog, page: 65 }]);
         claims.install(&[[7; PAGE_SIZE]]).expect("installed");
         let mut page = [0; PAGE_SIZE];
         file.data.read_exact_at(&mut page, PAGE_SIZE as u64).expect("there");
         assert_eq!(page, [7; PAGE_SIZE]);
-        assert_eq!(file.claim(0..99).blocks(), [0, 2, 3]);
+        assert_eq!(file.claim(Some(0..99)).blocks(), [0, 2, 3]);
+    }
+
+    #[test]
+    fn pages_of_scattered_blocks_land_where_they_belong() {
+        let (_folder, files) = file();
+        let file = files.get(ID).expect("opened");
+        let claims = file.claim([3..4, 0..2]);
+        assert_eq!(claims.blocks(), [0, 1, 3]);
+        claims.install(&[[1; PAGE_SIZE], [2; PAGE_SIZE], [4; PAGE_SIZE]]).expect("installed");
+        let first_bytes = [0, 1, 2, 3].map(|block: u64| {
+            let mut byte = [0];
+            file.data.read_exact_at(&mut byte, block * PAGE_SIZE as u64).expect("there");
+            byte[0]
+        });
+        assert_eq!(first_bytes, [1, 2, 0, 4]);
+        assert_eq!(file.claim(Some(0..4)).blocks(), [2]);
     }
 
     #[test]
     fn blocks_that_could_not_be_had_are_absent_again() {
         let (_folder, files) = file();
         let file = files.get(ID).expect("opened");
-        drop(file.claim(0..4));
-        assert_eq!(file.claim(0..4).blocks().len(), 4);
+        drop(file.claim(Some(0..4)));
+        assert_eq!(file.claim(Some(0..4)).blocks().len(), 4);
     }
 
     #[test]

@@ -1,88 +1,82 @@
 //! The server on `agent.sock`: brings in what a PostgreSQL process needs and the cache does not have.
 //!
-//! One connection per process, one request at a time on it, so what is under way is bounded by PostgreSQL's own limits; prefetches,
-//! which nobody waits for, are bounded in number and dropped beyond. Page bytes go from the network into the cache
-//! file here; the answer says only that they are there.
-//!
-//! A block is fetched by whoever made it *filling*; others who need it wait until it is not.
+//! One connection per process, one request at a time on it, so what is under way is bounded by PostgreSQL's own limits; what
+//! nobody waits for is bounded in number and dropped beyond. Page bytes go from the network into the cache file
+//! ([`fetch`]); the answer says only that they are there.
 
+mod fetch;
 mod files;
+mod prefetch;
 mod read_ahead;
 
 use crate::materialise::Materialiser;
 use crate::owner::Owner;
-use crate::page_client::{PageClient, PageError};
+use crate::page_client::PageError;
 use crate::quorum::{Quorum, local_wal::LocalWal};
 use crate::start::{Session, Setting};
-use crate::{Config, Error, metrics::Metrics, place};
+use crate::{Config, Error, place};
+pub use fetch::Fetcher;
 use files::FileError;
 pub use files::{CacheFile, Files, key_of, path_of};
 use quire_cache::request::{HELLO_BYTES, REQUEST_BYTES};
-use quire_cache::{AgentState, Answer, CacheError, ComputeDir, ControlMap, FileId, Hello, Request};
+use quire_cache::{AgentState, Answer, CacheError, ComputeDir, ControlMap, Hello, Request};
 use quire_types::{Lsn, Term};
-use read_ahead::ReadAhead;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// How long a process waits for a page while storage does not answer; then it gets an I/O error.
-const FETCH_PATIENCE: Duration = Duration::from_secs(60);
-/// How many prefetches may be under way.
-const PREFETCHES_MAX: usize = 32;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Everything a request may need.
 #[derive(Debug)]
 pub struct FillServer {
-    files: Arc<Files>,
-    client: PageClient,
+    fetcher: Arc<Fetcher>,
     materialiser: Arc<Materialiser>,
     quorum: Arc<Quorum>,
     control: Arc<ControlMap>,
     owner: Owner,
-    metrics: Arc<Metrics>,
     pg_wal: PathBuf,
     /// Where the log began; there is no WAL before.
     log_start: Lsn,
-    prefetches: Arc<Semaphore>,
 }
 
 /// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
-enum FillError {
+pub enum FillError {
+    /// The file cannot be filled.
     #[error(transparent)]
     File(#[from] FileError),
+    /// Storage does not give the pages.
     #[error(transparent)]
     Page(#[from] PageError),
+    /// The pages are here and cannot be kept.
     #[error("cannot write into the cache: {0}")]
     Write(std::io::Error),
+    /// Something else that the agent does has failed.
     #[error(transparent)]
     Agent(#[from] Error),
+    /// The process says what it must not.
     #[error(transparent)]
     Message(#[from] CacheError),
+    /// The process cannot be talked to any more.
     #[error("connection: {0}")]
     Connection(std::io::Error),
 }
 
 impl FillServer {
     /// A server for the processes of a session.
-    pub fn new(setting: &Setting, session: &Session, files: Arc<Files>) -> FillServer {
+    pub fn new(setting: &Setting, session: &Session, fetcher: Arc<Fetcher>) -> FillServer {
         FillServer {
-            files,
-            client: session.client.clone(),
+            fetcher,
             materialiser: session.materialiser.clone(),
             quorum: session.quorum.clone(),
             control: session.control.clone(),
             owner: setting.owner,
-            metrics: setting.metrics.clone(),
             pg_wal: setting.config.pgdata().join("pg_wal"),
             log_start: session.won.identity.start,
-            prefetches: Arc::new(Semaphore::new(PREFETCHES_MAX)),
         }
     }
 
@@ -108,7 +102,7 @@ impl FillServer {
                     }
                 },
                 Some(_) = connections.join_next() => {}
-                _ = sweep.tick() => self.files.close_deleted(),
+                _ = sweep.tick() => self.fetcher.files().close_deleted(),
             }
         }
     }
@@ -127,19 +121,18 @@ impl FillServer {
             return Err(error.into());
         }
         answer(stream, Answer::Ok).await?;
-        let mut ahead = ReadAhead::default();
         let mut raw = [0; REQUEST_BYTES];
         loop {
             read(stream, &mut raw).await?;
             let request = Request::decode(&raw)?;
-            let outcome = self.handle(request, &mut ahead).await;
+            let outcome = self.handle(request).await;
             if request.is_answered() {
                 answer(stream, outcome).await?;
             }
         }
     }
 
-    async fn handle(self: &Arc<FillServer>, request: Request, ahead: &mut ReadAhead) -> Answer {
+    async fn handle(&self, request: Request) -> Answer {
         if self.control.state() == AgentState::Fenced {
             return Answer::Fenced;
         }
@@ -148,43 +141,19 @@ impl FillServer {
                 self.materialiser.database(tablespace, database).await.map_err(FillError::from)
             }
             Request::Fill { file, first_block, count } => {
-                let window = ahead.window(file, first_block, count);
-                self.fill(file, first_block..first_block + count, window).await.map(|()| true)
+                self.fetcher.fill(file, first_block..first_block + count).await.map(|()| true)
             }
             Request::Prefetch { file, first_block, count } => {
-                self.prefetch(file, first_block..first_block + count);
+                self.fetcher.prefetch(file, first_block..first_block + count);
+                Ok(true)
+            }
+            Request::Reached { file, block } => {
+                self.fetcher.reached(file, block);
                 Ok(true)
             }
             Request::WalSegment { timeline, segment_number } => self.wal_segment(timeline, segment_number).await,
         };
         to_answer(request, outcome)
-    }
-
-    fn prefetch(self: &Arc<FillServer>, file: FileId, blocks: Range<u32>) {
-        let Ok(permit) = self.prefetches.clone().try_acquire_owned() else { return };
-        let server = self.clone();
-        tokio::spawn(async move {
-            if let Err(error) = server.fill(file, blocks, 0).await {
-                tracing::debug!(%error, ?file, "prefetch failed");
-            }
-            drop(permit);
-        });
-    }
-
-    /// Brings in `blocks`, and on the way those of the `window` behind them that are absent too.
-    async fn fill(&self, id: FileId, blocks: Range<u32>, window: u32) -> Result<(), FillError> {
-        let file = self.files.get(id)?;
-        let claims = file.claim(blocks.start..blocks.end.saturating_add(window));
-        if !claims.blocks().is_empty() {
-            let begun = Instant::now();
-            // Read after the claim: whoever dropped a block raised the LSN before.
-            let lsn = file.meta().request_lsn();
-            let pages = self.client.get_pages(lsn, claims.keys(), FETCH_PATIENCE).await?;
-            self.metrics.fetched(pages.len(), begun.elapsed());
-            claims.install(&pages).map_err(FillError::Write)?;
-        }
-        file.settled(blocks).await;
-        Ok(())
     }
 
     /// Fetches a whole segment of committed WAL; `false` if there is none of it, or not all.

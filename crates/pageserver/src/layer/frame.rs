@@ -10,9 +10,12 @@
 
 use crate::error::StorageError;
 use quire_types::{CodecError, Reader, Writer};
+use std::cell::RefCell;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use zstd::bulk::Decompressor;
 
 const HEADER_BYTES: usize = 13;
 const STORED: u8 = 0;
@@ -81,13 +84,24 @@ fn decode(raw: &[u8]) -> Result<Vec<u8>, String> {
     let (length, compression, stored) = split(reader).map_err(|error| error.to_string())?;
     let content = match compression {
         STORED => stored.to_vec(),
-        ZSTD => zstd::bulk::decompress(stored, length).map_err(|error| error.to_string())?,
+        ZSTD => decompress(stored, length).map_err(|error| error.to_string())?,
         other => return Err(format!("unknown compression {other}")),
     };
     match content.len() == length {
         true => Ok(content),
         false => Err(format!("{} bytes where {length} are announced", content.len())),
     }
+}
+
+/// Making a decompressor takes longer than using it on a block, so every thread keeps its own.
+fn decompress(stored: &[u8], length: usize) -> io::Result<Vec<u8>> {
+    thread_local! {
+        static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    DECOMPRESSOR.with_borrow_mut(|slot| match slot {
+        Some(decompressor) => decompressor.decompress(stored, length),
+        None => slot.insert(Decompressor::new()?).decompress(stored, length),
+    })
 }
 
 fn split(mut reader: Reader<'_>) -> Result<(usize, u8, &[u8]), CodecError> {

@@ -4,8 +4,11 @@
 //! both; compare ratios, never rates of different runs. Each round begins with a checkpoint on its server, after which stock
 //! PostgreSQL logs every page it touches for the first time in full, as it does after each of its own.
 
+mod cold;
+mod coldread;
 mod pgbench;
 mod report;
+mod seqscan;
 mod stock;
 mod target;
 
@@ -34,6 +37,10 @@ pub enum Command {
     Tpcb(Args),
     /// pgbench's select by primary key, with everything in the local cache
     Select(Args),
+    /// One client's scan of the accounts from beginning to end, nothing of them in any cache
+    Seqscan(Args),
+    /// pgbench's select by primary key from an empty cache, and the pageserver alone under as many clients
+    Coldread(Args),
 }
 
 /// How to measure.
@@ -70,18 +77,24 @@ pub struct Args {
 impl Command {
     /// Measures and prints ratios.
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
-        let (args, workload) = match self {
-            Command::Tpcb(args) => (args, Workload::Tpcb),
-            Command::Select(args) => (args, Workload::Select),
-        };
-        let branch = context.branch(args.branch.as_deref())?;
-        let report = measure(context, &branch, args, workload)?;
-        if let Some(folder) = &args.report {
-            report.write(folder)?;
+        match self {
+            Command::Tpcb(args) => warm(context, args, Workload::Tpcb),
+            Command::Select(args) => warm(context, args, Workload::Select),
+            Command::Seqscan(args) => seqscan::run(context, args),
+            Command::Coldread(args) => coldread::run(context, args),
         }
-        context.answer(&report, Report::table)?;
-        Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A workload of pgbench, everything in the caches.
+fn warm(context: &Context, args: &Args, workload: Workload) -> Result<ExitCode> {
+    let branch = context.branch(args.branch.as_deref())?;
+    let report = measure(context, &branch, args, workload)?;
+    if let Some(folder) = &args.report {
+        report.write(folder)?;
+    }
+    context.answer(&report, Report::table)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn measure(context: &Context, branch: &Branch, args: &Args, workload: Workload) -> Result<Report> {

@@ -124,11 +124,7 @@ impl Report {
 
     /// Writes the report in both forms.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-        let name = self.load.workload;
-        publish(&folder.join(format!("{name}.json")), &serde_json::to_vec_pretty(self)?)?;
-        publish(&folder.join(format!("{name}.md")), self.table().as_bytes())?;
-        Ok(())
+        write(folder, &self.load.workload.to_string(), self, &self.table())
     }
 
     fn headline(&self) -> String {
@@ -140,6 +136,14 @@ impl Report {
             self.cpus
         )
     }
+}
+
+/// Writes a report called `name`, for programs and for people.
+pub fn write(folder: &Path, name: &str, report: &impl Serialize, table: &str) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    publish(&folder.join(format!("{name}.json")), &serde_json::to_vec_pretty(report)?)?;
+    publish(&folder.join(format!("{name}.md")), table.as_bytes())?;
+    Ok(())
 }
 
 impl Ratios {

@@ -41,6 +41,8 @@ pub struct Stock {
     server: Child,
     dir: PathBuf,
     port: u16,
+    pg_bin: PathBuf,
+    settings: Vec<String>,
 }
 
 impl Stock {
@@ -51,11 +53,18 @@ impl Stock {
         eprintln!("stock: initdb in {}", dir.display());
         create_dir(&dir)?;
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let started = initdb(state, &dir).and_then(|()| spawn(state, &dir, port, &settings));
+        let started = initdb(state, &dir).and_then(|()| spawn(&state.pg_bin, &dir, port, &settings));
         let server = started.inspect_err(|_| remove(&dir))?;
-        let mut stock = Stock { server, dir, port };
+        let mut stock = Stock { server, dir, port, pg_bin: state.pg_bin.clone(), settings };
         stock.wait_until_it_answers()?;
         Ok(stock)
+    }
+
+    /// Stops and starts the server, which empties its buffers.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop();
+        self.server = spawn(&self.pg_bin, &self.dir, self.port, &self.settings)?;
+        self.wait_until_it_answers()
     }
 
     /// What is measured.
@@ -79,8 +88,8 @@ impl Stock {
     }
 }
 
-impl Drop for Stock {
-    fn drop(&mut self) {
+impl Stock {
+    fn stop(&mut self) {
         if let Ok(pid) = i32::try_from(self.server.id()) {
             // SIGINT is PostgreSQL's fast shutdown.
             let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
@@ -92,6 +101,12 @@ impl Drop for Stock {
             }
             std::thread::sleep(POLL_INTERVAL);
         }
+    }
+}
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        self.stop();
         remove(&self.dir);
     }
 }
@@ -131,8 +146,8 @@ fn initdb(state: &State, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn spawn(state: &State, dir: &Path, port: u16, settings: &[String]) -> Result<Child> {
-    let mut server = as_server(&state.pg_bin.join("postgres"))?;
+fn spawn(pg_bin: &Path, dir: &Path, port: u16, settings: &[String]) -> Result<Child> {
+    let mut server = as_server(&pg_bin.join("postgres"))?;
     server.arg("-D").arg(dir.join("data")).args(["-h", "127.0.0.1", "-p", &port.to_string()]);
     server.args(["-c", "fsync=on", "-c", "full_page_writes=on", "-c", "unix_socket_directories="]);
     for setting in settings {

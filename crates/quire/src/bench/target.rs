@@ -34,13 +34,28 @@ impl Target {
         Session::connect(&self.admin_url)
     }
 
-    /// Fills a fresh database and warms it up.
-    pub fn prepare(&self, load: &Load) -> Result<()> {
+    /// A session in the workload's database.
+    pub fn session(&self) -> Result<Session> {
+        Session::connect(&self.url)
+    }
+
+    /// Where the workload runs.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Fills a fresh database.
+    pub fn load(&self, load: &Load) -> Result<()> {
         self.drop_database()?;
         self.admin()?.run(&format!("CREATE DATABASE {DATABASE}"))?;
         load.fill(&self.url)?;
-        let session = Session::connect(&self.url)?;
-        session.run("VACUUM ANALYZE")?;
+        self.session()?.run("VACUUM ANALYZE; CHECKPOINT")
+    }
+
+    /// Fills a fresh database and warms it up.
+    pub fn prepare(&self, load: &Load) -> Result<()> {
+        self.load(load)?;
+        let session = self.session()?;
         session.run("SELECT sum(abalance) FROM pgbench_accounts")?;
         load.run_for(&self.url, WARM_UP_SECONDS).map(drop)
     }
@@ -52,7 +67,7 @@ impl Target {
 
     /// One round.
     pub fn measure(&self, load: &Load, number: u32) -> Result<Round> {
-        let session = Session::connect(&self.url)?;
+        let session = self.session()?;
         if load.workload == Workload::Tpcb {
             session.run("CHECKPOINT")?;
         }

@@ -34,6 +34,10 @@ pub struct Args {
     /// Delete the local cache first, so that the compute starts from storage alone
     #[arg(long)]
     cold: bool,
+
+    /// Also forget which pages were in use, which a cold start otherwise fetches in the background
+    #[arg(long, requires = "cold")]
+    forget: bool,
 }
 
 impl Command {
@@ -52,6 +56,9 @@ impl Args {
     fn post(&self, context: &Context, path: &str) -> Result<ExitCode> {
         let branch = context.branch(self.branch.as_deref())?;
         let agent = Role::Compute(branch.clone()).peer();
+        if self.forget {
+            let _: Value = agent.post("/forget", &json!({}), TIMEOUT)?;
+        }
         let _: Value = agent.post(path, &json!({ "cold": self.cold }), TIMEOUT)?;
         let status: Value = agent.get("/status")?;
         let answer = json!({ "branch": branch.name, "state": status["state"], "url": branch.url() });

@@ -8,7 +8,10 @@ use crate::supervisor::{self, Options};
 use crate::user::compute_dirs;
 use crate::{logging, postgres, processes};
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::statvfs::statvfs;
+use quire_compute::config::CACHE_BYTES_MIN;
 use serde_json::json;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
@@ -53,9 +56,50 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pageservers: usize,
 
-    /// How many bytes of pages the compute keeps, such as 64MiB; remembered [default: any number]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    cache_size: Option<u64>,
+    /// How many bytes of pages the compute keeps, such as 64MiB, or none for no bound; remembered [default: half of the
+    /// disk space that is free at the first start]
+    #[arg(long, value_name = "BYTES", value_parser = parse_cache_size)]
+    cache_size: Option<CacheSize>,
+}
+
+/// How large a cache may grow.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum CacheSize {
+    Bytes(u64),
+    Unbounded,
+}
+
+impl CacheSize {
+    /// Half of what is free where `home` lies; no bound if that cannot be told.
+    fn default_in(home: &Home) -> CacheSize {
+        match statvfs(home.root()) {
+            Ok(disk) => {
+                let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+                CacheSize::Bytes((free / 2).max(CACHE_BYTES_MIN))
+            }
+            Err(_) => CacheSize::Unbounded,
+        }
+    }
+
+    fn bytes(self) -> Option<u64> {
+        match self {
+            CacheSize::Bytes(bytes) => Some(bytes),
+            CacheSize::Unbounded => None,
+        }
+    }
+}
+
+impl fmt::Display for CacheSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CacheSize::Bytes(bytes) => write!(f, "{bytes}"),
+            CacheSize::Unbounded => f.write_str("none"),
+        }
+    }
+}
+
+fn parse_cache_size(text: &str) -> Result<CacheSize, String> {
+    if text == "none" { Ok(CacheSize::Unbounded) } else { parse_bytes(text).map(CacheSize::Bytes) }
 }
 
 /// A number of bytes, with or without a unit.
@@ -72,8 +116,10 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
     let bytes = bytes.ok_or_else(|| format!("{text:?} is no number of bytes"))?;
-    let least = quire_compute::config::CACHE_BYTES_MIN;
-    if bytes < least { Err(format!("at least {} MiB are needed", least >> 20)) } else { Ok(bytes) }
+    match bytes < CACHE_BYTES_MIN {
+        true => Err(format!("at least {} MiB are needed", CACHE_BYTES_MIN >> 20)),
+        false => Ok(bytes),
+    }
 }
 
 impl Args {
@@ -116,11 +162,12 @@ impl Args {
             None => State::new(pg_bin.clone(), self.safekeepers, self.pageservers)?,
         };
         state.pg_bin.clone_from(&pg_bin);
-        if let Some(bytes) = self.cache_size {
-            state.branches.iter_mut().for_each(|branch| branch.cache_bytes = Some(bytes));
+        if let Some(size) = self.cache_size {
+            state.branches.iter_mut().for_each(|branch| branch.cache_bytes = size.bytes());
         }
         state.save(home)?;
-        Ok((state, Options { pg_bin, shim, cache_bytes: self.cache_size }))
+        let cache_bytes = self.cache_size.unwrap_or_else(|| CacheSize::default_in(home)).bytes();
+        Ok((state, Options { pg_bin, shim, cache_bytes }))
     }
 
     fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
@@ -148,8 +195,8 @@ impl Args {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--dir").arg(home.root()).arg("up");
         command.args(["--safekeepers", &self.safekeepers.to_string(), "--pageservers", &self.pageservers.to_string()]);
-        if let Some(bytes) = self.cache_size {
-            command.args(["--cache-size", &bytes.to_string()]);
+        if let Some(size) = self.cache_size {
+            command.args(["--cache-size", &size.to_string()]);
         }
         for (option, path) in [("--pg-bin", &self.pg_bin), ("--shim", &self.shim)] {
             if let Some(path) = path {
@@ -220,6 +267,10 @@ mod tests {
     #[test]
     fn sizes_have_units_and_a_least() {
         assert_eq!((parse_bytes("64MiB"), parse_bytes("67108864")), (Ok(64 << 20), Ok(64 << 20)));
+        assert_eq!(parse_cache_size("none"), Ok(CacheSize::Unbounded));
+        for size in [CacheSize::Unbounded, CacheSize::Bytes(1 << 30)] {
+            assert_eq!(parse_cache_size(&size.to_string()), Ok(size));
+        }
         for wrong in ["", "1MiB", "64MB", "-1", "99999999999TiB"] {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
         }

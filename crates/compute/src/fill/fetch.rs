@@ -1,0 +1,194 @@
+//! Bringing blocks from storage into the cache: those that somebody waits for, and those that somebody is going to want.
+//!
+//! A block is fetched by whoever made it *filling*; others who need it wait until it is not. Whatever is fetched, many blocks
+//! are one request, and many requests are under way.
+
+use super::FillError;
+use super::files::{CacheFile, Files};
+use super::prefetch::PrefetchQueue;
+use super::read_ahead::{ReadAhead, Step, WINDOW_BLOCKS_MAX};
+use crate::Config;
+use crate::metrics::{FetchReason, Metrics};
+use crate::page_client::PageClient;
+use quire_cache::FileId;
+use quire_types::PAGE_SIZE;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// How long a process waits for a page while storage does not answer; then it gets an I/O error.
+const FETCH_PATIENCE: Duration = Duration::from_secs(60);
+/// How long blocks that nobody asked for may be kept from those who do.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// Blocks in one request (512 KiB of pages): large enough that requests cost little, small enough to keep several processors busy.
+const REQUEST_BLOCKS: u32 = 64;
+/// Windows up to this length are fetched together with the block that somebody waits for.
+const JOINED_BLOCKS_MAX: u32 = 16;
+/// How many requests ahead of readers may be under way (32 MiB of pages); more are not made.
+const AHEAD_REQUESTS_MAX: usize = 64;
+/// No window is longer than this part of a bounded cache.
+const WINDOW_SHARE: u64 = 32;
+
+/// Fetches blocks for one session.
+#[derive(Debug)]
+pub struct Fetcher {
+    files: Arc<Files>,
+    client: PageClient,
+    metrics: Arc<Metrics>,
+    read_ahead: Mutex<ReadAhead>,
+    ahead_requests: Arc<Semaphore>,
+    prefetches: Mutex<PrefetchQueue>,
+    /// Processes that wait for a fetch.
+    waiting: AtomicUsize,
+}
+
+impl Fetcher {
+    /// Fetches into `files` from where `client` leads.
+    pub fn new(config: &Config, files: Arc<Files>, client: PageClient, metrics: Arc<Metrics>) -> Fetcher {
+        Fetcher {
+            files,
+            client,
+            metrics,
+            read_ahead: Mutex::new(ReadAhead::new(window_blocks_max(config.cache_bytes))),
+            ahead_requests: Arc::new(Semaphore::new(AHEAD_REQUESTS_MAX)),
+            prefetches: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// The files that are filled.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Whether some process waits for a fetch at this moment.
+    pub fn is_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Brings in `blocks`, which somebody waits for, and what lies ahead if they are part of a run.
+    pub async fn fill(self: &Arc<Fetcher>, id: FileId, blocks: Range<u32>) -> Result<(), FillError> {
+        let file = self.files.get(id)?;
+        let _waiting = Waiting::begin(&self.waiting);
+        let step = self.read_ahead().missed(id, blocks.clone());
+        let mut wanted = vec![blocks.clone()];
+        match step {
+            Some(step) if step.blocks.len() <= JOINED_BLOCKS_MAX as usize => {
+                file.meta().set_mark(step.mark, step.blocks.clone());
+                wanted.push(step.blocks);
+            }
+            Some(step) => self.step_ahead(&file, step),
+            None => {}
+        }
+        self.fetch(&file, wanted, FetchReason::Miss).await?;
+        file.settled(blocks).await;
+        Ok(())
+    }
+
+    /// A reader has come to a mark at `block`: fetches what lies ahead of it.
+    pub fn reached(self: &Arc<Fetcher>, id: FileId, block: u32) {
+        // A file that is gone has no reader to be served.
+        let Ok(file) = self.files.get(id) else { return };
+        let step = self.read_ahead().reached(id, block);
+        if let Some(step) = step {
+            self.step_ahead(&file, step);
+        }
+    }
+
+    fn step_ahead(self: &Arc<Fetcher>, file: &Arc<CacheFile>, step: Step) {
+        file.meta().set_mark(step.mark, step.blocks.clone());
+        for start in step.blocks.clone().step_by(REQUEST_BLOCKS as usize) {
+            let Ok(permit) = self.ahead_requests.clone().try_acquire_owned() else { return };
+            let blocks = start..start.saturating_add(REQUEST_BLOCKS).min(step.blocks.end);
+            let (fetcher, file) = (self.clone(), file.clone());
+            tokio::spawn(async move {
+                fetcher.fetch_unasked(&file, vec![blocks], FetchReason::Ahead).await;
+                drop(permit);
+            });
+        }
+    }
+
+    /// Brings in `blocks` some time soon; if too much else is to be brought in, not.
+    pub fn prefetch(self: &Arc<Fetcher>, id: FileId, blocks: Range<u32>) {
+        if self.prefetch_queue().push(id, blocks) {
+            let fetcher = self.clone();
+            tokio::spawn(async move { fetcher.work_on_prefetches().await });
+        }
+    }
+
+    async fn work_on_prefetches(&self) {
+        loop {
+            let next = self.prefetch_queue().next(REQUEST_BLOCKS);
+            let Some((id, ranges)) = next else { return };
+            if let Ok(file) = self.files.get(id) {
+                self.fetch_unasked(&file, ranges, FetchReason::Ahead).await;
+            }
+        }
+    }
+
+    /// Brings in what was in use before, in one request; `false` if the file is gone, or wholly local.
+    pub async fn warm(&self, id: FileId, ranges: Vec<Range<u32>>) -> bool {
+        let Ok(file) = self.files.get(id) else { return false };
+        self.fetch_unasked(&file, ranges, FetchReason::WarmUp).await;
+        true
+    }
+
+    /// Brings in what nobody waits for; a failure is left to those who will ask.
+    async fn fetch_unasked(&self, file: &Arc<CacheFile>, ranges: Vec<Range<u32>>, reason: FetchReason) {
+        if let Err(error) = self.fetch(file, ranges, reason).await {
+            tracing::debug!(%error, file = ?file.meta().file(), "blocks were not fetched ahead");
+        }
+    }
+
+    /// Brings in those of `ranges` that are absent and that nobody else brings in.
+    async fn fetch(
+        &self,
+        file: &Arc<CacheFile>,
+        ranges: Vec<Range<u32>>,
+        reason: FetchReason,
+    ) -> Result<(), FillError> {
+        let claims = file.claim(ranges);
+        if claims.blocks().is_empty() {
+            return Ok(());
+        }
+        let patience = if reason == FetchReason::Miss { FETCH_PATIENCE } else { AHEAD_PATIENCE };
+        let begun = Instant::now();
+        // Read after the claim: whoever dropped a block raised the LSN before.
+        let lsn = file.meta().request_lsn();
+        let pages = self.client.get_pages(lsn, claims.keys(), patience).await?;
+        self.metrics.fetched(reason, pages.len(), begun.elapsed());
+        claims.install(&pages).map_err(FillError::Write)
+    }
+
+    fn read_ahead(&self) -> MutexGuard<'_, ReadAhead> {
+        self.read_ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn prefetch_queue(&self) -> MutexGuard<'_, PrefetchQueue> {
+        self.prefetches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A window must not drive out of a small cache what is read now.
+fn window_blocks_max(cache_bytes: Option<u64>) -> u32 {
+    let share = cache_bytes.map_or(u64::MAX, |bytes| bytes / WINDOW_SHARE / PAGE_SIZE as u64);
+    u32::try_from(share).unwrap_or(u32::MAX).min(WINDOW_BLOCKS_MAX)
+}
+
+/// A process that waits, until dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn begin(waiting: &AtomicUsize) -> Waiting<'_> {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
