@@ -5,7 +5,7 @@ DIR ?= .quire
 QUIRE := target/release/quire
 
 .DEFAULT_GOAL := help
-.PHONY: help install build up down test unit e2e oracle check bench torture
+.PHONY: help install build up down test unit e2e oracle fuzz corpus check bench torture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ e2e: build ## Run the end-to-end tests against the built program
 oracle: install ## Replay PostgreSQL's own regression suite, compare every page; rewrites docs/redo-coverage.md
 	suite=$$(scripts/postgres-source.sh) && QUIRE_PG_SUITE="$$suite" QUIRE_REDO_COVERAGE="$(CURDIR)/docs/redo-coverage.md" \
 	$(CARGO) test --release --locked -p quire-redo --test oracle -- --ignored --nocapture regress
+
+fuzz: ## Run every fuzz target under libFuzzer, FUZZ_SECONDS each (300); what it finds is in fuzz/artifacts
+	CARGO="$(CARGO)" scripts/fuzz.sh $(FUZZ_TARGETS)
+
+corpus: install ## Make the seeds of the fuzz targets anew from a server's WAL: some minutes
+	$(CARGO) test --locked -p quire-fuzz --test corpus -- --ignored --nocapture
 
 check: ## Format, lints, documentation, licences and advisories
 	$(CARGO) fmt --all --check
