@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// Changes per target, some seconds' worth.
-const ROUNDS: u64 = 4000;
+const ROUNDS: u64 = 30_000;
 
 fn rounds() -> Result<u64> {
     match std::env::var("QUIRE_FUZZ_ROUNDS") {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use quire_redo::Delta;
 use quire_types::{CodecError, Fork, Key, PAGE_SIZE, Reader, RelTag, SLRU_SEGMENT_PAGES, Slru};
 use quire_wal::{Record, rmgr};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Sizes remembered before all are forgotten; some 40 bytes each.
 const REMEMBERED_SIZES_MAX: usize = 1 << 18;
@@ -79,8 +79,13 @@ impl<'a> Batch<'a> {
         Batch { record, bytes, view, sizes, changes, gap_blocks: 0, new_slru_pages: 0 }
     }
 
-    pub(super) fn into_changes(self) -> Vec<Change> {
-        self.changes
+    /// The changes, each of another key. PostgreSQL names a block once in a record, and storage has one version of a
+    /// key at an LSN.
+    pub(super) fn into_changes(self) -> Result<Vec<Change>, IngestError> {
+        match repeated_key(&self.changes) {
+            Some(key) => Err(IngestError::ChangedTwice { key, lsn: self.record.start }),
+            None => Ok(self.changes),
+        }
     }
 
     /// Gives a key its new value. The caller sees to it that a key gets only one.
@@ -215,6 +220,17 @@ impl<'a> Batch<'a> {
         let number = self.record.rmgr;
         rmgr::name(number).map_or_else(|| format!("custom resource manager {number}"), str::to_owned)
     }
+}
+
+/// A key that occurs twice. Most records have so few changes that comparing each with each costs least.
+fn repeated_key(changes: &[Change]) -> Option<Key> {
+    const FEW: usize = 12;
+    if changes.len() > FEW {
+        let mut seen = HashSet::with_capacity(changes.len());
+        return changes.iter().map(|change| change.key).find(|key| !seen.insert(*key));
+    }
+    let earlier = |(number, change): &(usize, &Change)| changes[..*number].iter().any(|other| other.key == change.key);
+    changes.iter().enumerate().find(earlier).map(|(_, change)| change.key)
 }
 
 /// The first and the last size key that relations of a database in a tablespace can have.

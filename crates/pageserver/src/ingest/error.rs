@@ -72,6 +72,14 @@ pub enum IngestError {
         /// Where the record starts.
         lsn: Lsn,
     },
+    /// A record changes the same thing in two ways, such as a block that it names twice.
+    #[error("the record at {lsn} changes {key} twice")]
+    ChangedTwice {
+        /// What it changes.
+        key: Key,
+        /// Where the record starts.
+        lsn: Lsn,
+    },
     /// Records must come in the order of the log.
     #[error("the record at {lsn} lies before {position}, which is ingested")]
     OutOfOrder {
