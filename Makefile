@@ -5,7 +5,7 @@ DIR ?= .quire
 QUIRE := target/release/quire
 
 .DEFAULT_GOAL := help
-.PHONY: help install build up down test unit e2e oracle regress check bench torture
+.PHONY: help install build up down test unit e2e oracle regress fuzz corpus check bench torture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ oracle: install ## Replay PostgreSQL's own regression suite, compare every page;
 regress: install build ## PostgreSQL's regression suite on a Quire: whole cache, small cache, every page dropped as soon as it may be
 	suite=$$(scripts/postgres-source.sh) && QUIRE_PG_SUITE="$$suite" \
 	$(CARGO) test --locked -p quire-tests --test regression_suite -- --ignored --nocapture --test-threads=1
+
+fuzz: ## Run every fuzz target under libFuzzer, FUZZ_SECONDS each (300); what it finds is in fuzz/artifacts
+	CARGO="$(CARGO)" scripts/fuzz.sh $(FUZZ_TARGETS)
+
+corpus: install ## Make the seeds of the fuzz targets anew from a server's WAL: some minutes
+	$(CARGO) test --locked -p quire-fuzz --test corpus -- --ignored --nocapture
 
 check: ## Format, lints, documentation, licences and advisories
 	$(CARGO) fmt --all --check

@@ -50,3 +50,4 @@ mod state_file;
 pub use error::{BranchError, SafekeeperError, StateError};
 pub use http::{BranchStatus, FollowerStatus, Status};
 pub use safekeeper::{Config, Safekeeper};
+pub use state_file::StateFile;

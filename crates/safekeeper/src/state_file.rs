@@ -17,7 +17,7 @@ const VERSION: u32 = 1;
 
 /// What the file holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct StateFile {
+pub struct StateFile {
     /// The acceptor's part.
     pub acceptor: AcceptorState,
     /// Each shard that ever followed, and what it said to have made durable.
@@ -26,16 +26,17 @@ pub(crate) struct StateFile {
 
 impl StateFile {
     /// Reads the state of the branch in `folder`.
-    pub fn read(folder: &Path) -> Result<StateFile, BranchError> {
+    pub(crate) fn read(folder: &Path) -> Result<StateFile, BranchError> {
         Ok(StateFile::decode(&fs::read(folder.join(STATE_FILE))?)?)
     }
 
     /// Makes this the state of the branch in `folder`.
-    pub fn write(&self, folder: &Path) -> Result<(), BranchError> {
+    pub(crate) fn write(&self, folder: &Path) -> Result<(), BranchError> {
         Ok(publish(&folder.join(STATE_FILE), &self.encode())?)
     }
 
-    fn encode(&self) -> Vec<u8> {
+    /// The bytes of the file.
+    pub fn encode(&self) -> Vec<u8> {
         let mut body = Writer::new();
         let AcceptorState { identity, term, history, commit, oldest } = &self.acceptor;
         body.u64(identity.system_id).u32(identity.segment_bytes).u64(identity.start.0);
@@ -50,7 +51,8 @@ impl StateFile {
         file.into_vec()
     }
 
-    fn decode(file: &[u8]) -> Result<StateFile, StateError> {
+    /// Reads back what [`StateFile::encode`] wrote.
+    pub fn decode(file: &[u8]) -> Result<StateFile, StateError> {
         let mut input = Reader::new(file);
         if input.bytes("magic", MAGIC.len())? != MAGIC {
             return Err(StateError::Magic);

@@ -9,14 +9,18 @@ use bytes::Bytes;
 use quire_redo::Delta;
 use quire_types::{CodecError, Fork, Key, PAGE_SIZE, Reader, RelTag, SLRU_SEGMENT_PAGES, Slru};
 use quire_wal::{Record, rmgr};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Sizes remembered before all are forgotten; some 40 bytes each.
 const REMEMBERED_SIZES_MAX: usize = 1 << 18;
 
-/// The most blocks a relation may be extended by at once: 32 GiB. A hash index of 4 MiB or more adds a quarter of its
+/// The most blocks that one record may add between the end of a relation and a block that it names: 32 GiB. A hash index of 4 MiB or more adds a quarter of its
 /// buckets with one record at most, so that this ends its growth at 256 GiB.
 const GAP_BLOCKS_MAX: u32 = 1 << 22;
+
+/// The most SLRU pages that one record may bring into being. PostgreSQL logs the zeroing of each page before it is
+/// used, so that what other records name is there, but for a page or two.
+const NEW_SLRU_PAGES_MAX: u32 = 64;
 
 /// Sizes of relations and SLRU segments, as of the last record, so that storage is not asked for each block.
 #[derive(Debug, Default)]
@@ -60,6 +64,9 @@ pub(super) struct Batch<'a> {
     pub(super) view: &'a dyn StateView,
     sizes: &'a mut Sizes,
     changes: Vec<Change>,
+    /// Blocks added between the ends of relations and blocks that the record names.
+    gap_blocks: u32,
+    new_slru_pages: u32,
 }
 
 impl<'a> Batch<'a> {
@@ -69,11 +76,17 @@ impl<'a> Batch<'a> {
         view: &'a dyn StateView,
         sizes: &'a mut Sizes,
     ) -> Batch<'a> {
-        Batch { record, bytes, view, sizes, changes: Vec::with_capacity(record.blocks.len() + 1) }
+        let changes = Vec::with_capacity(record.blocks.len() + 1);
+        Batch { record, bytes, view, sizes, changes, gap_blocks: 0, new_slru_pages: 0 }
     }
 
-    pub(super) fn into_changes(self) -> Vec<Change> {
-        self.changes
+    /// The changes, each of another key. PostgreSQL names a block once in a record, and storage has one version of a
+    /// key at an LSN.
+    pub(super) fn into_changes(self) -> Result<Vec<Change>, IngestError> {
+        match repeated_key(&self.changes) {
+            Some(key) => Err(IngestError::ChangedTwice { key, lsn: self.record.start }),
+            None => Ok(self.changes),
+        }
     }
 
     /// Gives a key its new value. The caller sees to it that a key gets only one.
@@ -135,7 +148,8 @@ impl<'a> Batch<'a> {
         if block < blocks {
             return Ok(false);
         }
-        if block - blocks > GAP_BLOCKS_MAX || block == u32::MAX {
+        self.gap_blocks = self.gap_blocks.saturating_add(block - blocks);
+        if self.gap_blocks > GAP_BLOCKS_MAX || block == u32::MAX {
             return Err(IngestError::Gap { rel, blocks, block, lsn: self.record.start });
         }
         for skipped in blocks..block {
@@ -152,6 +166,10 @@ impl<'a> Batch<'a> {
         let pages = self.sizes.get(key, self.view)?.unwrap_or(0);
         if offset < pages {
             return Ok(false);
+        }
+        self.new_slru_pages += 1;
+        if self.new_slru_pages > NEW_SLRU_PAGES_MAX {
+            return Err(IngestError::NewPages { slru, lsn: self.record.start });
         }
         for skipped in pages..offset {
             self.remove(Key::SlruBlock { slru, page: first + skipped });
@@ -196,6 +214,17 @@ impl<'a> Batch<'a> {
         let number = self.record.rmgr;
         rmgr::name(number).map_or_else(|| format!("custom resource manager {number}"), str::to_owned)
     }
+}
+
+/// A key that occurs twice. Most records have so few changes that comparing each with each costs least.
+fn repeated_key(changes: &[Change]) -> Option<Key> {
+    const FEW: usize = 12;
+    if changes.len() > FEW {
+        let mut seen = HashSet::with_capacity(changes.len());
+        return changes.iter().map(|change| change.key).find(|key| !seen.insert(*key));
+    }
+    let earlier = |(number, change): &(usize, &Change)| changes[..*number].iter().any(|other| other.key == change.key);
+    changes.iter().enumerate().find(earlier).map(|(_, change)| change.key)
 }
 
 /// The first and the last size key that relations of a database in a tablespace can have.

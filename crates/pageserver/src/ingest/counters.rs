@@ -35,7 +35,8 @@ impl Counters {
         }
         let advanced = xid.wrapping_add(1).max(FIRST_NORMAL_XID);
         let epoch = (self.checkpoint.next_xid >> 32) + u64::from(advanced < next);
-        self.checkpoint.next_xid = epoch << 32 | u64::from(advanced);
+        // A log that claims to be in the last epoch stays in it: nothing can come after.
+        self.checkpoint.next_xid = epoch.min(u32::MAX.into()) << 32 | u64::from(advanced);
     }
 
     /// Moves the multixact counters forward (`MultiXactAdvanceNextMXact`).
@@ -95,9 +96,9 @@ impl Counters {
     /// every commit, too, and becomes the one before the next.
     pub(super) fn rounded(&self) -> CheckpointState {
         let mut rounded = self.checkpoint;
-        rounded.next_xid = rounded.next_xid.next_multiple_of(XID_GRANULARITY);
+        rounded.next_xid = rounded.next_xid.checked_next_multiple_of(XID_GRANULARITY).unwrap_or(u64::MAX);
         if low_half(rounded.next_xid) < FIRST_NORMAL_XID {
-            rounded.next_xid += u64::from(FIRST_NORMAL_XID);
+            rounded.next_xid |= u64::from(FIRST_NORMAL_XID);
         }
         if rounded.newest_commit_ts_xid != 0 {
             rounded.newest_commit_ts_xid = retreat(low_half(rounded.next_xid));
@@ -164,6 +165,14 @@ mod tests {
         let mut counters = at(7 << 32 | 0xFFFF_FFF0);
         counters.advance_past(u32::MAX);
         assert_eq!(counters.checkpoint.next_xid, 8 << 32 | 3);
+    }
+
+    #[test]
+    fn the_last_transaction_of_all_is_not_counted_past() {
+        let mut counters = at(u64::MAX);
+        assert_eq!(counters.rounded().next_xid, u64::MAX);
+        counters.advance_past(u32::MAX);
+        assert_eq!(counters.checkpoint.next_xid >> 32, u64::from(u32::MAX));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::view::StateError;
 use quire_redo::RedoError;
-use quire_types::{CodecError, Key, Lsn, RelTag};
+use quire_types::{CodecError, Key, Lsn, RelTag, Slru};
 use quire_wal::WalError;
 
 /// A record that cannot be ingested. Ingest of the branch ends there: going on would give wrong pages.
@@ -53,6 +53,22 @@ pub enum IngestError {
         blocks: u32,
         /// The block.
         block: u32,
+        /// Where the record starts.
+        lsn: Lsn,
+    },
+    /// A record uses so many pages that were not there before that it cannot be true.
+    #[error("the record at {lsn} uses too many pages of {} that do not exist", slru.directory())]
+    NewPages {
+        /// The area.
+        slru: Slru,
+        /// Where the record starts.
+        lsn: Lsn,
+    },
+    /// A record changes the same thing in two ways, such as a block that it names twice.
+    #[error("the record at {lsn} changes {key} twice")]
+    ChangedTwice {
+        /// What it changes.
+        key: Key,
         /// Where the record starts.
         lsn: Lsn,
     },

@@ -116,9 +116,10 @@ impl Ingest {
         blocks::apply(&mut batch)?;
         dispatch(&mut self.state, &mut batch)?;
         self.state.write_counters(&mut batch);
+        let changes = batch.into_changes()?;
         self.state.position = raw.end;
         self.state.last_record = raw.start;
-        Ok(batch.into_changes())
+        Ok(changes)
     }
 }
 

@@ -70,6 +70,35 @@ fn a_block_that_cannot_be_meant_is_refused() {
 }
 
 #[test]
+fn a_record_that_changes_the_same_thing_twice_is_refused() {
+    let few = record(rmgr::XLOG, rmgr::XLOG_FPI).block(TABLE, 0, HAS_IMAGE).block(TABLE, 0, HAS_IMAGE);
+    let many = (0..15).fold(record(rmgr::XLOG, rmgr::XLOG_FPI), |made, number| made.block(TABLE, number, HAS_IMAGE));
+    for made in [few, many.block(TABLE, 7, HAS_IMAGE)] {
+        let error = Bench::new().try_ingest(made).unwrap_err();
+        assert!(matches!(error, IngestError::ChangedTwice { key: Key::RelBlock { .. }, .. }), "{error}");
+    }
+}
+
+#[test]
+fn the_blocks_of_one_record_together_do_not_extend_relations_without_bound() {
+    let gap = 2 << 20;
+    let far = (0..3).fold(record(rmgr::XLOG, rmgr::XLOG_FPI), |made, number| {
+        made.block(RelTag { relation: 20_000 + number, ..TABLE }, gap, HAS_IMAGE)
+    });
+    let error = Bench::new().try_ingest(far).unwrap_err();
+    assert!(matches!(error, IngestError::Gap { block, .. } if block == gap), "{error}");
+}
+
+#[test]
+fn the_transactions_of_one_record_do_not_make_pages_without_bound() {
+    let far_apart: Vec<u32> = (0..100).map(|number| 40_000_000 + number * 32_768).collect();
+    let commit = record(rmgr::XACT, rmgr::XLOG_XACT_COMMIT | rmgr::XLOG_XACT_HAS_INFO).xid(1024);
+    let commit = commit.bytes(&[0; 8]).u32(rmgr::XACT_XINFO_HAS_SUBXACTS).u32(100).numbers(&far_apart);
+    let error = Bench::new().try_ingest(commit).unwrap_err();
+    assert!(matches!(error, IngestError::NewPages { slru: Slru::Clog, .. }), "{error}");
+}
+
+#[test]
 fn a_record_that_initialises_its_block_is_a_delta_even_of_a_new_block() {
     let mut bench = Bench::new();
     let insert = record(rmgr::HEAP, rmgr::XLOG_HEAP_INSERT | rmgr::XLOG_HEAP_INIT_PAGE);
