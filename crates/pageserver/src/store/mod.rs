@@ -116,8 +116,7 @@ impl Store {
 
     /// Changes the image settings, durably.
     pub fn set_settings(&self, settings: ImageSettings) -> Result<(), StorageError> {
-        self.change_manifest(|manifest| manifest.settings = settings)?;
-        Ok(())
+        self.change_manifest(|manifest| manifest.settings = settings).map(drop)
     }
 
     /// Takes in the versions of one record, all at once, and gives the accounts of the pages among them.
