@@ -6,9 +6,13 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
+
+/// How long a client waits before it tries to connect again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Numbers handed out and numbers acknowledged, over all lives of the server.
 #[derive(Clone, Default)]
@@ -33,12 +37,17 @@ impl Ledger {
         client.batch_execute(table).await.expect("table created");
     }
 
-    /// Starts clients that insert until they are stopped or their server is gone.
+    /// Starts clients that insert until they are stopped; when their server is gone they connect again.
     pub fn start_clients(&self, url: &str, count: usize) -> Clients {
+        self.start_clients_of(url, count, insertion)
+    }
+
+    /// The same with another transaction, made of the number that it commits.
+    pub fn start_clients_of(&self, url: &str, count: usize, transaction: fn(i64) -> String) -> Clients {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
         for _ in 0..count {
-            tasks.spawn(insert_until(self.clone(), url.to_owned(), stop.clone()));
+            tasks.spawn(work_until(self.clone(), url.to_owned(), transaction, stop.clone()));
         }
         Clients { stop, tasks }
     }
@@ -50,8 +59,13 @@ impl Ledger {
 
     /// Expects every acknowledged number to be there exactly once, and no other number twice.
     pub async fn expect_kept(&self, client: &Client) {
+        self.expect_kept_in(client, "ledger").await;
+    }
+
+    /// The same of the column `id` of another table.
+    pub async fn expect_kept_in(&self, client: &Client, table: &str) {
         // A sequential scan: the index must not decide what is there.
-        let query = "SELECT id, count(*) FROM ledger GROUP BY id";
+        let query = &format!("SELECT id, count(*) FROM {table} GROUP BY id");
         client
             .batch_execute("SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off")
             .await
@@ -76,21 +90,29 @@ impl Clients {
     }
 }
 
-async fn insert_until(ledger: Ledger, url: String, stop: Arc<AtomicBool>) {
-    let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await else {
-        return;
-    };
-    let connection = tokio::spawn(connection);
+fn insertion(id: i64) -> String {
+    format!("INSERT INTO ledger SELECT {id}, md5('{id}')")
+}
+
+/// Repeats a transaction, with a new number each time, and connects again when the connection is lost. Any other error is the end
+/// of the test.
+async fn work_until(ledger: Ledger, url: String, transaction: fn(i64) -> String, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
-        let id = ledger.next.fetch_add(1, Ordering::Relaxed);
-        let statement = "INSERT INTO ledger SELECT $1::bigint, md5($1::bigint::text)";
-        match client.execute(statement, &[&id]).await {
-            Ok(_) => drop(ledger.acknowledged.lock().expect("no client panicked").insert(id)),
-            Err(error) if error.code().is_none_or(is_shutdown) => break,
-            Err(error) => panic!("the server refused an insert: {error:?}"),
+        let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await else {
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+            continue;
+        };
+        let connection = tokio::spawn(connection);
+        while !stop.load(Ordering::Relaxed) {
+            let id = ledger.next.fetch_add(1, Ordering::Relaxed);
+            match client.batch_execute(&transaction(id)).await {
+                Ok(()) => drop(ledger.acknowledged.lock().expect("no client panicked").insert(id)),
+                Err(error) if error.code().is_none_or(is_shutdown) => break,
+                Err(error) => panic!("the server refused a transaction: {error:?}"),
+            }
         }
+        connection.abort();
     }
-    connection.abort();
 }
 
 /// `admin_shutdown`, `crash_shutdown`, `cannot_connect_now`: the server is going or gone.

@@ -3,14 +3,18 @@
 //! The binary is `target/release/quire`, or the one that `QUIRE_BIN` names. `QUIRE_LONG=1` makes the loops of the tests long.
 
 pub mod amcheck;
+pub mod bank;
 pub mod dump;
 pub mod ledger;
 pub mod load;
+pub mod logs;
 pub mod processes;
 pub mod quire;
 pub mod regression;
+pub mod torture;
 pub mod wait;
 
+pub use bank::Bank;
 pub use ledger::Ledger;
 pub use quire::Quire;
 pub use wait::wait_for;

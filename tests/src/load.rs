@@ -52,6 +52,13 @@ impl Load {
             .unwrap_or_else(|| panic!("no count in:\n{said}"))
     }
 
+    /// Ends it at once.
+    pub fn kill(mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Waits for its end, whatever it is: its server was killed.
     pub fn give_up(mut self) {
         let _ = self.child.wait();

@@ -14,6 +14,13 @@ pub fn of_folder(folder: &Path) -> Vec<i32> {
     pids.filter(|pid| *pid != own && belongs(*pid, folder) && !is_zombie(*pid)).collect()
 }
 
+/// Pids of the children of a process.
+pub fn children(parent: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    children.flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
+}
+
 /// Sends a signal to each; those that are gone do not matter.
 pub fn signal_all(pids: &[i32], signal: Signal) {
     for pid in pids {

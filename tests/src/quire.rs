@@ -17,6 +17,8 @@ const LOG_LINES: usize = 40;
 /// A started Quire. When it is dropped its processes end; if the test has failed, their logs are shown first.
 pub struct Quire {
     folder: TempDir,
+    up_options: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Quire {
@@ -32,7 +34,21 @@ impl Quire {
         let folder = tempfile::Builder::new().prefix("quire-").tempdir_in("/tmp").expect("a temporary folder");
         // PostgreSQL's user has to pass through it.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("opened");
-        Quire { folder }
+        Quire { folder, up_options: Vec::new(), environment: Vec::new() }
+    }
+
+    /// Gives `quire up` an option from now on.
+    #[must_use]
+    pub fn with_option(mut self, name: &str, value: &str) -> Quire {
+        self.up_options.extend([name.to_owned(), value.to_owned()]);
+        self
+    }
+
+    /// Sets a variable in the environment of `quire up` from now on.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Quire {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// What `--dir` names.
@@ -42,7 +58,15 @@ impl Quire {
 
     /// `quire up --detach`.
     pub fn up(&self) {
-        self.ok(&["up", "--detach"]);
+        let output = self.try_up();
+        assert!(output.status.success(), "quire up: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// `quire up --detach`, whatever comes of it.
+    pub fn try_up(&self) -> Output {
+        let mut command = self.command(&["up", "--detach"]);
+        command.args(&self.up_options).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.output().expect("quire runs")
     }
 
     /// `quire down`.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tracing::error;
+use tracing::{error, info};
 
 /// How often a branch looks whether its memtable is old.
 const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -92,8 +92,11 @@ impl Branch {
 }
 
 /// Keeps a branch's memtables moving until shutdown: old ones are frozen, frozen ones flushed, layers handed to
-/// compaction.
+/// compaction. A flush that failed and left nothing, as on a full disk, is tried again; ingest waits for it once memory holds
+/// enough.
 pub async fn keep_flushing(branch: Arc<Branch>, compactor: Compactor, mut shutdown: watch::Receiver<bool>) {
+    let name = branch.timeline.origin().timeline;
+    let mut is_held = false;
     let mut ticks = tokio::time::interval(AGE_CHECK_INTERVAL);
     loop {
         tokio::select! {
@@ -106,11 +109,21 @@ pub async fn keep_flushing(branch: Arc<Branch>, compactor: Compactor, mut shutdo
             move || branch.maintain()
         });
         match maintained.await {
-            Ok(Ok(())) => compactor.request(&branch.timeline),
-            Ok(Err(reason)) => {
-                error!(branch = %branch.timeline.origin().timeline, %reason, "cannot flush; ingest stops");
+            Ok(Ok(())) => {
+                if std::mem::take(&mut is_held) {
+                    info!(branch = %name, "flushes go on");
+                }
+                compactor.request(&branch.timeline);
+            }
+            Ok(Err(reason)) if branch.timeline.store().has_failed() => {
+                error!(branch = %name, %reason, "cannot flush; ingest stops");
                 branch.timeline.stop_ingest(&reason.to_string());
                 return;
+            }
+            Ok(Err(reason)) => {
+                if !std::mem::replace(&mut is_held, true) {
+                    error!(branch = %name, %reason, "cannot flush; it is tried again");
+                }
             }
             Err(_) => return,
         }

@@ -28,6 +28,16 @@ pub enum StorageError {
         /// How it shows.
         reason: String,
     },
+    /// A file may or may not have come into being under its name.
+    #[error("cannot {action} {path}, and whether it was replaced is not known: {source}")]
+    Unsettled {
+        /// What was tried, such as `rename`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// An earlier write failed with an unknown outcome; the branch must be opened again before it takes more.
     #[error("the branch refuses writes since an earlier failure: {0}")]
     Failed(String),
@@ -38,6 +48,12 @@ impl StorageError {
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
         let path = path.to_owned();
         move |source| StorageError::Io { action, path, source }
+    }
+
+    /// Maps an I/O error after which it is not known what `path` names.
+    pub fn unsettled(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+        let path = path.to_owned();
+        move |source| StorageError::Unsettled { action, path, source }
     }
 
     /// Maps a malformed field at `offset` of `path`.

@@ -42,14 +42,14 @@ impl Refusal {
 
 impl From<ReadError> for Refusal {
     fn from(error: ReadError) -> Refusal {
-        use crate::error::StorageError::{Corrupt, Failed, Io};
+        use crate::error::StorageError::{Corrupt, Failed, Io, Unsettled};
         let code = match &error {
             ReadError::NoSuchKey { .. } => ErrorCode::NoSuchKey,
             ReadError::WrongKind(_) => ErrorCode::Protocol,
             ReadError::Timeout { .. } => ErrorCode::Timeout,
             ReadError::IngestStopped { .. } => ErrorCode::IngestStopped,
             ReadError::Redo { .. } | ReadError::Value { .. } | ReadError::Storage(Corrupt { .. }) => ErrorCode::Corrupt,
-            ReadError::Storage(Io { .. } | Failed(_)) => ErrorCode::Storage,
+            ReadError::Storage(Io { .. } | Unsettled { .. } | Failed(_)) => ErrorCode::Storage,
         };
         Refusal::new(code, error)
     }

@@ -1,20 +1,27 @@
 //! One branch: its acceptor with its log on disk, and what readers and followers see of it.
 //!
+//! A log that cannot be opened, or whose disk fails, is refused to everybody and opened again, as after a restart, when somebody
+//! next asks for it: a disk that was full may have room by then.
+//!
 //! Two locks. `log` is held while requests are carried out, fsync included, so that an acceptor does one thing at a time.
 //! `published` holds copies for everybody else and is held for moments only; it is taken after `log` or alone, never before.
 
 use crate::error::BranchError;
-use crate::log::{Log, Served};
+use crate::log::{Log, LogContext, Served};
 use crate::metrics::Metrics;
-use crate::segments::{SegmentFolder, SegmentReader};
+use crate::segments::SegmentReader;
 use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response};
 use quire_types::{Lsn, ShardId, Term, TimelineKey};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How often a log that cannot be used is opened again at most.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// What anybody may know of a branch at any time.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Published {
     /// The acceptor's term.
     pub term: Term,
@@ -26,6 +33,8 @@ pub(crate) struct Published {
     pub oldest: Lsn,
     /// Who follows, and what they have made durable.
     pub followers: BTreeMap<ShardId, Lsn>,
+    /// Why the log cannot be used, if it cannot.
+    pub unusable: Option<String>,
     /// Set when the safekeeper shuts down.
     pub closed: bool,
 }
@@ -34,9 +43,9 @@ pub(crate) struct Published {
 #[derive(Debug)]
 pub(crate) struct Branch {
     key: TimelineKey,
-    folder: SegmentFolder,
-    identity: LogIdentity,
-    log: Mutex<Log>,
+    path: PathBuf,
+    context: LogContext,
+    log: Mutex<Slot>,
     published: Mutex<Published>,
     /// Signalled when more is committed, and at the end.
     committed: Condvar,
@@ -45,13 +54,45 @@ pub(crate) struct Branch {
     metrics: Arc<Metrics>,
 }
 
+/// The log, or why there is none.
+#[derive(Debug)]
+enum Slot {
+    Open(Log),
+    Unusable { why: String, since: Instant },
+}
+
 impl Branch {
-    /// Wraps an open log.
-    pub fn new(key: TimelineKey, log: Log, metrics: Arc<Metrics>) -> Branch {
-        let (folder, identity, published) = (log.folder().clone(), log.identity(), log.published());
-        let (log, published) = (Mutex::new(log), Mutex::new(published));
+    /// The branch whose log lies in the folder `path`.
+    pub fn open(key: TimelineKey, path: &Path, context: LogContext, metrics: Arc<Metrics>) -> Branch {
+        let log = Log::open(path, context.clone());
+        Branch::new(key, path, context, log, metrics)
+    }
+
+    /// Creates the log of a branch in the folder `path`, which exists and is empty.
+    pub fn create(
+        key: TimelineKey,
+        path: &Path,
+        identity: LogIdentity,
+        context: LogContext,
+        metrics: Arc<Metrics>,
+    ) -> Result<Branch, BranchError> {
+        let log = Log::create(path, identity, context.clone())?;
+        Ok(Branch::new(key, path, context, Ok(log), metrics))
+    }
+
+    fn new(
+        key: TimelineKey,
+        path: &Path,
+        context: LogContext,
+        log: Result<Log, BranchError>,
+        metrics: Arc<Metrics>,
+    ) -> Branch {
+        let path = path.to_owned();
+        let (log, published) = (Mutex::new(Slot::of(log)), Mutex::default());
         let (committed, closed) = (Condvar::new(), Condvar::new());
-        Branch { key, folder, identity, log, published, committed, closed, metrics }
+        let branch = Branch { key, path, context, log, published, committed, closed, metrics };
+        branch.publish(&branch.lock_log());
+        branch
     }
 
     /// Its name.
@@ -60,8 +101,8 @@ impl Branch {
     }
 
     /// The log's identity.
-    pub fn identity(&self) -> LogIdentity {
-        self.identity
+    pub fn identity(&self) -> Result<LogIdentity, BranchError> {
+        self.with_log(|log| Ok(log.identity()))
     }
 
     /// A copy of what is published.
@@ -70,8 +111,8 @@ impl Branch {
     }
 
     /// A new reader of the log's files.
-    pub fn reader(&self) -> SegmentReader {
-        SegmentReader::new(self.folder.clone())
+    pub fn reader(&self) -> Result<SegmentReader, BranchError> {
+        self.with_log(|log| Ok(SegmentReader::new(log.folder().clone())))
     }
 
     /// The answer to `Hello`.
@@ -98,7 +139,7 @@ impl Branch {
             if let Err(refused) = may_read()? {
                 return Ok(out_of_range(refused.to_string()));
             }
-            let wal = self.reader().read(begin, end);
+            let wal = self.reader()?.read(begin, end);
             if let Err(refused) = may_read()? {
                 return Ok(out_of_range(refused.to_string()));
             }
@@ -143,25 +184,54 @@ impl Branch {
         self.with_log(Log::persist)
     }
 
-    /// Runs `work` on the log, unless it has failed before; whatever goes wrong in it is the end of this log until a restart.
+    /// Runs `work` on the log. Whatever goes wrong in it is the end of this log until it is opened again.
     fn with_log<T>(&self, work: impl FnOnce(&mut Log) -> Result<T, BranchError>) -> Result<T, BranchError> {
-        let mut log = self.log.lock().map_err(|_| BranchError::Storage("a thread panicked in it".into()))?;
-        log.check_usable()?;
-        let result = work(&mut log);
-        match &result {
-            Ok(_) => self.publish(&log),
-            Err(error) => {
-                tracing::error!(branch = %self.key, %error, "the log cannot be used until the safekeeper is restarted");
-                log.fail(error.to_string());
-            }
+        let mut slot = self.lock_log();
+        self.open_again(&mut slot);
+        let result = match &mut *slot {
+            Slot::Open(log) => work(log),
+            Slot::Unusable { why, .. } => return Err(BranchError::Unusable(why.clone())),
+        };
+        if let Err(error) = &result {
+            tracing::error!(branch = %self.key, %error, "the log cannot be used until it can be opened again");
+            *slot = Slot::unusable(error);
         }
+        self.publish(&slot);
         result
     }
 
-    fn publish(&self, log: &Log) {
+    fn lock_log(&self) -> MutexGuard<'_, Slot> {
+        self.log.lock().unwrap_or_else(|poisoned| {
+            let mut slot = poisoned.into_inner();
+            // What a thread that panicked made of it in memory is not known; on disk it is as after a crash.
+            *slot = Slot::unusable(&BranchError::Unusable("a thread panicked in it".into()));
+            self.log.clear_poison();
+            slot
+        })
+    }
+
+    fn open_again(&self, slot: &mut Slot) {
+        let Slot::Unusable { why, since } = slot else { return };
+        if since.elapsed() < REOPEN_PAUSE {
+            return;
+        }
+        let opened = Log::open(&self.path, self.context.clone());
+        match &opened {
+            Ok(_) => tracing::info!(branch = %self.key, "the log can be used again"),
+            Err(error) if error.to_string() == *why => {}
+            Err(error) => tracing::error!(branch = %self.key, %error, "the log still cannot be used"),
+        }
+        *slot = Slot::of(opened);
+        self.publish(slot);
+    }
+
+    fn publish(&self, slot: &Slot) {
         let mut published = self.lock_published();
-        let closed = published.closed;
-        let commit_before = std::mem::replace(&mut *published, log.published()).commit;
+        let (closed, commit_before) = (published.closed, published.commit);
+        match slot {
+            Slot::Open(log) => *published = log.published(),
+            Slot::Unusable { why, .. } => published.unusable = Some(why.clone()),
+        }
         published.closed = closed;
         if published.commit > commit_before {
             self.committed.notify_all();
@@ -171,6 +241,16 @@ impl Branch {
     fn lock_published(&self) -> MutexGuard<'_, Published> {
         // Nothing that holds this lock can leave it half-changed.
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    fn of(log: Result<Log, BranchError>) -> Slot {
+        log.map_or_else(|error| Slot::unusable(&error), Slot::Open)
+    }
+
+    fn unusable(error: &BranchError) -> Slot {
+        Slot::Unusable { why: error.to_string(), since: Instant::now() }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::branch::Branch;
 use crate::error::{BranchError, SafekeeperError};
-use crate::log::{Log, LogContext};
+use crate::log::LogContext;
 use crate::metrics::Metrics;
 use crate::publish::sync_folder_of;
 use crate::state_file::STATE_FILE;
@@ -29,16 +29,20 @@ pub(crate) struct Branches {
 }
 
 impl Branches {
-    /// Takes the data directory, creating it if there is none, and opens every branch in it.
+    /// Takes the data directory, creating it if there is none, and opens every branch in it. One that cannot be opened is refused
+    /// to everybody; the others are served.
     pub fn open(data_dir: &Path, context: LogContext, metrics: Arc<Metrics>) -> Result<Branches, SafekeeperError> {
         fs::create_dir_all(data_dir).map_err(SafekeeperError::file(data_dir))?;
         let lock = lock_data_dir(data_dir, context.node)?;
         let mut open = BTreeMap::new();
         for (key, path) in branch_folders(data_dir)? {
-            let log =
-                Log::open(&path, context.clone()).map_err(|source| SafekeeperError::Branch { branch: key, source })?;
-            tracing::info!(branch = %key, published = ?log.published(), "opened");
-            open.insert(key, Arc::new(Branch::new(key, log, metrics.clone())));
+            let branch = Branch::open(key, &path, context.clone(), metrics.clone());
+            let published = branch.published();
+            match &published.unusable {
+                None => tracing::info!(branch = %key, ?published, "opened"),
+                Some(reason) => tracing::error!(branch = %key, reason, "cannot be opened"),
+            }
+            open.insert(key, Arc::new(branch));
         }
         Ok(Branches { data_dir: data_dir.to_owned(), context, metrics, open: Mutex::new(open), _lock: lock })
     }
@@ -61,11 +65,11 @@ impl Branches {
         }
         let path = self.folder_of(key);
         fs::create_dir_all(&path)?;
-        let log = Log::create(&path, identity, self.context.clone())?;
+        let branch = Branch::create(key, &path, identity, self.context.clone(), self.metrics.clone())?;
         sync_folder_of(&path)?;
         sync_folder_of(&self.data_dir.join(key.project.to_string()))?;
         tracing::info!(branch = %key, ?identity, "created");
-        let branch = Arc::new(Branch::new(key, log, self.metrics.clone()));
+        let branch = Arc::new(branch);
         open.insert(key, branch.clone());
         Ok(branch)
     }

@@ -144,12 +144,14 @@ impl Connection {
     }
 
     fn create_log(&mut self, identity: quire_protocol::quorum::LogIdentity) -> Response {
-        match self.shared.branches.get_or_create(self.timeline, identity) {
-            Ok(branch) if branch.identity() == identity => {
+        let created = self.shared.branches.get_or_create(self.timeline, identity);
+        let created = created.and_then(|branch| branch.identity().map(|present| (branch, present)));
+        match created {
+            Ok((branch, present)) if present == identity => {
                 self.branch = Some(branch);
                 self.welcome()
             }
-            Ok(branch) => branch.handle(&[Request::CreateLog(identity)]).remove(0),
+            Ok((branch, _)) => branch.handle(&[Request::CreateLog(identity)]).remove(0),
             Err(error) => {
                 tracing::error!(branch = %self.timeline, %error, "the log cannot be created");
                 Response::Error { code: ErrorCode::Storage, message: error.to_string() }
@@ -173,8 +175,9 @@ impl Connection {
         }
         let branch = self.branch.as_ref().ok_or_else(no_such_log)?;
         branch.follow(shard, from)?;
+        let reader = branch.reader().map_err(|error| storage_error(&error))?;
         let (sender, metrics) = (self.sender.clone(), self.shared.metrics.clone());
-        let follower = Follower::start(branch.clone(), sender, metrics, from, send_wal);
+        let follower = Follower::start(branch.clone(), reader, sender, metrics, from, send_wal);
         let follower = follower.map_err(|error| protocol_error(format!("no thread for a follower: {error}")))?;
         self.follower = Some((shard, follower));
         Ok(())

@@ -1,7 +1,6 @@
 //! What goes wrong in a safekeeper.
 
-use quire_consensus::acceptor::LostWal;
-use quire_types::{CodecError, NodeId, TimelineKey};
+use quire_types::{CodecError, Lsn, NodeId};
 use std::io;
 use std::path::PathBuf;
 
@@ -29,14 +28,6 @@ pub enum SafekeeperError {
         /// Who wants it.
         node: NodeId,
     },
-    /// A branch cannot be opened.
-    #[error("branch {branch}: {source}")]
-    Branch {
-        /// Which.
-        branch: TimelineKey,
-        /// Why not.
-        source: BranchError,
-    },
     /// A listener failed.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -53,18 +44,25 @@ pub enum SafekeeperError {
 /// Why a branch's log cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BranchError {
-    /// The disk failed, now or since it was last opened: what is on it is known again only after a restart.
-    #[error("storage failed: {0}")]
-    Storage(String),
+    /// It could not be opened, or the disk failed since: what is on it is known again once it can be opened.
+    #[error("the log cannot be used: {0}")]
+    Unusable(String),
     /// The disk failed just now.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// The state file is not one.
     #[error("state file: {0}")]
     State(#[from] StateError),
-    /// WAL that was committed is not there.
-    #[error(transparent)]
-    LostWal(#[from] LostWal),
+    /// WAL that was durable is not there. Who does not know any more what he promised may not vote.
+    #[error("{path}: WAL is lost or damaged at {at}; the log was durable up to {durable}")]
+    LostWal {
+        /// The segment.
+        path: PathBuf,
+        /// The end of the last whole record before the damage.
+        at: Lsn,
+        /// Up to where the log was durable.
+        durable: Lsn,
+    },
 }
 
 /// Why a state file cannot be read.

@@ -39,13 +39,13 @@ impl Follower {
     /// Starts to send what is committed from `from` on, or heartbeats only.
     pub fn start(
         branch: Arc<Branch>,
+        reader: SegmentReader,
         sender: Sender,
         metrics: Arc<Metrics>,
         from: Lsn,
         send_wal: bool,
     ) -> io::Result<Follower> {
         let stopped = Arc::new(AtomicBool::new(false));
-        let reader = branch.reader();
         let last_piece = Instant::now();
         let stream =
             Stream { branch, sender, metrics, reader, position: from, send_wal, stopped: stopped.clone(), last_piece };

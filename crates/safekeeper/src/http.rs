@@ -27,6 +27,8 @@ pub struct BranchStatus {
     pub project: ProjectId,
     /// The branch.
     pub branch: BranchId,
+    /// Why the log cannot be used, if it cannot; the rest is then as it last was.
+    pub error: Option<String>,
     /// The acceptor's term.
     pub term: Term,
     /// Everything before is durable here.
@@ -58,6 +60,7 @@ impl BranchStatus {
         BranchStatus {
             project: key.project,
             branch: key.branch,
+            error: published.unusable,
             term: published.term,
             flush: published.flush,
             commit: published.commit,

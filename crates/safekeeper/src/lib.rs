@@ -36,6 +36,7 @@ mod branch;
 mod branches;
 mod connection;
 mod error;
+mod flush_mark;
 mod follower;
 mod helper;
 mod http;

@@ -2,6 +2,7 @@
 
 use crate::branch::Published;
 use crate::error::BranchError;
+use crate::flush_mark::FlushMark;
 use crate::helper::Helper;
 use crate::publish::remove_leftovers;
 use crate::recover::{cut_and_flush, find_end};
@@ -31,14 +32,13 @@ pub(crate) struct LogContext {
 pub(crate) struct Log {
     acceptor: Acceptor,
     writer: SegmentWriter,
+    mark: FlushMark,
     followers: BTreeMap<ShardId, Lsn>,
     context: LogContext,
     /// What the proposer said that nobody needs any more; 0 as long as it said nothing.
     removable: Lsn,
     /// The commit position in the state file.
     persisted_commit: Lsn,
-    /// Why it cannot be used any more.
-    failed: Option<String>,
 }
 
 /// What a group of requests led to.
@@ -56,7 +56,7 @@ impl Log {
     /// Creates the log of a branch in its folder, which exists and is empty.
     pub fn create(path: &Path, identity: LogIdentity, context: LogContext) -> Result<Log, BranchError> {
         let acceptor = Acceptor::create(context.node, identity);
-        let mut log = Log::assemble(path.to_owned(), acceptor, BTreeMap::new(), context);
+        let mut log = Log::assemble(path.to_owned(), acceptor, BTreeMap::new(), context)?;
         log.persist()?;
         Ok(log)
     }
@@ -67,17 +67,28 @@ impl Log {
         let StateFile { acceptor: state, followers } = StateFile::read(path)?;
         let folder = SegmentFolder { path: path.to_owned(), segment_bytes: state.identity.segment_bytes.into() };
         let (end, commit) = (find_end(&folder, &state)?, state.commit);
-        let acceptor = Acceptor::restore(context.node, state, end)?;
-        let mut log = Log::assemble(path.to_owned(), acceptor, followers, context);
+        let acceptor = Acceptor::restore(context.node, state, end).map_err(|lost| BranchError::LostWal {
+            path: folder.file(lost.flush.segment_number(folder.segment_bytes)),
+            at: lost.flush,
+            durable: lost.commit,
+        })?;
+        let mut log = Log::assemble(path.to_owned(), acceptor, followers, context)?;
         cut_and_flush(&mut log.writer, end, commit)?;
+        log.mark.set(end)?;
         Ok(log)
     }
 
-    fn assemble(path: PathBuf, acceptor: Acceptor, followers: BTreeMap<ShardId, Lsn>, context: LogContext) -> Log {
+    fn assemble(
+        path: PathBuf,
+        acceptor: Acceptor,
+        followers: BTreeMap<ShardId, Lsn>,
+        context: LogContext,
+    ) -> Result<Log, BranchError> {
+        let mark = FlushMark::open(&path)?;
         let segment_bytes = acceptor.state().identity.segment_bytes.into();
         let writer = SegmentWriter::new(SegmentFolder { path, segment_bytes }, context.helper.clone());
         let persisted_commit = acceptor.state().commit;
-        Log { acceptor, writer, followers, context, removable: Lsn::INVALID, persisted_commit, failed: None }
+        Ok(Log { acceptor, writer, mark, followers, context, removable: Lsn::INVALID, persisted_commit })
     }
 
     /// Where its segments lie.
@@ -109,18 +120,9 @@ impl Log {
             commit: state.commit,
             oldest: state.oldest,
             followers: self.followers.clone(),
+            unusable: None,
             closed: false,
         }
-    }
-
-    /// Refuses if the disk failed before.
-    pub fn check_usable(&self) -> Result<(), BranchError> {
-        self.failed.as_ref().map_or(Ok(()), |why| Err(BranchError::Storage(why.clone())))
-    }
-
-    /// Refuses everything from now on.
-    pub fn fail(&mut self, why: String) {
-        self.failed.get_or_insert(why);
     }
 
     /// Carries out requests, with one flush at the end for all that want one. No answer is given out before it.
@@ -149,6 +151,7 @@ impl Log {
             Action::Reply(response) => served.responses.push(response),
             Action::TruncateWal { to } => {
                 self.flush_if(wants_flush, served)?;
+                self.mark.lower(to)?;
                 self.writer.truncate(to)?;
             }
             Action::PersistState(_) => {
@@ -164,6 +167,7 @@ impl Log {
         let started = Instant::now();
         if std::mem::take(wanted) && self.writer.flush()? {
             served.flush_duration = Some(served.flush_duration.unwrap_or_default() + started.elapsed());
+            self.mark.set(self.acceptor.flush())?;
         }
         Ok(())
     }

@@ -53,7 +53,11 @@ impl SegmentFolder {
         static DISTINCT: AtomicU64 = AtomicU64::new(0);
         let path = self.file(segment);
         let aside = aside_of(&path, &format!(".{}", DISTINCT.fetch_add(1, Ordering::Relaxed)));
-        write_zeroes(&aside, self.segment_bytes)?;
+        if let Err(error) = write_zeroes(&aside, self.segment_bytes) {
+            // A half-written file would keep a full disk full.
+            let _ = fs::remove_file(&aside);
+            return Err(io::Error::new(error.kind(), format!("cannot create {}: {error}", path.display())));
+        }
         match fs::hard_link(&aside, &path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => fs::remove_file(&aside)?,
@@ -64,7 +68,8 @@ impl SegmentFolder {
     fn open(&self, segment: u64) -> io::Result<File> {
         let file = OpenOptions::new().read(true).write(true).open(self.file(segment))?;
         if file.metadata()?.len() != self.segment_bytes {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a WAL segment has the wrong length"));
+            let message = format!("{} has the wrong length", self.file(segment).display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         Ok(file)
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use quire_protocol::frame::Frame;
 use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response, TermHistory, TermStart};
 use quire_protocol::quorum_client::{QuorumClient, open};
-use quire_safekeeper::{BranchError, Config, Safekeeper, SafekeeperError};
+use quire_safekeeper::{Config, Safekeeper, SafekeeperError};
 use quire_types::lsn::segment_file_name;
 use quire_types::{BranchId, Lsn, NodeId, ProjectId, ShardId, Term, TimelineKey};
 use quire_wal::writer::WalWriter;
@@ -253,10 +253,49 @@ fn a_branch_that_lost_committed_wal_does_not_open() -> Result<()> {
 }
 
 fn assert_lost(data_dir: &Path, end: Lsn) -> Result<()> {
-    let error = Running::start(data_dir).err().context("it opened")?.downcast::<SafekeeperError>()?;
-    let SafekeeperError::Branch { source: BranchError::LostWal(lost), .. } = &error else { bail!("{error}") };
-    assert_eq!(lost.flush, end);
+    let running = Running::start(data_dir)?;
+    let refused = running.client().err().context("it was greeted")?.to_string();
+    let damage = format!("{}: WAL is lost or damaged at {end};", segment(data_dir, 3).display());
+    ensure!(refused.contains(&damage), "{refused}, not: {damage}");
+    ensure!(running.get("/status")?.contains("lost or damaged"));
+    running.stop()
+}
+
+#[test]
+fn a_log_that_is_damaged_below_what_was_flushed_does_not_vote() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let running = Running::start(dir.path())?;
+    let mut client = running.client()?;
+    elect(&mut client)?;
+    let (bytes, ends) = wal(4, 100);
+    client.call(&append(1, IDENTITY.start, IDENTITY.start, bytes.clone()))?;
+
+    // Nothing tells that it is committed, so that but for the mark it would pass as the end of the log.
+    let copy = killed(dir.path())?;
+    let file = fs::OpenOptions::new().write(true).open(segment(copy.path(), 3))?;
+    let inside = ends[1].bytes_since(IDENTITY.start) + 40;
+    let whole = [bytes[inside as usize]];
+    file.write_all_at(&[!whole[0]], inside)?;
+    assert_lost(copy.path(), ends[1])?;
+    file.write_all_at(&whole, inside)?;
+    let restarted = Running::start(copy.path())?;
+    assert_eq!(flush_and_commit(&mut restarted.client()?, 2)?.0, ends[3], "with its WAL back it votes");
     Ok(())
+}
+
+#[test]
+fn damage_in_an_old_segment_is_found_at_the_start() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let running = Running::start(dir.path())?;
+    let mut client = running.client()?;
+    elect(&mut client)?;
+    let (bytes, ends) = wal(400, 9_000);
+    let end = append_all(&mut client, IDENTITY.start, &bytes)?;
+    client.call(&append(1, end, end, Bytes::new()))?;
+    running.stop()?;
+    let file = fs::OpenOptions::new().write(true).open(segment(dir.path(), 3))?;
+    file.write_all_at(&[0xaa; 16], ends[10].bytes_since(IDENTITY.start) + 100)?;
+    assert_lost(dir.path(), ends[10])
 }
 
 #[test]
@@ -457,7 +496,7 @@ fn wal_is_removed_once_every_follower_has_it() -> Result<()> {
 }
 
 #[test]
-fn after_a_failed_write_the_branch_takes_nothing_until_the_restart() -> Result<()> {
+fn after_a_failed_write_the_branch_takes_nothing_until_it_is_opened_again() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let running = Running::start(dir.path())?;
     let mut client = running.client()?;
@@ -469,14 +508,17 @@ fn after_a_failed_write_the_branch_takes_nothing_until_the_restart() -> Result<(
     client.call(&append(1, IDENTITY.start, ends[20], bytes.slice(..cut)))?;
     let is_storage_error = |answer| matches!(answer, Response::Error { code: ErrorCode::Storage, .. });
     assert!(is_storage_error(client.call(&append(1, ends[20], ends[20], bytes.slice(cut..)))?));
-    fs::remove_dir(&obstacle)?;
     assert!(is_storage_error(client.call(&append(1, ends[20], ends[20], Bytes::new()))?));
     assert!(running.client().is_err(), "it is not even greeted");
-    running.stop()?;
-    let restarted = Running::start(dir.path())?;
-    let (flush, commit) = flush_and_commit(&mut restarted.client()?, 2)?;
+    fs::remove_dir(&obstacle)?;
+    // By itself, soon after there is room.
+    wait_for("opening again", || Ok(running.client().is_ok()))?;
+    let (flush, commit) = flush_and_commit(&mut running.client()?, 2)?;
     assert!(flush >= ends[20] && ends.contains(&flush), "{flush}");
     assert_eq!(commit, IDENTITY.start, "it was persisted only with the election");
+    running.stop()?;
+    let restarted = Running::start(dir.path())?;
+    assert_eq!(flush_and_commit(&mut restarted.client()?, 3)?.0, flush);
     Ok(())
 }
 

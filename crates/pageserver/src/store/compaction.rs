@@ -41,18 +41,19 @@ impl Store {
         let Some(chosen) = choose_runs(&tiers) else { return Ok(false) };
         self.check_not_failed()?;
         let inputs = &runs[chosen.clone()];
-        let layers = self.or_fail(self.write_merged(inputs))?;
+        let layers = self.write_merged(inputs)?;
         let merged = Run { tier: tiers[chosen.start].saturating_add(1), layers };
-        self.adopt_merged(chosen, merged)?;
+        let ids: Vec<LayerId> = merged.ids().collect();
+        self.adopt_merged(chosen, merged).inspect_err(|_| self.discard(ids))?;
         remove_files(inputs)?;
         Ok(true)
     }
 
     /// Flushes append runs meanwhile, so the positions of the chosen ones have not changed.
     fn adopt_merged(&self, chosen: Range<usize>, merged: Run) -> Result<(), StorageError> {
-        let mut manifest = self.manifest();
-        manifest.runs.splice(chosen.clone(), [merged.entry()]);
-        self.publish(&mut manifest)?;
+        let _manifest = self.change_manifest(|manifest| {
+            manifest.runs.splice(chosen.clone(), [merged.entry()]);
+        })?;
         let mut tables = self.write();
         let mut runs = Vec::clone(&tables.runs);
         runs.splice(chosen, [merged]);
@@ -60,16 +61,23 @@ impl Store {
         Ok(())
     }
 
+    /// After an error, which may be of one of the inputs, nothing of it is left.
     fn write_merged(&self, inputs: &[Run]) -> Result<Vec<(LayerId, Arc<Layer>)>, StorageError> {
+        let mut layers = Vec::new();
+        let written = self.write_merged_layers(inputs, &mut layers);
+        let written = self.note_unsettled(written).inspect_err(|_| self.discard(layers.iter().map(|(id, _)| *id)));
+        written.map(|()| layers)
+    }
+
+    fn write_merged_layers(&self, inputs: &[Run], layers: &mut Vec<(LayerId, Arc<Layer>)>) -> Result<(), StorageError> {
         let mut versions = merge_versions(inputs);
         let mut carries = merge_carries(inputs);
-        let mut layers = Vec::new();
         while versions.peek().is_some() {
             let id = self.next_layer();
             self.write_merged_layer(id, &mut versions, &mut carries)?;
             layers.push((id, Layer::open(&Manifest::layer_path(&self.dir, id), &self.cache)?));
         }
-        Ok(layers)
+        Ok(())
     }
 
     fn write_merged_layer(

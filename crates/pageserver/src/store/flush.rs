@@ -27,19 +27,20 @@ impl Store {
         self.check_not_failed()?;
         let run = match frozen.table.is_empty() {
             true => None,
-            false => Some(self.or_fail(self.write_layer(&frozen.table))?),
+            false => Some(self.note_unsettled(self.write_layer(&frozen.table))?),
         };
-        self.adopt_flushed(&frozen, run)?;
+        let layers: Vec<LayerId> = run.iter().flat_map(Run::ids).collect();
+        self.adopt_flushed(&frozen, run).inspect_err(|_| self.discard(layers))?;
         Ok(Some(frozen.durable))
     }
 
     /// Names the new run in the manifest, and then shows it to reads in place of the memtable.
     fn adopt_flushed(&self, frozen: &Frozen, run: Option<Run>) -> Result<(), StorageError> {
-        let mut manifest = self.manifest();
-        manifest.durable = frozen.durable;
-        manifest.ingest_state = frozen.ingest_state.clone();
-        manifest.runs.extend(run.iter().map(Run::entry));
-        self.publish(&mut manifest)?;
+        let _manifest = self.change_manifest(|manifest| {
+            manifest.durable = frozen.durable;
+            manifest.ingest_state = frozen.ingest_state.clone();
+            manifest.runs.extend(run.iter().map(Run::entry));
+        })?;
         let mut tables = self.write();
         tables.frozen.pop_front();
         let runs = tables.runs.iter().cloned().chain(run).collect();

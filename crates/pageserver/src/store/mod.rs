@@ -10,7 +10,8 @@
 //!   pages, see [`crate::chain`];
 //! - a record's versions are taken in together, under the lock that reads take;
 //! - no version is ever dropped, but for a delta that an image at the same LSN includes;
-//! - after a failed write nothing more is written until the shard is opened again.
+//! - a write that failed before its file got its name, as on a full disk, left nothing and may be repeated; one of which that is
+//!   not known is the last, until the shard is opened again.
 //!
 //! Lock order: `manifest`, then `tables`. Files are read and written under neither.
 
@@ -27,7 +28,7 @@ use crate::accounts::Account;
 use crate::error::{ApplyError, StorageError};
 use crate::image_policy::ImageSettings;
 use crate::layer::{BlockCache, Layer};
-use crate::manifest::{self, Manifest, Origin};
+use crate::manifest::{self, LayerId, Manifest, Origin};
 use crate::publish::TEMPORARY_SUFFIX;
 use crate::value::{Kind, Version};
 use bytes::Bytes;
@@ -115,9 +116,7 @@ impl Store {
 
     /// Changes the image settings, durably.
     pub fn set_settings(&self, settings: ImageSettings) -> Result<(), StorageError> {
-        let mut manifest = self.manifest();
-        manifest.settings = settings;
-        self.publish(&mut manifest)
+        self.change_manifest(|manifest| manifest.settings = settings).map(drop)
     }
 
     /// Takes in the versions of one record, all at once, and gives the accounts of the pages among them.
@@ -199,18 +198,37 @@ impl Store {
         self.read().open.bytes()
     }
 
-    /// Publishes a manifest; after an error the store refuses further writes.
-    fn publish(&self, manifest: &mut Manifest) -> Result<(), StorageError> {
-        self.check_not_failed()?;
-        self.or_fail(manifest.publish(&self.dir))
+    /// Whether nothing is written any more before the shard is opened again.
+    pub fn has_failed(&self) -> bool {
+        self.check_not_failed().is_err()
     }
 
-    /// Passes a result on, and remembers an error: whether the write happened is not known.
-    fn or_fail<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
-        if let Err(error) = &result {
+    /// Publishes a changed manifest, and gives the lock under which it is the present one. After an error the old one is.
+    fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> Result<MutexGuard<'_, Manifest>, StorageError> {
+        let mut manifest = self.manifest();
+        self.check_not_failed()?;
+        let mut changed = manifest.clone();
+        change(&mut changed);
+        self.note_unsettled(changed.publish(&self.dir))?;
+        *manifest = changed;
+        Ok(manifest)
+    }
+
+    /// Passes a result on, and remembers an error after which it is not known what the directory holds.
+    fn note_unsettled<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
+        if let Err(error @ StorageError::Unsettled { .. }) = &result {
             self.failed.lock().expect("nothing panics under this lock").get_or_insert(error.to_string());
         }
         result
+    }
+
+    /// Removes layers that were not adopted, lest repeated attempts fill the disk. As long as a manifest on disk may name
+    /// them, they stay.
+    fn discard(&self, layers: impl IntoIterator<Item = LayerId>) {
+        if !self.has_failed() {
+            // What cannot be removed now is removed when the shard is opened.
+            layers.into_iter().for_each(|layer| drop(fs::remove_file(Manifest::layer_path(&self.dir, layer))));
+        }
     }
 
     fn check_not_failed(&self) -> Result<(), StorageError> {

@@ -23,7 +23,12 @@ pub struct Run {
 impl Run {
     /// Its entry in the manifest.
     pub fn entry(&self) -> RunEntry {
-        RunEntry { tier: self.tier, layers: self.layers.iter().map(|(id, _)| *id).collect() }
+        RunEntry { tier: self.tier, layers: self.ids().collect() }
+    }
+
+    /// The numbers of its layers.
+    pub fn ids(&self) -> impl Iterator<Item = LayerId> {
+        self.layers.iter().map(|(id, _)| *id)
     }
 }
 

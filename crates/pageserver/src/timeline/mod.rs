@@ -140,8 +140,15 @@ impl Timeline {
         self.froze.notified().await;
     }
 
-    /// Flushes all frozen memtables.
+    /// Flushes all frozen memtables. After an error they are as they were, and the progress says why.
     pub fn flush(&self) -> Result<(), StorageError> {
+        let result = self.flush_frozen();
+        let held = result.as_ref().err().map(|error| Arc::from(error.to_string()));
+        self.progress.send_if_modified(|progress| std::mem::replace(&mut progress.held, held.clone()) != held);
+        result
+    }
+
+    fn flush_frozen(&self) -> Result<(), StorageError> {
         while let Some(durable) = self.store.flush()? {
             self.progress.send_modify(|progress| progress.durable = durable);
             self.durable.send_replace(durable);

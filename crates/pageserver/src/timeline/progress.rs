@@ -17,12 +17,14 @@ pub struct Progress {
     pub durable: Lsn,
     /// Why ingest will not go on, if it will not.
     pub stopped: Option<Arc<str>>,
+    /// Why nothing becomes durable at the moment; it is tried again.
+    pub held: Option<Arc<str>>,
 }
 
 impl Progress {
     /// Everything up to `lsn` is durable, and nothing more is known.
     pub(super) fn at(lsn: Lsn) -> Progress {
-        Progress { ingested: lsn, frozen: lsn, durable: lsn, stopped: None }
+        Progress { ingested: lsn, frozen: lsn, durable: lsn, stopped: None, held: None }
     }
 
     /// Whether a wait for `lsn` is over, and how.

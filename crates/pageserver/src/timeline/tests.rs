@@ -9,7 +9,7 @@ use crate::value::Value;
 use proptest::prelude::*;
 use quire_redo::delta::Delta;
 use quire_types::{Fork, PAGE_SIZE, RelTag, ShardId, TimelineKey};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
 const BLOCKS: u32 = 6;
@@ -145,6 +145,20 @@ impl Bench {
         self.timeline.store().compact()?;
         self.make_all_images();
         Ok(())
+    }
+
+    /// Layers in the directory, oldest first.
+    fn layer_files(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut layers: Vec<_> =
+            files.filter(|path| path.extension().is_some_and(|extension| extension == "layer")).collect();
+        layers.sort();
+        layers
+    }
+
+    /// Layers in the directory that are not in use.
+    fn strangers(&self) -> usize {
+        self.layer_files().len() - self.timeline.store().size().layers
     }
 
     /// Another timeline over a copy of the files.
@@ -470,9 +484,16 @@ fn every_crash_while_publishing_leaves_all_that_was_durable() {
         fault::fail_after(Some(steps));
         // The first of these rounds ends with a compaction.
         let result = (7..10).try_for_each(|round| bench.round(round));
-        if result.is_err() {
+        if let Err(error) = &result {
             let _ = bench.apply(vec![(block(0), delta(b"more"))]);
-            assert!(matches!(bench.flush(), Err(StorageError::Failed(_))), "nothing is written after a failure");
+            assert!(bench.flush().is_err(), "nothing can be written");
+            fault::fail_after(None);
+            let is_unsettled = matches!(error, StorageError::Unsettled { .. });
+            match bench.flush() {
+                Err(StorageError::Failed(_)) if is_unsettled => {}
+                Ok(()) if !is_unsettled => assert_eq!(bench.strangers(), 0, "attempts that failed leave nothing"),
+                other => panic!("{other:?} after {error}"),
+            }
         }
         fault::fail_after(None);
         bench.check();
@@ -486,6 +507,21 @@ fn every_crash_while_publishing_leaves_all_that_was_durable() {
         steps += 1;
     }
     assert!(steps > 6 * 3, "every layer and manifest is published in three steps, not {steps} in all");
+}
+
+#[test]
+fn a_layer_that_cannot_be_merged_holds_up_nothing_else() {
+    let mut bench = Bench::new();
+    (0..7).for_each(|round| assert!(bench.round(round).is_ok()));
+    let damaged = bench.layer_files().remove(0);
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    bytes[20] ^= 0xff;
+    std::fs::write(&damaged, bytes).unwrap();
+    let merged = bench.round(7);
+    assert!(matches!(merged, Err(StorageError::Corrupt { ref path, .. }) if *path == damaged), "{merged:?}");
+    let _ = bench.apply(vec![(block(1), delta(b"more"))]);
+    bench.flush().expect("the branch goes on");
+    assert_eq!(bench.strangers(), 0);
 }
 
 #[test]
