@@ -69,6 +69,13 @@ pub fn publish(target: &Path, content: &[u8]) -> Result<(), StorageError> {
     staged.publish()
 }
 
+/// Removes a file, durably.
+pub fn remove(target: &Path) -> Result<(), StorageError> {
+    fault::point().map_err(StorageError::io("remove", target))?;
+    fs::remove_file(target).map_err(StorageError::io("remove", target))?;
+    sync_parent(target)
+}
+
 /// Creates a directory with its parents, durably.
 pub fn create_directory(path: &Path) -> Result<(), StorageError> {
     if path.is_dir() {
