@@ -9,6 +9,7 @@
 mod files;
 mod read_ahead;
 
+use crate::kept::KeptFiles;
 use crate::materialise::Materialiser;
 use crate::owner::Owner;
 use crate::page_client::{PageClient, PageError};
@@ -42,6 +43,7 @@ pub struct FillServer {
     files: Arc<Files>,
     client: PageClient,
     materialiser: Arc<Materialiser>,
+    kept: Arc<KeptFiles>,
     quorum: Arc<Quorum>,
     control: Arc<ControlMap>,
     owner: Owner,
@@ -76,6 +78,7 @@ impl FillServer {
             files,
             client: session.client.clone(),
             materialiser: session.materialiser.clone(),
+            kept: session.kept.clone(),
             quorum: session.quorum.clone(),
             control: session.control.clone(),
             owner: setting.owner,
@@ -156,6 +159,7 @@ impl FillServer {
                 Ok(true)
             }
             Request::WalSegment { timeline, segment_number } => self.wal_segment(timeline, segment_number).await,
+            Request::KeepFiles { area } => self.kept.keep(area).await.map(|()| true).map_err(FillError::from),
         };
         to_answer(request, outcome)
     }

@@ -154,6 +154,7 @@ impl Agent {
                 self.fill(file, first_block, count)
             }
             Request::WalSegment { segment_number, .. } => self.wal_segment(segment_number),
+            Request::KeepFiles { .. } => Ok(()),
         };
         match done {
             Ok(()) => Answer::Ok,
