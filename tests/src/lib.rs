@@ -6,10 +6,12 @@ pub mod ledger;
 pub mod load;
 pub mod processes;
 pub mod quire;
+pub mod stock;
 pub mod wait;
 
 pub use ledger::Ledger;
 pub use quire::Quire;
+pub use stock::Stock;
 pub use wait::wait_for;
 
 /// The short form of a number in ordinary runs, the long one under `QUIRE_LONG=1`.
