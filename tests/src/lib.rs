@@ -11,12 +11,14 @@ pub mod logs;
 pub mod processes;
 pub mod quire;
 pub mod regression;
+pub mod stock;
 pub mod torture;
 pub mod wait;
 
 pub use bank::Bank;
 pub use ledger::Ledger;
 pub use quire::Quire;
+pub use stock::Stock;
 pub use wait::wait_for;
 
 /// The short form of a number in ordinary runs, the long one under `QUIRE_LONG=1`.

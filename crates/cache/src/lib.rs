@@ -18,6 +18,7 @@
 
 pub mod control;
 pub mod error;
+pub mod file_area;
 pub mod flush;
 pub mod futex;
 pub mod layout;
@@ -28,6 +29,7 @@ pub mod request;
 
 pub use control::{AgentState, Control, ControlMap, ControlSettings};
 pub use error::CacheError;
+pub use file_area::FileArea;
 pub use flush::{FlushOutcome, FlushRequest, FlushTicket};
 pub use layout::ComputeDir;
 pub use meta::{FileId, Meta, MetaSpec};
@@ -39,6 +41,7 @@ pub use request::{Answer, Hello, Request};
 pub const BUILD_ID: u64 = {
     let mut hash = FNV_OFFSET;
     hash = fnv1a(hash, include_bytes!("control.rs"));
+    hash = fnv1a(hash, include_bytes!("file_area.rs"));
     hash = fnv1a(hash, include_bytes!("flush.rs"));
     hash = fnv1a(hash, include_bytes!("layout.rs"));
     hash = fnv1a(hash, include_bytes!("meta.rs"));

@@ -6,6 +6,7 @@
 
 use crate::BUILD_ID;
 use crate::error::CacheError;
+use crate::file_area::FileArea;
 use crate::meta::{FILE_ID_WORDS, FileId};
 use quire_types::RELATION_SEGMENT_BLOCKS;
 
@@ -135,6 +136,11 @@ pub enum Request {
         /// Its number.
         segment_number: u64,
     },
+    /// Make storage have the files of an area as they are in the data directory now. Answered when it durably has.
+    KeepFiles {
+        /// The area.
+        area: FileArea,
+    },
 }
 
 impl Request {
@@ -154,6 +160,7 @@ impl Request {
                 [4, timeline, low, high, 0, 0, 0, 0, 0, 0]
             }
             Request::Reached { file, block } => blocks_words(5, file, block, 1),
+            Request::KeepFiles { area } => [6, area as u32, 0, 0, 0, 0, 0, 0, 0, 0],
         })
     }
 
@@ -167,6 +174,7 @@ impl Request {
             3 => blocks_from(words).map(|(file, first_block, count)| Request::Prefetch { file, first_block, count }),
             4 => Ok(Request::WalSegment { timeline: a, segment_number: joined(b, c) }),
             5 => blocks_from(words).map(|(file, block, _)| Request::Reached { file, block }),
+            6 => FileArea::from_number(a).map(|area| Request::KeepFiles { area }).ok_or_else(|| wrong("file area", a)),
             other => Err(wrong("request kind", other)),
         }
     }
@@ -252,6 +260,7 @@ mod tests {
             Request::Prefetch { file: CLOG, first_block: 31, count: 1 },
             Request::WalSegment { timeline: 1, segment_number: 0x0012_3456_789A_BCDE },
             Request::Reached { file: HEAP, block: 77 },
+            Request::KeepFiles { area: FileArea::Settings },
         ];
         for request in requests {
             assert_eq!(Request::decode(&request.encode()).unwrap(), request);
@@ -273,6 +282,13 @@ mod tests {
         for (word, value) in [(0, 0), (0, 6), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
             assert!(with(word, value).is_err(), "word {word} = {value}");
         }
+    }
+
+    #[test]
+    fn an_unknown_file_area_is_refused() {
+        let mut raw = Request::KeepFiles { area: FileArea::Slots }.encode();
+        raw[4] = FileArea::ALL.len() as u8;
+        assert!(Request::decode(&raw).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! in it is older than the start; a directory of an earlier term, or from before a crash, is thrown away first.
 
 use crate::owner::Owner;
-use crate::{Config, Error, place, tablespaces};
+use crate::{Config, Error, conf, place, tablespaces};
 use bytes::Bytes;
 use quire_types::{Key, Lsn, Writer};
 use quire_wal::{CheckpointState, ControlFile, DataPath, DatabaseState, version};
@@ -49,7 +49,7 @@ const META_FOLDERS: [&str; 8] = [
     "pg_xact",
 ];
 
-/// What `ALTER SYSTEM` writes: the one file of a data directory that outlives it.
+/// What `ALTER SYSTEM` writes. Storage has it too; this is for those who wrote it before storage did.
 const AUTO_CONF: &str = "postgresql.auto.conf";
 
 const DISCARDED_PREFIX: &str = "discarded-";
@@ -103,6 +103,15 @@ pub fn create_folders(config: &Config, owner: Owner) -> Result<(), Error> {
     for (root, folders) in [(config.pgdata(), &FOLDERS[..]), (config.meta(), &META_FOLDERS[..])] {
         place::folder(&root, owner)?;
         folders.iter().try_for_each(|name| place::folder(&root.join(name), owner))?;
+    }
+    Ok(())
+}
+
+/// Writes the configuration files that a data directory usually has. PostgreSQL is told to use others here; these go along with
+/// a base backup, which starts with them anywhere.
+pub fn write_plain_conf(config: &Config, owner: Owner) -> Result<(), Error> {
+    for (name, content) in conf::PLAIN_FILES {
+        place::file(&config.pgdata().join(name), content.as_bytes(), owner)?;
     }
     Ok(())
 }

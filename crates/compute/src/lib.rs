@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A *session* ([`start`]) is one term of the quorum: it begins with a won election and an empty data directory, and ends with a crash, a
-//! fence or a cold restart. Nothing that PostgreSQL wrote locally outlives it but configuration files. The [`agent`] begins
+//! fence or a cold restart. Nothing that PostgreSQL wrote locally outlives it but configuration files, and what [`kept`] has sent to
+//! storage. The [`agent`] begins
 //! sessions, runs `postgres` in them ([`postgres`]), and is what people and programs talk to ([`http`]).
 //!
 //! ```no_run
@@ -29,6 +30,7 @@ pub mod error;
 pub mod fill;
 pub mod http;
 pub mod import;
+pub mod kept;
 pub mod layout;
 pub mod materialise;
 pub mod metrics;

@@ -2,9 +2,10 @@
 //!
 //! `global/` and the SLRU areas are made before PostgreSQL starts, a database's directory when a process first touches it. A
 //! directory's meta files appear all at once, when its last file is in place. What is not made: free space maps, which are
-//! advisory, and meta files of empty forks, which have nothing to fetch. A relation with an init fork is unlogged, and its main
+//! no pages of storage's (`kept/free_space.rs` puts them back), and meta files of empty forks, which have nothing to fetch. A relation with an init fork is unlogged, and its main
 //! fork starts as a copy of that, wholly local, as after a crash.
 
+use crate::kept::free_space::FreeSpaceMaps;
 use crate::owner::Owner;
 use crate::page_client::PageClient;
 use crate::{Config, Error, place};
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -29,6 +30,7 @@ pub struct Materialiser {
     dir: ComputeDir,
     owner: Owner,
     client: PageClient,
+    maps: Arc<FreeSpaceMaps>,
     start: Lsn,
     /// Whether pages may leave the cache.
     bounded: bool,
@@ -44,6 +46,7 @@ impl Materialiser {
         config: &Config,
         owner: Owner,
         client: PageClient,
+        maps: Arc<FreeSpaceMaps>,
         start: Lsn,
         entries: &[(Key, Bytes)],
     ) -> Materialiser {
@@ -53,7 +56,7 @@ impl Materialiser {
         };
         let databases = entries.iter().filter_map(|(key, _)| database(key)).collect();
         let (dir, bounded) = (ComputeDir::new(&config.dir), config.is_bounded());
-        Materialiser { dir, owner, client, start, bounded, databases, complete: Mutex::default() }
+        Materialiser { dir, owner, client, maps, start, bounded, databases, complete: Mutex::default() }
     }
 
     /// Completes a database's directory in a tablespace; `false` if storage does not have it.
@@ -78,6 +81,7 @@ impl Materialiser {
         let sizes = self.sizes(tablespace, database).await?;
         let unlogged = unlogged(&sizes);
         let images = self.init_images(&sizes, &unlogged).await?;
+        self.maps.restore(tablespace, database, &sizes).await;
         let folder = DataPath::Database { tablespace, database }.to_path();
         let (dir, owner, start, bounded) = (self.dir.clone(), self.owner, self.start, self.bounded);
         let job = FolderJob { dir, owner, start, bounded, folder: folder.into() };

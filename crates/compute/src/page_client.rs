@@ -5,9 +5,9 @@
 //! answer, not a fault of the connection, and is handed out at once.
 
 use bytes::Bytes;
-use quire_protocol::page::{ErrorCode, Request, Response};
+use quire_protocol::page::{ErrorCode, FileVersion, Request, Response, SmallFile};
 use quire_protocol::{Frame, FrameError};
-use quire_types::{Key, Lsn, PAGE_SIZE, ShardId, TimelineKey};
+use quire_types::{Key, Lsn, PAGE_SIZE, ShardId, Term, TimelineKey};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,6 +51,11 @@ impl PageError {
     /// Whether the pageserver says that it does not know the branch.
     pub fn is_no_such_branch(&self) -> bool {
         matches!(self, PageError::Refused { code: ErrorCode::NoSuchBranch, .. })
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, PageError::Deadline { .. } | PageError::Refused { code: ErrorCode::Storage, .. })
     }
 }
 
@@ -183,7 +188,40 @@ impl PageClient {
 
     /// Sends a step of an import.
     pub async fn import(&self, step: &Request, patience: Duration) -> Result<(), PageError> {
-        match self.call(step, patience).await? {
+        self.done(step, patience).await
+    }
+
+    /// Keeps computes of lower terms from writing small files.
+    pub async fn fence_files(&self, term: Term, patience: Duration) -> Result<(), PageError> {
+        self.done(&Request::FenceFiles { term }, patience).await
+    }
+
+    /// Small files whose names begin with `prefix` and come after `after`, and whether there are more.
+    pub async fn get_files(
+        &self,
+        prefix: &str,
+        after: &str,
+        patience: Duration,
+    ) -> Result<(Vec<SmallFile>, bool), PageError> {
+        let request = Request::GetFiles { prefix: prefix.to_owned(), after: after.to_owned() };
+        match self.call(&request, patience).await? {
+            Response::Files { files, more } if !(more && files.is_empty()) => Ok((files, more)),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Has a small file kept.
+    pub async fn put_file(&self, version: FileVersion, file: SmallFile, patience: Duration) -> Result<(), PageError> {
+        self.done(&Request::PutFile { version, file }, patience).await
+    }
+
+    /// Has a small file forgotten.
+    pub async fn remove_file(&self, version: FileVersion, name: &str, patience: Duration) -> Result<(), PageError> {
+        self.done(&Request::RemoveFile { version, name: name.to_owned() }, patience).await
+    }
+
+    async fn done(&self, request: &Request, patience: Duration) -> Result<(), PageError> {
+        match self.call(request, patience).await? {
             Response::Done => Ok(()),
             _ => Err(self.unexpected()),
         }

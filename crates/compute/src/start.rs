@@ -3,6 +3,7 @@
 //! ```text
 //! win the election for a new term; E = the end of the log; bring a majority up to E
 //! ask the pageserver what a shutdown checkpoint at E says
+//! fence off earlier computes from the files that are kept outside WAL, and get these
 //! make an empty data directory with the last WAL segment in it
 //! write that checkpoint's record at E, locally and through the quorum, unless the log ends with one; S = the end now
 //! small files, pg_control, global/, SLRU files as of S; whatever is absent in the cache is read at S, until it was there and left
@@ -13,6 +14,9 @@
 
 use crate::bound::Bound;
 use crate::fill::{Fetcher, Files, FillServer};
+use crate::kept::free_space::FreeSpaceMaps;
+use crate::kept::retention::Retention;
+use crate::kept::{KeptFiles, statistics};
 use crate::layout::{self, LastCheckpoint};
 use crate::materialise::Materialiser;
 use crate::metrics::Metrics;
@@ -23,7 +27,8 @@ use crate::quorum::{Quorum, Won};
 use crate::warm_up::WarmUp;
 use crate::{Config, Error, conf, orphans};
 use bytes::Bytes;
-use quire_cache::{AgentState, ComputeDir, ControlMap, ControlSettings};
+use quire_cache::{AgentState, ComputeDir, ControlMap, ControlSettings, FileArea};
+use quire_protocol::page::SmallFile;
 use quire_types::{Key, Lsn};
 use quire_wal::CheckpointState;
 use quire_wal::checkpoint::encode_shutdown_checkpoint;
@@ -34,6 +39,8 @@ use tokio::task::AbortHandle;
 /// How long the pageserver may take for one answer; a start that fails is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
 const DURABLE_POLL: Duration = Duration::from_secs(1);
+/// How long a stopped compute may take to send what nobody waits for.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// What does not change between starts.
 #[derive(Clone, Debug)]
@@ -58,6 +65,10 @@ pub struct Session {
     pub client: PageClient,
     /// Which databases are in the cache.
     pub materialiser: Arc<Materialiser>,
+    /// What PostgreSQL keeps outside WAL.
+    pub kept: Arc<KeptFiles>,
+    /// Free space maps.
+    pub maps: Arc<FreeSpaceMaps>,
     /// The election that was won.
     pub won: Won,
     /// Where the compute started.
@@ -90,6 +101,17 @@ impl Session {
     /// The end of what is committed, a record boundary: what storage can be asked for without waiting for more.
     pub fn committed(&self) -> Lsn {
         self.quorum.committed_lsn().max(self.start)
+    }
+
+    /// PostgreSQL has shut down cleanly: sends what it leaves behind on that way, as far as storage takes it.
+    pub async fn bid_farewell(&self) {
+        let sending = async {
+            statistics::send(&self.kept, self.committed()).await;
+            self.maps.send_changed().await;
+        };
+        if tokio::time::timeout(FAREWELL, sending).await.is_err() {
+            tracing::warn!("storage did not take all statistics and free space maps in time");
+        }
     }
 
     /// The higher term that ended this one, if one was seen.
@@ -139,6 +161,8 @@ fn discard(setting: &Setting) -> Result<Option<Vec<u8>>, Error> {
 
 async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u8>>) -> Result<Session, Error> {
     let config = &setting.config;
+    // Until the slots are known, any WAL may be needed.
+    quorum.set_durable(Lsn::INVALID);
     let won = quorum.elect().await?;
     quorum.committed(won.end_of_log).await?;
     let client = PageClient::new(config.pageserver(), config.timeline(), config.shard());
@@ -149,17 +173,21 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
         quorum.append(won.end_of_log, end.wal.clone())?;
         quorum.committed(end.start).await?;
     }
-    let materialiser = Arc::new(fill_directory(setting, &client, &end).await?);
+    let kept = Arc::new(restore_kept_files(setting, &client, &won, &answer).await?);
+    let maps = Arc::new(FreeSpaceMaps::new(config.pgdata(), setting.owner, kept.clone()));
+    let materialiser = Arc::new(fill_directory(setting, &client, &maps, &end).await?);
     let control = share_memory(setting, &won, end.start)?;
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start)?;
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
     let fetcher = Arc::new(Fetcher::new(config, files.clone(), client.clone(), setting.metrics.clone()));
     let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
     let (quorum, start, tasks) = (quorum.clone(), end.start, vec![]);
-    let mut session = Session { quorum, control, client, materialiser, won, start, warm_up, tasks };
+    let mut session = Session { quorum, control, client, materialiser, kept, maps, won, start, warm_up, tasks };
     session.tasks.push(Arc::new(FillServer::new(setting, &session, fetcher)).listen(config)?);
-    let reporting = report_durable(session.quorum.clone(), session.client.clone());
+    let retention = Retention::new(&config.pgdata(), end.last.state.redo);
+    let reporting = report_durable(session.quorum.clone(), session.client.clone(), session.kept.clone(), retention);
     session.tasks.push(tokio::spawn(reporting).abort_handle());
+    session.tasks.push(tokio::spawn(session.maps.clone().keep()).abort_handle());
     session.tasks.push(tokio::spawn(session.warm_up.clone().warm()).abort_handle());
     session.tasks.push(tokio::spawn(session.warm_up.clone().remember_regularly()).abort_handle());
     if config.is_bounded() {
@@ -215,6 +243,7 @@ async fn prepare_directory(
     let prepare = move |setting: &Setting| {
         let Setting { config, owner, .. } = setting;
         layout::create_folders(config, *owner)?;
+        layout::write_plain_conf(config, *owner)?;
         layout::restore_auto_conf(config, *owner, auto_conf.as_deref())?;
         let local = local_wal(config, &won);
         fetch_last_segment(&quorum, &won, record, &local, *owner)?;
@@ -253,15 +282,48 @@ async fn small_entries(client: &PageClient, start: Lsn) -> Result<Vec<(Key, Byte
     Ok(entries)
 }
 
+/// Puts back what PostgreSQL keeps outside WAL: replication slots as they were last flushed, statistics if nothing happened since.
+async fn restore_kept_files(
+    setting: &Setting,
+    client: &PageClient,
+    won: &Won,
+    answer: &CheckpointAnswer,
+) -> Result<KeptFiles, Error> {
+    let dir = ComputeDir::new(&setting.config.dir);
+    let (kept, files) = KeptFiles::open(dir, client.clone(), won.term, PATIENCE).await?;
+    let shut_down_at = answer.shut_down.then_some(won.end_of_log);
+    let restore = move |setting: &Setting| {
+        kept.restore(&files, setting.owner)?;
+        restore_statistics(setting, &files, shut_down_at)?;
+        Ok(kept)
+    };
+    let kept = blocking(setting, restore).await?;
+    // Settings that were made before storage kept them.
+    kept.keep(FileArea::Settings).await?;
+    Ok(kept)
+}
+
+fn restore_statistics(setting: &Setting, files: &[SmallFile], shut_down_at: Option<Lsn>) -> Result<(), Error> {
+    match shut_down_at {
+        Some(log_end) => statistics::restore(&setting.config.pgdata(), files, log_end, setting.owner),
+        None => Ok(()),
+    }
+}
+
 /// Everything of storage's that is there before PostgreSQL starts: small files, shared relations, SLRU areas.
-async fn fill_directory(setting: &Setting, client: &PageClient, end: &LogEnd) -> Result<Materialiser, Error> {
+async fn fill_directory(
+    setting: &Setting,
+    client: &PageClient,
+    maps: &Arc<FreeSpaceMaps>,
+    end: &LogEnd,
+) -> Result<Materialiser, Error> {
     let Setting { config, owner, .. } = setting;
     let entries = small_entries(client, end.start).await?;
     let template = entries.iter().find(|(key, _)| *key == Key::ControlFile).map(|(_, value)| value);
     let missing = || Error::Storage { what: "pg_control", reason: "there is none".into() };
     layout::write_control_file(config, *owner, template.ok_or_else(missing)?, &end.last)?;
     layout::write_small_files(config, *owner, &entries)?;
-    let materialiser = Materialiser::new(config, *owner, client.clone(), end.start, &entries);
+    let materialiser = Materialiser::new(config, *owner, client.clone(), maps.clone(), end.start, &entries);
     materialiser.global().await?;
     materialiser.slrus(&entries)?;
     Ok(materialiser)
@@ -281,11 +343,11 @@ fn share_memory(setting: &Setting, won: &Won, start: Lsn) -> Result<Arc<ControlM
     Ok(Arc::new(control))
 }
 
-/// Lets the safekeepers know what storage has made durable, so that they can remove older WAL.
-async fn report_durable(quorum: Arc<Quorum>, client: PageClient) {
+/// Lets the safekeepers know what storage has made durable and no replication slot needs, so that they can remove older WAL.
+async fn report_durable(quorum: Arc<Quorum>, client: PageClient, kept: Arc<KeptFiles>, mut retention: Retention) {
     loop {
         match client.position(PATIENCE).await {
-            Ok((_, durable)) => quorum.set_durable(durable),
+            Ok((_, durable)) => quorum.set_durable(durable.min(retention.horizon(kept.wal_needed()))),
             Err(error) => tracing::debug!(%error, "storage does not say what is durable"),
         }
         tokio::time::sleep(DURABLE_POLL).await;

@@ -166,8 +166,9 @@ impl Supervisor {
         let begun = Instant::now();
         let hopeless = || begun.elapsed() > HOPELESS_PATIENCE && session.quorum.status().lost;
         let status = postgres.stop(STOP_PATIENCE, hopeless).await;
-        if !status.success() {
-            self.abandon().await;
+        match status.success() {
+            true => session.bid_farewell().await,
+            false => self.abandon().await,
         }
         status.success()
     }

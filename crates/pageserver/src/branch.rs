@@ -3,6 +3,7 @@
 use crate::compactor::Compactor;
 use crate::error::{ReadError, StorageError};
 use crate::pipeline::{LogEnd, Pipeline, PipelineError};
+use crate::small_files::SmallFiles;
 use crate::timeline::Timeline;
 use bytes::Bytes;
 use quire_types::{Key, Lsn, ShardId, TimelineKey};
@@ -39,17 +40,23 @@ impl BranchKey {
 pub struct Branch {
     timeline: Arc<Timeline>,
     pipeline: Mutex<Pipeline>,
+    files: SmallFiles,
 }
 
 impl Branch {
-    /// A timeline with the one who feeds it.
-    pub fn new(timeline: Arc<Timeline>, pipeline: Pipeline) -> Arc<Branch> {
-        Arc::new(Branch { timeline, pipeline: Mutex::new(pipeline) })
+    /// A timeline with the one who feeds it, and what is kept outside WAL.
+    pub fn new(timeline: Arc<Timeline>, pipeline: Pipeline, files: SmallFiles) -> Arc<Branch> {
+        Arc::new(Branch { timeline, pipeline: Mutex::new(pipeline), files })
     }
 
     /// What was ingested.
     pub fn timeline(&self) -> &Arc<Timeline> {
         &self.timeline
+    }
+
+    /// What PostgreSQL keeps outside WAL.
+    pub fn files(&self) -> &SmallFiles {
+        &self.files
     }
 
     /// The next byte of WAL that is needed.

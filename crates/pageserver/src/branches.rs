@@ -12,6 +12,7 @@ use crate::layer::BlockCache;
 use crate::manifest::{Manifest, Origin};
 use crate::metrics::Metrics;
 use crate::pipeline::{MemtableLimits, Pipeline, PipelineError};
+use crate::small_files::SmallFiles;
 use crate::store::Store;
 use crate::timeline::{Timeline, TimelineParts};
 use bytes::Bytes;
@@ -192,7 +193,7 @@ impl Branches {
         let timeline = Timeline::new(store, parts);
         let limits = MemtableLimits { bytes: self.config.memtable_bytes, age: self.config.memtable_age() };
         let pipeline = Pipeline::open(&timeline, limits).map_err(BranchError::Incomplete)?;
-        Ok(Branch::new(timeline, pipeline))
+        Ok(Branch::new(timeline, pipeline, SmallFiles::open(dir)?))
     }
 
     /// Starts the tasks of a branch: flushing, and following the WAL.

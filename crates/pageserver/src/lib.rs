@@ -7,6 +7,8 @@
 //!
 //! A branch begins with an [`import`]. Computes ask over TCP ([`server`]), people over HTTP ([`http`]).
 //!
+//! What PostgreSQL keeps outside WAL is kept whole, file by file ([`small_files`]).
+//!
 //! Everything that was acknowledged survives a `kill -9` at any moment: a file exists whole or not at all ([`publish`]),
 //! the [`manifest`] names what counts, and what was only in memory is followed again from the safekeepers, which keep
 //! WAL until it is durable here.
@@ -33,6 +35,7 @@ pub mod pageserver;
 pub mod pipeline;
 pub mod publish;
 pub mod server;
+pub mod small_files;
 pub mod store;
 pub mod timeline;
 pub mod value;

@@ -69,6 +69,12 @@ pub fn publish(target: &Path, content: &[u8]) -> Result<(), StorageError> {
     staged.publish()
 }
 
+/// Removes a file, durably. Whether it is gone after an error is not known.
+pub fn remove(target: &Path) -> Result<(), StorageError> {
+    let removed = fault::point().and_then(|()| fs::remove_file(target)).and_then(|()| sync_parent(target));
+    removed.map_err(StorageError::unsettled("remove", target))
+}
+
 /// Creates a directory with its parents, durably.
 pub fn create_directory(path: &Path) -> Result<(), StorageError> {
     if path.is_dir() {

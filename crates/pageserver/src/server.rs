@@ -5,9 +5,10 @@
 
 use crate::branch::{Branch, BranchKey};
 use crate::branches::{BranchError, Branches, Known};
-use crate::error::ReadError;
+use crate::error::{ReadError, StorageError};
 use crate::import::ImportError;
 use crate::manifest::Origin;
+use crate::small_files::{FileError, SmallFiles};
 use quire_protocol::page::{ErrorCode, Request, Response};
 use quire_protocol::{Frame, FrameError};
 use quire_types::{Key, Lsn};
@@ -42,7 +43,7 @@ impl Refusal {
 
 impl From<ReadError> for Refusal {
     fn from(error: ReadError) -> Refusal {
-        use crate::error::StorageError::{Corrupt, Failed, Io, Unsettled};
+        use StorageError::{Corrupt, Failed, Io, Unsettled};
         let code = match &error {
             ReadError::NoSuchKey { .. } => ErrorCode::NoSuchKey,
             ReadError::WrongKind(_) => ErrorCode::Protocol,
@@ -60,6 +61,18 @@ impl From<BranchError> for Refusal {
         let code = match &error {
             BranchError::Storage(_) | BranchError::Import(ImportError::Storage(_)) => ErrorCode::Storage,
             _ => ErrorCode::Protocol,
+        };
+        Refusal::new(code, error)
+    }
+}
+
+impl From<FileError> for Refusal {
+    fn from(error: FileError) -> Refusal {
+        let code = match &error {
+            FileError::Fenced { .. } => ErrorCode::Fenced,
+            FileError::NotFenced(_) | FileError::Name(_) | FileError::TooLong(_) => ErrorCode::Protocol,
+            FileError::Storage(StorageError::Corrupt { .. }) => ErrorCode::Corrupt,
+            FileError::Storage(_) => ErrorCode::Storage,
         };
         Refusal::new(code, error)
     }
@@ -219,6 +232,13 @@ async fn answer(known: Option<Known>, request: Request, timeout: Duration) -> Re
             Ok(Response::Position { ingested: progress.ingested, durable: progress.durable })
         }
         Request::GetCheckpoint { lsn } => get_checkpoint(branch, lsn, timeout).await,
+        Request::GetFiles { prefix, after } => {
+            let listed = blocking(move || branch.files().list(&prefix, &after)).await??;
+            Ok(Response::Files { files: listed.files, more: listed.more })
+        }
+        Request::FenceFiles { term } => write_files(branch, move |files| files.fence(term)).await,
+        Request::PutFile { version, file } => write_files(branch, move |files| files.put(version, &file)).await,
+        Request::RemoveFile { version, name } => write_files(branch, move |files| files.remove(version, &name)).await,
         _ => Err(Refusal::new(ErrorCode::Protocol, "this message has no place here")),
     }
 }
@@ -247,6 +267,14 @@ async fn get_checkpoint(branch: Arc<Branch>, lsn: Lsn, timeout: Duration) -> Res
     let end = end.await?.ok_or_else(elsewhere)?;
     let (last_record, shut_down) = (end.last_record, end.shut_down);
     Ok(Response::Checkpoint { last_record, state: end.checkpoint.encode().into(), shut_down })
+}
+
+async fn write_files(
+    branch: Arc<Branch>,
+    write: impl FnOnce(&SmallFiles) -> Result<(), FileError> + Send + 'static,
+) -> Result<Response, Refusal> {
+    blocking(move || write(branch.files())).await??;
+    Ok(Response::Done)
 }
 
 /// Runs work that reads files or keeps a processor busy.

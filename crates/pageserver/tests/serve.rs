@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use quire_pageserver::{Config, Pageserver};
-use quire_protocol::page::{ErrorCode, Request, Response};
+use quire_protocol::page::{ErrorCode, FileVersion, Request, Response, SmallFile};
 use quire_protocol::quorum::{self, LogIdentity};
 use quire_protocol::{Frame, FrameError};
 use quire_types::{Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Term, TimelineKey};
@@ -221,6 +221,39 @@ async fn an_imported_branch_is_served_followed_and_there_after_a_restart() {
     assert_eq!(position, Response::Position { ingested: end, durable: end });
     let again = Request::ImportBegin { start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 15 };
     assert_eq!(client.error(&again).await, ErrorCode::Protocol);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_are_kept_for_the_compute_that_fenced_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(dir.path(), Vec::new()).await;
+    let (mut client, _) = Client::connect(server.pages).await;
+    assert_eq!(client.error(&Request::FenceFiles { term: Term(1) }).await, ErrorCode::NoSuchBranch);
+    import(&mut client).await;
+    let version = |term, sequence| FileVersion { term: Term(term), sequence };
+    let file = |name: &str| SmallFile { name: name.into(), lsn: Lsn(5), content: Bytes::from_static(b"content") };
+    let put = |term, sequence, name| Request::PutFile { version: version(term, sequence), file: file(name) };
+    let remove =
+        |term, sequence, name: &str| Request::RemoveFile { version: version(term, sequence), name: name.into() };
+    assert_eq!(client.error(&put(1, 1, "fsm/1/2/3")).await, ErrorCode::Protocol, "nobody has fenced");
+    for request in [
+        Request::FenceFiles { term: Term(1) },
+        put(1, 1, "fsm/1/2/3"),
+        put(1, 2, "pgdata/a"),
+        remove(1, 3, "fsm/1/2/3"),
+        Request::FenceFiles { term: Term(2) },
+    ] {
+        assert_eq!(client.ask(&request).await, Response::Done, "{request:?}");
+    }
+    assert_eq!(client.error(&remove(1, 4, "pgdata/a")).await, ErrorCode::Fenced);
+    assert_eq!(client.error(&put(2, 1, "no-slash")).await, ErrorCode::Protocol);
+    server.stop().await;
+    let server = Running::start(dir.path(), Vec::new()).await;
+    let (mut client, _) = Client::connect(server.pages).await;
+    let all = Request::GetFiles { prefix: String::new(), after: String::new() };
+    assert_eq!(client.ask(&all).await, Response::Files { files: vec![file("pgdata/a")], more: false });
+    assert_eq!(client.error(&Request::FenceFiles { term: Term(1) }).await, ErrorCode::Fenced);
     server.stop().await;
 }
 

@@ -5,13 +5,36 @@
 use crate::frame::{Frame, FrameError};
 use bytes::Bytes;
 use quire_types::key::KEY_BYTES;
-use quire_types::{BranchId, CodecError, Key, Lsn, PAGE_SIZE, ProjectId, Reader, ShardId, TimelineKey, Writer};
+use quire_types::{BranchId, CodecError, Key, Lsn, PAGE_SIZE, ProjectId, Reader, ShardId, Term, TimelineKey, Writer};
 
 /// The version said in `Hello`; a pageserver refuses any other.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// The most keys in one `GetPages`, entries in one `Scan` answer, pages in one `ImportValues`.
+/// The most keys in one `GetPages`, entries in one `Scan` answer, pages in one `ImportValues`, files in one `Files`.
 pub const MAX_KEYS: usize = 1024;
+
+/// The longest content of a small file: with its name it fits into a frame.
+pub const SMALL_FILE_BYTES_MAX: usize = 15 << 20;
+
+/// A file that PostgreSQL keeps outside WAL, kept whole under a name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SmallFile {
+    /// What it is kept under.
+    pub name: String,
+    /// Which state of the branch it belongs to, if it is of use with no other; else invalid.
+    pub lsn: Lsn,
+    /// All of it.
+    pub content: Bytes,
+}
+
+/// Which write of a small file this is. One of a lower term is refused, one that is not newer within its term changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct FileVersion {
+    /// The compute's term.
+    pub term: Term,
+    /// Counted by the compute, from 1.
+    pub sequence: u64,
+}
 
 /// What a compute asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +82,32 @@ pub enum Request {
     ImportValues(Vec<(Key, Bytes)>),
     /// The import is complete; `Done` is sent once it is durable and ingest may start.
     ImportFinish,
+    /// From now on only this term, or a higher one, may write small files. Answer: `Done`, once that is durable.
+    FenceFiles {
+        /// The compute's term.
+        term: Term,
+    },
+    /// Small files whose names begin with `prefix`, in order. Answer: [`Response::Files`].
+    GetFiles {
+        /// What their names begin with.
+        prefix: String,
+        /// Only names after this one.
+        after: String,
+    },
+    /// Keeps a small file in place of the one of its name. Answer: `Done`, once it is durable.
+    PutFile {
+        /// Which write this is.
+        version: FileVersion,
+        /// The file.
+        file: SmallFile,
+    },
+    /// Forgets a small file; none of that name is as good. Answer: `Done`, once that is durable.
+    RemoveFile {
+        /// Which write this is.
+        version: FileVersion,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// What a pageserver answers.
@@ -96,6 +145,13 @@ pub enum Response {
     },
     /// It is done.
     Done,
+    /// Small files in the order of their names. If `more`, ask again after the last of these.
+    Files {
+        /// The files.
+        files: Vec<SmallFile>,
+        /// Whether there are more.
+        more: bool,
+    },
     /// The request cannot be answered.
     Error {
         /// For programs.
@@ -123,12 +179,14 @@ pub enum ErrorCode {
     Protocol = 6,
     /// The disk failed.
     Storage = 7,
+    /// A compute of a higher term writes the branch's small files.
+    Fenced = 8,
 }
 
 impl ErrorCode {
     fn from_number(number: u8) -> Result<ErrorCode, CodecError> {
-        use ErrorCode::{Corrupt, IngestStopped, NoSuchBranch, NoSuchKey, Protocol, Storage, Timeout};
-        [NoSuchBranch, NoSuchKey, Timeout, Corrupt, IngestStopped, Protocol, Storage]
+        use ErrorCode::{Corrupt, Fenced, IngestStopped, NoSuchBranch, NoSuchKey, Protocol, Storage, Timeout};
+        [NoSuchBranch, NoSuchKey, Timeout, Corrupt, IngestStopped, Protocol, Storage, Fenced]
             .into_iter()
             .find(|code| *code as u8 == number)
             .ok_or(CodecError::Invalid { field: "error code", value: number.into() })
@@ -170,6 +228,24 @@ impl Request {
                 7
             }
             Request::ImportFinish => 8,
+            Request::FenceFiles { term } => {
+                out.u64(term.0);
+                9
+            }
+            Request::GetFiles { prefix, after } => {
+                out.length_prefixed(prefix.as_bytes()).length_prefixed(after.as_bytes());
+                10
+            }
+            Request::PutFile { version, file } => {
+                write_version(&mut out, *version);
+                write_file(&mut out, file);
+                11
+            }
+            Request::RemoveFile { version, name } => {
+                write_version(&mut out, *version);
+                out.length_prefixed(name.as_bytes());
+                12
+            }
         };
         Frame { kind, request_id, payload: out.into_bytes() }
     }
@@ -203,6 +279,10 @@ impl Request {
             },
             7 => Request::ImportValues(read_entries(&mut input, frame)?),
             8 => Request::ImportFinish,
+            9 => Request::FenceFiles { term: Term(input.u64("term")?) },
+            10 => Request::GetFiles { prefix: read_text(&mut input)?, after: read_text(&mut input)? },
+            11 => Request::PutFile { version: read_version(&mut input)?, file: read_file(&mut input, frame)? },
+            12 => Request::RemoveFile { version: read_version(&mut input)?, name: read_text(&mut input)? },
             other => return Err(FrameError::Unexpected(other)),
         };
         input.finish()?;
@@ -245,6 +325,11 @@ impl Response {
                 out.u8(*code as u8).length_prefixed(message.as_bytes());
                 71
             }
+            Response::Files { files, more } => {
+                out.u8(u8::from(*more)).u32(files.len() as u32);
+                files.iter().for_each(|file| write_file(&mut out, file));
+                72
+            }
         };
         Frame { kind, request_id, payload: out.into_bytes() }
     }
@@ -274,6 +359,12 @@ impl Response {
                 code: ErrorCode::from_number(input.u8("error code")?)?,
                 message: String::from_utf8_lossy(input.length_prefixed("message")?).into_owned(),
             },
+            72 => {
+                let more = input.u8("more")? != 0;
+                let count = read_count(&mut input, SMALL_FILE_HEAD_BYTES)?;
+                let files = (0..count).map(|_| read_file(&mut input, frame)).collect::<Result<_, _>>()?;
+                Response::Files { files, more }
+            }
             other => return Err(FrameError::Unexpected(other)),
         };
         input.finish()?;
@@ -306,10 +397,43 @@ fn read_entries(input: &mut Reader<'_>, frame: &Frame) -> Result<Vec<(Key, Bytes
     (0..count).map(|_| Ok((read_key(input)?, frame.payload.slice_ref(input.length_prefixed("value")?)))).collect()
 }
 
+/// Bytes of a small file beside its name and content: their lengths and the LSN.
+const SMALL_FILE_HEAD_BYTES: usize = 16;
+
+fn write_file(out: &mut Writer, file: &SmallFile) {
+    out.length_prefixed(file.name.as_bytes()).u64(file.lsn.0).length_prefixed(&file.content);
+}
+
+fn read_file(input: &mut Reader<'_>, frame: &Frame) -> Result<SmallFile, CodecError> {
+    let (name, lsn) = (read_text(input)?, Lsn(input.u64("lsn")?));
+    Ok(SmallFile { name, lsn, content: frame.payload.slice_ref(input.length_prefixed("content")?) })
+}
+
+fn write_version(out: &mut Writer, version: FileVersion) {
+    out.u64(version.term.0).u64(version.sequence);
+}
+
+fn read_version(input: &mut Reader<'_>) -> Result<FileVersion, CodecError> {
+    Ok(FileVersion { term: Term(input.u64("term")?), sequence: input.u64("sequence")? })
+}
+
+fn read_text(input: &mut Reader<'_>) -> Result<String, CodecError> {
+    let raw = input.length_prefixed("text")?;
+    let text = str::from_utf8(raw);
+    text.map(str::to_owned).map_err(|error| CodecError::Invalid { field: "text", value: error.valid_up_to() as u64 })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    const VERSION: FileVersion = FileVersion { term: Term(3), sequence: 7 };
+
+    fn small_file() -> SmallFile {
+        let content = Bytes::from_static(b"slot");
+        SmallFile { name: "pgdata/pg_replslot/a/state".into(), lsn: Lsn(9), content }
+    }
 
     #[test]
     fn every_request_reads_back() {
@@ -322,6 +446,10 @@ mod tests {
             Request::ImportBegin { start: Lsn(16 << 20), segment_bytes: 16 << 20, postgres_version: 15 },
             Request::ImportValues(vec![(Key::ControlFile, Bytes::from_static(b"control"))]),
             Request::ImportFinish,
+            Request::FenceFiles { term: Term(3) },
+            Request::GetFiles { prefix: "pgdata/".into(), after: String::new() },
+            Request::PutFile { version: VERSION, file: small_file() },
+            Request::RemoveFile { version: VERSION, name: "pgdata/a".into() },
         ];
         for request in requests {
             assert_eq!(Request::from_frame(&request.to_frame(1)).expect("valid"), request);
@@ -339,6 +467,8 @@ mod tests {
             Response::Checkpoint { last_record: Lsn(1), state: Bytes::from_static(b"s"), shut_down: true },
             Response::Done,
             Response::Error { code: ErrorCode::Corrupt, message: "layer".into() },
+            Response::Error { code: ErrorCode::Fenced, message: "term".into() },
+            Response::Files { files: vec![small_file(), small_file()], more: true },
         ];
         for response in responses {
             assert_eq!(Response::from_frame(&response.to_frame(1)).expect("valid"), response);

@@ -5,7 +5,7 @@
 //! allocates, and the meta mapping of a tracked file is its own bookkeeping.
 
 use libc::c_int;
-use quire_cache::Meta;
+use quire_cache::{FileArea, Meta};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,6 +28,11 @@ pub enum Descriptor {
     OtherTimeline,
     /// A file with a meta mapping at this address, see [`Meta::into_raw`].
     Tracked(NonNull<u8>),
+    /// A file or directory that storage keeps whole.
+    Kept {
+        /// Where it lies.
+        area: FileArea,
+    },
     /// Something else below the data directory.
     Local,
 }
@@ -37,6 +42,7 @@ const WAL: u64 = 1;
 const OTHER_TIMELINE: u64 = 2;
 const TRACKED: u64 = 3;
 const LOCAL: u64 = 4;
+const KEPT: u64 = 5;
 const TAG_BITS: u32 = 3;
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 
@@ -48,6 +54,7 @@ impl Descriptor {
             Descriptor::OtherTimeline => OTHER_TIMELINE,
             // A mapping starts at a page, so its lowest bits are free.
             Descriptor::Tracked(meta) => meta.as_ptr().expose_provenance() as u64 | TRACKED,
+            Descriptor::Kept { area } => u64::from(area as u32) << TAG_BITS | KEPT,
             Descriptor::Local => LOCAL,
         }
     }
@@ -63,6 +70,10 @@ impl Descriptor {
                 None => Descriptor::Local,
             },
             LOCAL => Descriptor::Local,
+            KEPT => match u32::try_from(value >> TAG_BITS).ok().and_then(FileArea::from_number) {
+                Some(area) => Descriptor::Kept { area },
+                None => Descriptor::Local,
+            },
             _ => Descriptor::Foreign,
         }
     }
@@ -109,7 +120,8 @@ mod tests {
         let page = NonNull::new(std::ptr::without_provenance_mut(0x7FFF_1234_5000)).unwrap();
         let wal = Descriptor::Wal { segment_number: 0xFF_FFFF_FFFF };
         let all = [Descriptor::Foreign, wal, Descriptor::OtherTimeline, Descriptor::Tracked(page), Descriptor::Local];
-        for descriptor in all {
+        let kept = FileArea::ALL.map(|area| Descriptor::Kept { area });
+        for descriptor in all.into_iter().chain(kept) {
             assert_eq!(Descriptor::decode(descriptor.encode()), descriptor);
         }
     }

@@ -4,7 +4,8 @@
 //! `pread` on a relation's file gives the page as last written. Loaded into a stock `postgres` by `LD_PRELOAD`, the
 //! shim keeps the first promise with the safekeepers (through [`quire_cache::flush`]) and the second with the
 //! pageserver (through [`quire_cache::protocol`] and [`quire_cache::request`]); the agent does all the work, the shim
-//! asks and waits. Everything else in the data directory is an ordinary local file that may be lost, so that `fsync`
+//! asks and waits. What PostgreSQL flushes and does not log, such as replication slots, the agent has storage keep
+//! ([`hooks::sync`]). Everything else in the data directory is an ordinary local file that may be lost, so that `fsync`
 //! there does nothing.
 //!
 //! An example: a backend reads block 7 of `base/5/1259`. It opened the file before ([`hooks::open`]), when the shim

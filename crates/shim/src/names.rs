@@ -7,7 +7,7 @@
 use crate::database::{Database, decimal};
 use crate::shim::{self, Shim};
 use libc::{c_char, c_int};
-use quire_cache::FileId;
+use quire_cache::{FileArea, FileId};
 use quire_types::{Fork, RelTag};
 use std::ffi::CStr;
 
@@ -74,6 +74,8 @@ pub enum FileKind {
         /// Its number.
         segment_number: u64,
     },
+    /// It is flushed but not logged: storage keeps it whole. Also a directory of such files.
+    Kept(FileArea),
     /// Something else.
     Other,
 }
@@ -172,7 +174,7 @@ fn classify(relative: Buffer, segment_bytes: u64) -> Target {
         (2, [b"pg_xact" | b"pg_commit_ts", name, ..]) => (slru_kind(name), None),
         (3, [b"pg_multixact", b"offsets" | b"members", name, ..]) => (slru_kind(name), None),
         (2, [b"pg_wal", name, ..]) => (wal_kind(name, segment_bytes), None),
-        _ => (FileKind::Other, None),
+        _ => (FileArea::of_path(relative.bytes()).map_or(FileKind::Other, FileKind::Kept), None),
     };
     Target { relative, kind, database }
 }
@@ -264,6 +266,13 @@ mod tests {
         assert_eq!(kind_of("base/5/pg_internal.init").1, None, "relation cache files are local");
         assert_eq!(kind_of("base/pgsql_tmp").1, None);
         assert_eq!(kind_of("base").1, None);
+    }
+
+    #[test]
+    fn files_that_storage_keeps_are_told_from_unfinished_ones() {
+        assert_eq!(kind_of("./pg_replslot/a/state"), (FileKind::Kept(FileArea::Slots), None));
+        assert_eq!(kind_of("postgresql.auto.conf"), (FileKind::Kept(FileArea::Settings), None));
+        assert_eq!(kind_of("pg_replslot/a/state.tmp"), (FileKind::Other, None));
     }
 
     #[test]

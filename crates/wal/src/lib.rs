@@ -14,6 +14,7 @@ pub mod page;
 pub mod path;
 pub mod pglz;
 pub mod record;
+pub mod replication_slot;
 pub mod rmgr;
 pub mod stream;
 pub mod version;

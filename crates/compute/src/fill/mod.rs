@@ -9,6 +9,7 @@ mod files;
 mod prefetch;
 mod read_ahead;
 
+use crate::kept::KeptFiles;
 use crate::materialise::Materialiser;
 use crate::owner::Owner;
 use crate::page_client::PageError;
@@ -35,6 +36,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub struct FillServer {
     fetcher: Arc<Fetcher>,
     materialiser: Arc<Materialiser>,
+    kept: Arc<KeptFiles>,
     quorum: Arc<Quorum>,
     control: Arc<ControlMap>,
     owner: Owner,
@@ -72,6 +74,7 @@ impl FillServer {
         FillServer {
             fetcher,
             materialiser: session.materialiser.clone(),
+            kept: session.kept.clone(),
             quorum: session.quorum.clone(),
             control: session.control.clone(),
             owner: setting.owner,
@@ -152,6 +155,7 @@ impl FillServer {
                 Ok(true)
             }
             Request::WalSegment { timeline, segment_number } => self.wal_segment(timeline, segment_number).await,
+            Request::KeepFiles { area } => self.kept.keep(area).await.map(|()| true).map_err(FillError::from),
         };
         to_answer(request, outcome)
     }

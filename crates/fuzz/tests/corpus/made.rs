@@ -183,7 +183,7 @@ fn cache_meta() -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("meta");
     let file = FileId::Relation { rel: REL, segment: 0 };
-    let spec = quire_cache::meta::MetaSpec { file, inode: 9, remote_nblocks: 1, request_lsn: Lsn(9) };
+    let spec = quire_cache::meta::MetaSpec { file, inode: 9, remote_nblocks: 1, request_lsn: Lsn(9), bounded: false };
     spec.create(&path).expect("a meta file");
     std::fs::read(&path).expect("a meta file")
 }

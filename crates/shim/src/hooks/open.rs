@@ -22,6 +22,7 @@ fn open_as(target: Option<Target>, path: *const c_char, flags: c_int, real: impl
     match target.kind {
         FileKind::Pages => open_pages(shim, &target, path, flags, real),
         FileKind::Wal { timeline, segment_number } => open_wal(shim, timeline, segment_number, flags, real),
+        FileKind::Kept(area) => noted(real(flags), Descriptor::Kept { area }),
         FileKind::Other => noted(real(flags), Descriptor::Local),
     }
 }

@@ -1,10 +1,14 @@
-//! Making things durable: WAL by the quorum, everything else in the data directory not at all.
+//! Making things durable: WAL by the quorum, what is flushed but not logged by storage, everything else in the data
+//! directory not at all.
 
+use crate::errno::{self, Errno};
 use crate::fds::{self, Descriptor};
 use crate::hooks::data;
 use crate::shim;
-use crate::{real, tracked, wal};
+use crate::shim::Shim;
+use crate::{agent, real, tracked, wal};
 use libc::{c_int, c_uint, off_t};
+use quire_cache::{Answer, FileArea, Request};
 
 /// What a request to make `fd` durable comes to; `real` does it for a file that is not the compute's.
 fn durable(fd: c_int, real: impl FnOnce() -> c_int) -> c_int {
@@ -12,7 +16,21 @@ fn durable(fd: c_int, real: impl FnOnce() -> c_int) -> c_int {
         (Descriptor::Foreign, _) | (_, None) => real(),
         (Descriptor::Wal { .. }, Some(shim)) => wal::flush(shim),
         (Descriptor::OtherTimeline, Some(shim)) => wal::refuse_timeline(shim),
+        (Descriptor::Kept { area }, Some(shim)) => keep(shim, area),
         (Descriptor::Tracked(_) | Descriptor::Local, Some(_)) => 0,
+    }
+}
+
+/// Returns once storage has the files of `area` as they are now. That is more than was asked for, and needs no word on renamed
+/// and removed files: PostgreSQL flushes their directories.
+fn keep(shim: &Shim, area: FileArea) -> c_int {
+    match errno::preserved(|| agent::call(shim, &Request::KeepFiles { area })) {
+        Ok(Answer::Ok) => 0,
+        Ok(answer) => {
+            shim::say(format_args!("cannot keep {area:?}: {answer:?}"));
+            Errno(libc::EIO).fail()
+        }
+        Err(error) => error.fail(),
     }
 }
 

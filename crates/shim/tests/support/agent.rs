@@ -154,8 +154,8 @@ impl Agent {
                 self.fill(file, first_block, count)
             }
             Request::WalSegment { segment_number, .. } => self.wal_segment(segment_number),
-            // This agent sets no marks.
-            Request::Reached { .. } => Ok(()),
+            // This agent sets no marks and keeps no files.
+            Request::Reached { .. } | Request::KeepFiles { .. } => Ok(()),
         };
         match done {
             Ok(()) => Answer::Ok,

@@ -1,0 +1,300 @@
+//! Files that PostgreSQL keeps outside WAL: replication slots, snapshots of logical decoding, statistics, free space maps.
+//!
+//! A compute sends such a file whole when PostgreSQL has flushed it, and is answered once it is durable here. Only the
+//! newest version is kept. Nothing of this is in the log, so each file is a file of its own, published as everything is
+//! ([`crate::publish`]).
+//!
+//! Invariants:
+//! - a file is the old or the new one, whole, after a crash at any moment;
+//! - once a term has fenced the files, no lower term writes any: whoever lists them after fencing sees the last word of
+//!   all computes before;
+//! - within a term the writes take effect in the order of their sequence numbers, however late one of them arrives over a
+//!   connection that its sender has given up. The last number need not be durable: no connection outlives the process.
+
+use crate::error::StorageError;
+use crate::publish::{self, TEMPORARY_SUFFIX};
+use bytes::Bytes;
+use quire_protocol::page::{FileVersion, MAX_KEYS, SMALL_FILE_BYTES_MAX, SmallFile};
+use quire_types::{CodecError, Lsn, Reader, Term, Writer};
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+/// The folder in a shard's directory.
+const FOLDER: &str = "files";
+/// Holds the term that fenced the files. Names of small files have a slash, so none is called so.
+const TERM_FILE: &str = "term";
+/// Stands for the slash in names on disk; no name has one of its own.
+const SEPARATOR: char = '%';
+const NAME_BYTES_MAX: usize = 200;
+
+const FILE_MAGIC: [u8; 8] = *b"QUIREFIL";
+const TERM_MAGIC: [u8; 8] = *b"QUIRETRM";
+const VERSION: u32 = 1;
+/// Bytes of a file's frame: magic, version, LSN, two lengths, checksum.
+const FRAME_BYTES: u64 = 8 + 4 + 8 + 4 + 4 + 4;
+
+/// Why a small file was not kept or given.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// A newer compute writes the files.
+    #[error("the files were fenced by term {fence}, and term {term} is older")]
+    Fenced {
+        /// Who fenced them.
+        fence: Term,
+        /// Who came too late.
+        term: Term,
+    },
+    /// A compute has to fence the files before it writes any.
+    #[error("term {0} has not fenced the files")]
+    NotFenced(Term),
+    /// A name that no small file can have.
+    #[error("no small file can be called {0:?}")]
+    Name(String),
+    /// Longer than a small file can be.
+    #[error("{0} is too long for a small file")]
+    TooLong(String),
+    /// The disk failed, or a file is damaged.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Small files in the order of their names, as many as fit into an answer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Listed {
+    /// The files.
+    pub files: Vec<SmallFile>,
+    /// Whether there are more after them.
+    pub more: bool,
+}
+
+/// The small files of one shard of a branch.
+#[derive(Debug)]
+pub struct SmallFiles {
+    dir: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    last: FileVersion,
+    /// Names, and bytes on disk.
+    files: BTreeMap<String, u64>,
+    /// Set by a write whose outcome is not known; then nothing more is written. After any other failure the old file is whole,
+    /// and a disk that was full may have room the next time.
+    failed: Option<String>,
+}
+
+impl SmallFiles {
+    /// Opens those in a shard's directory, and removes what was not published.
+    pub fn open(shard: &Path) -> Result<SmallFiles, StorageError> {
+        let dir = shard.join(FOLDER);
+        publish::create_directory(&dir)?;
+        let files = found_in(&dir)?;
+        let last = FileVersion { term: load_term(&dir)?, sequence: 0 };
+        Ok(SmallFiles { dir, state: Mutex::new(State { last, files, failed: None }) })
+    }
+
+    /// Refuses the writes of all lower terms from now on, durably.
+    pub fn fence(&self, term: Term) -> Result<(), FileError> {
+        let mut state = self.state();
+        let fence = state.last.term;
+        if term < fence {
+            return Err(FileError::Fenced { fence, term });
+        }
+        if term > fence {
+            state.publish(&self.dir.join(TERM_FILE), &encode_term(term))?;
+            state.last = FileVersion { term, sequence: 0 };
+        }
+        Ok(())
+    }
+
+    /// Keeps a file, durably.
+    pub fn put(&self, version: FileVersion, file: &SmallFile) -> Result<(), FileError> {
+        if file.content.len() > SMALL_FILE_BYTES_MAX {
+            return Err(FileError::TooLong(file.name.clone()));
+        }
+        let path = self.path(&file.name)?;
+        let mut state = self.state();
+        if state.admits(version)? {
+            let raw = encode(file);
+            state.publish(&path, &raw)?;
+            state.files.insert(file.name.clone(), raw.len() as u64);
+            state.last = version;
+        }
+        Ok(())
+    }
+
+    /// Forgets a file, durably.
+    pub fn remove(&self, version: FileVersion, name: &str) -> Result<(), FileError> {
+        let path = self.path(name)?;
+        let mut state = self.state();
+        if state.admits(version)? {
+            if state.files.contains_key(name) {
+                state.write(|| publish::remove(&path))?;
+                state.files.remove(name);
+            }
+            state.last = version;
+        }
+        Ok(())
+    }
+
+    /// Files whose names begin with `prefix` and come after `after`.
+    pub fn list(&self, prefix: &str, after: &str) -> Result<Listed, FileError> {
+        let state = self.state();
+        let mut listed = Listed::default();
+        let mut room = SMALL_FILE_BYTES_MAX as u64 + FRAME_BYTES + NAME_BYTES_MAX as u64;
+        let from = if after < prefix { Bound::Included(prefix) } else { Bound::Excluded(after) };
+        let names = state.files.range::<str, _>((from, Bound::Unbounded));
+        for (name, bytes) in names.take_while(|(name, _)| name.starts_with(prefix)) {
+            if *bytes > room || listed.files.len() == MAX_KEYS {
+                listed.more = true;
+                break;
+            }
+            room -= bytes;
+            listed.files.push(self.load(name)?);
+        }
+        Ok(listed)
+    }
+
+    fn load(&self, name: &str) -> Result<SmallFile, FileError> {
+        let path = self.path(name)?;
+        let raw = fs::read(&path).map_err(StorageError::io("read", &path))?;
+        let file = decode(&raw).map_err(StorageError::malformed(&path, 0))?;
+        match file.name == name {
+            true => Ok(file),
+            false => Err(misnamed(path, &file.name).into()),
+        }
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf, FileError> {
+        match is_valid(name) {
+            true => Ok(self.dir.join(name.replace('/', &SEPARATOR.to_string()))),
+            false => Err(FileError::Name(name.to_owned())),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while the small files are locked")
+    }
+}
+
+impl State {
+    /// Whether a write is to take effect; one that came late is not.
+    fn admits(&self, version: FileVersion) -> Result<bool, FileError> {
+        let (fence, term) = (self.last.term, version.term);
+        match term.cmp(&fence) {
+            std::cmp::Ordering::Less => Err(FileError::Fenced { fence, term }),
+            std::cmp::Ordering::Greater => Err(FileError::NotFenced(term)),
+            std::cmp::Ordering::Equal => Ok(version.sequence > self.last.sequence),
+        }
+    }
+
+    fn publish(&mut self, path: &Path, content: &[u8]) -> Result<(), StorageError> {
+        self.write(|| publish::publish(path, content))
+    }
+
+    fn write(&mut self, write: impl FnOnce() -> Result<(), StorageError>) -> Result<(), StorageError> {
+        if let Some(reason) = &self.failed {
+            return Err(StorageError::Failed(reason.clone()));
+        }
+        let written = write();
+        if let Err(error @ StorageError::Unsettled { .. }) = &written {
+            self.failed = Some(error.to_string());
+        }
+        written
+    }
+}
+
+fn is_valid(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    name.len() <= NAME_BYTES_MAX && name.bytes().all(allowed) && name.contains('/') && !name.ends_with(TEMPORARY_SUFFIX)
+}
+
+/// Names and lengths of the files in `dir`. What ends as an unpublished file is removed.
+fn found_in(dir: &Path) -> Result<BTreeMap<String, u64>, StorageError> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).map_err(StorageError::io("list", dir))? {
+        let entry = entry.map_err(StorageError::io("list", dir))?;
+        let (path, bytes) = (entry.path(), entry.metadata().map_err(StorageError::io("examine", dir))?.len());
+        let name = entry.file_name().to_string_lossy().replace(SEPARATOR, "/");
+        if name.ends_with(TEMPORARY_SUFFIX) {
+            fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
+        } else if is_valid(&name) {
+            found.insert(name, bytes);
+        }
+    }
+    Ok(found)
+}
+
+fn load_term(dir: &Path) -> Result<Term, StorageError> {
+    let path = dir.join(TERM_FILE);
+    match fs::read(&path) {
+        Ok(raw) => decode_term(&raw).map_err(StorageError::malformed(&path, 0)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Term(0)),
+        Err(error) => Err(StorageError::io("read", &path)(error)),
+    }
+}
+
+fn misnamed(path: PathBuf, name: &str) -> StorageError {
+    StorageError::Corrupt { path, offset: 0, reason: format!("it is {name}") }
+}
+
+fn encode(file: &SmallFile) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.bytes(&FILE_MAGIC).u32(VERSION).u64(file.lsn.0);
+    out.length_prefixed(file.name.as_bytes()).length_prefixed(&file.content);
+    sealed(out)
+}
+
+fn decode(raw: &[u8]) -> Result<SmallFile, CodecError> {
+    let mut input = unsealed(raw, FILE_MAGIC)?;
+    let lsn = Lsn(input.u64("lsn")?);
+    let name = String::from_utf8_lossy(input.length_prefixed("name")?).into_owned();
+    let content = Bytes::copy_from_slice(input.length_prefixed("content")?);
+    input.finish()?;
+    Ok(SmallFile { name, lsn, content })
+}
+
+fn encode_term(term: Term) -> Vec<u8> {
+    let mut out = Writer::new();
+    out.bytes(&TERM_MAGIC).u32(VERSION).u64(term.0);
+    sealed(out)
+}
+
+fn decode_term(raw: &[u8]) -> Result<Term, CodecError> {
+    let mut input = unsealed(raw, TERM_MAGIC)?;
+    let term = Term(input.u64("term")?);
+    input.finish()?;
+    Ok(term)
+}
+
+/// The bytes with their checksum behind them.
+fn sealed(mut out: Writer) -> Vec<u8> {
+    let checksum = crc32c::crc32c(out.as_slice());
+    out.u32(checksum);
+    out.into_vec()
+}
+
+/// What follows the head of a file whose checksum is right.
+fn unsealed(raw: &[u8], magic: [u8; 8]) -> Result<Reader<'_>, CodecError> {
+    let short = CodecError::Truncated { field: "checksum", needed: 4, left: raw.len() };
+    let (checked, checksum) = raw.split_last_chunk::<4>().ok_or(short)?;
+    let mut input = Reader::new(checked);
+    let found: [u8; 8] = input.array("magic")?;
+    if found != magic {
+        return Err(CodecError::Invalid { field: "magic", value: u64::from_le_bytes(found) });
+    }
+    if crc32c::crc32c(checked) != u32::from_le_bytes(*checksum) {
+        return Err(CodecError::Invalid { field: "checksum", value: u32::from_le_bytes(*checksum).into() });
+    }
+    match input.u32("version")? {
+        VERSION => Ok(input),
+        other => Err(CodecError::Invalid { field: "version", value: other.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests;
