@@ -242,6 +242,7 @@ impl Meta {
     ///
     /// # Safety
     /// The address came from `into_raw` and is taken back once, with no borrow left.
+    #[inline]
     pub unsafe fn from_raw(start: NonNull<u8>) -> Meta {
         // SAFETY: the mapping begins with a header that was checked before it was given up, and its capacity never
         // changes.
@@ -255,6 +256,7 @@ impl Meta {
     ///
     /// # Safety
     /// The address came from `into_raw` and is not taken back while `body` runs.
+    #[inline]
     pub unsafe fn borrow_raw<R>(start: NonNull<u8>, body: impl FnOnce(&Meta) -> R) -> R {
         // SAFETY: as the caller says; never dropped, so it is not unmapped here.
         let meta = std::mem::ManuallyDrop::new(unsafe { Meta::from_raw(start) });
@@ -305,6 +307,7 @@ impl Meta {
     }
 
     /// Notes that blocks were read.
+    #[inline]
     pub fn note_read(&self, blocks: Range<u32>) {
         if self.is_bounded() {
             (blocks.start..blocks.end.min(self.capacity())).for_each(|block| self.touch(block));
@@ -312,6 +315,7 @@ impl Meta {
     }
 
     /// A lost count is as good: this is a hint.
+    #[inline]
     fn touch(&self, block: u32) {
         if let Some(touches) = self.touches(block) {
             let now = touches.load(Ordering::Relaxed);
@@ -322,6 +326,7 @@ impl Meta {
     }
 
     /// How often a block was touched of late; a block for which that is not counted, always.
+    #[inline]
     pub fn touches(&self, block: u32) -> Option<&AtomicU8> {
         if block >= self.capacity() || !self.is_bounded() {
             return None;
@@ -368,6 +373,7 @@ impl Meta {
         self.word(block).is_some_and(|(word, _)| word.load(Ordering::Relaxed) == ALL_ABSENT)
     }
 
+    #[inline]
     fn header(&self) -> &Header {
         // SAFETY: the mapping is page-aligned, was checked to be long enough, and lives as long as `self`; a header is
         // atomics only.
@@ -375,6 +381,7 @@ impl Meta {
     }
 
     /// The word a block's state is in, and how far to shift it; none for a block past the capacity.
+    #[inline]
     fn word(&self, block: u32) -> Option<(&AtomicU32, u32)> {
         if block >= self.capacity() {
             return None;
@@ -410,10 +417,12 @@ fn check(mapping: &Mapping) -> Result<(), CacheError> {
 }
 
 impl Blocks for Meta {
+    #[inline]
     fn capacity(&self) -> u32 {
         self.header().capacity.load(Ordering::Relaxed)
     }
 
+    #[inline]
     fn remote_nblocks(&self) -> u32 {
         self.header().remote_nblocks.load(Ordering::SeqCst)
     }
@@ -439,6 +448,7 @@ impl Blocks for Meta {
         (begun == self.header().cuts_ended.load(Ordering::SeqCst)).then_some(begun)
     }
 
+    #[inline]
     fn state(&self, block: u32) -> BlockState {
         let Some((word, shift)) = self.word(block) else { return BlockState::Present };
         BlockState::from_bits(word.load(Ordering::SeqCst) >> shift)
@@ -453,10 +463,12 @@ impl Blocks for Meta {
         word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok()
     }
 
+    #[inline]
     fn drops(&self) -> u64 {
-        fence(Ordering::SeqCst);
+        // A reader of page bytes only loads, so that what must not move across this load is other loads.
+        fence(Ordering::Acquire);
         let drops = self.header().drops.load(Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        fence(Ordering::Acquire);
         drops
     }
 

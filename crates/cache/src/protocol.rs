@@ -48,9 +48,10 @@
 //! later one sees the raised number.
 //!
 //! **Memory order.** State words, the count and `remote_nblocks` are `SeqCst` and the arguments above hold in that
-//! single order. Page bytes are reached by system calls; an implementation of [`Blocks`] puts a full fence around its
-//! loads of the count, so that on no processor a read of page bytes moves across them. An abstract model of these
-//! functions is checked under many thread schedules in `tests/`.
+//! single order. Page bytes are reached by system calls; an implementation of [`Blocks`] puts an acquire fence before and
+//! after its loads of the count, so that on no processor a read of page bytes moves across them. (Between two looks at the count a
+//! reader only loads, so that no store needs to be kept from moving.) An abstract model of these functions is checked under many
+//! thread schedules in `tests/`.
 
 use std::ops::Range;
 

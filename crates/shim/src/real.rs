@@ -10,6 +10,7 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 /// The next definition of `name` behind this library's, remembered in `slot`; null if libc has none.
+#[inline]
 fn find(slot: &AtomicPtr<c_void>, name: &CStr) -> *mut c_void {
     let known = slot.load(Ordering::Relaxed);
     if !known.is_null() {
@@ -36,8 +37,10 @@ macro_rules! real {
             ///
             /// # Safety
             /// As for the C function.
+            #[inline]
             pub unsafe fn $name($($arg: $type),*) -> $result {
-                let found = find(&slots::$name, name_of(concat!(stringify!($name), "\0")));
+                const NAME: &CStr = name_of(concat!(stringify!($name), "\0"));
+                let found = find(&slots::$name, NAME);
                 if found.is_null() {
                     return Errno(libc::ENOSYS).fail();
                 }
@@ -55,8 +58,11 @@ macro_rules! real {
     };
 }
 
-fn name_of(terminated: &'static str) -> &'static CStr {
-    CStr::from_bytes_until_nul(terminated.as_bytes()).unwrap_or_default()
+const fn name_of(terminated: &'static str) -> &'static CStr {
+    match CStr::from_bytes_until_nul(terminated.as_bytes()) {
+        Ok(name) => name,
+        Err(_) => c"",
+    }
 }
 
 real! {

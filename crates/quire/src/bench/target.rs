@@ -49,7 +49,9 @@ impl Target {
         self.drop_database()?;
         self.admin()?.run(&format!("CREATE DATABASE {DATABASE}"))?;
         load.fill(&self.url)?;
-        self.session()?.run("VACUUM ANALYZE; CHECKPOINT")
+        let session = self.session()?;
+        session.run("VACUUM ANALYZE")?;
+        session.run("CHECKPOINT")
     }
 
     /// Fills a fresh database and warms it up.
