@@ -41,6 +41,7 @@ pub mod pushdown;
 pub mod quorum;
 pub mod start;
 mod supervisor;
+pub mod throttle;
 pub mod verify;
 
 pub use agent::{Agent, Handle};

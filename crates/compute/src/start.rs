@@ -20,6 +20,7 @@ use crate::owner::Owner;
 use crate::page_client::{CheckpointAnswer, PageClient};
 use crate::quorum::local_wal::{LocalWal, TIMELINE};
 use crate::quorum::{Quorum, Won};
+use crate::throttle::{Throttle, Throttled};
 use crate::{Config, Error, conf, orphans};
 use bytes::Bytes;
 use quire_cache::{AgentState, ComputeDir, ControlMap, ControlSettings};
@@ -32,7 +33,7 @@ use tokio::task::AbortHandle;
 
 /// How long the pageserver may take for one answer; a start that fails is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
-const DURABLE_POLL: Duration = Duration::from_secs(1);
+const POSITION_POLL: Duration = Duration::from_millis(200);
 
 /// What does not change between starts.
 #[derive(Clone, Debug)]
@@ -55,6 +56,8 @@ pub struct Session {
     pub control: Arc<ControlMap>,
     /// Storage.
     pub client: PageClient,
+    /// Holds commits back while storage lags.
+    pub throttle: Arc<Throttle>,
     /// Which databases are in the cache.
     pub materialiser: Arc<Materialiser>,
     /// The election that was won.
@@ -86,6 +89,11 @@ impl Session {
     /// The end of what is committed, a record boundary: what storage can be asked for without waiting for more.
     pub fn committed(&self) -> Lsn {
         self.quorum.view().borrow().committed.max(self.start)
+    }
+
+    /// Who holds commits back at the moment, if anybody does.
+    pub fn throttled(&self) -> Option<Throttled> {
+        self.throttle.throttled(self.client.is_connected())
     }
 
     /// The higher term that ended this one, if one was seen.
@@ -147,13 +155,14 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     }
     let materialiser = Arc::new(fill_directory(setting, &client, &end).await?);
     let control = share_memory(setting, &won, end.start)?;
-    quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start)?;
-    let mut session =
-        Session { quorum: quorum.clone(), control, client, materialiser, won, start: end.start, tasks: vec![] };
+    let throttle = Arc::new(Throttle::new(config.lag_bytes_max, end.start));
+    quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start, throttle.clone())?;
+    let (quorum, start) = (quorum.clone(), end.start);
+    let mut session = Session { quorum, control, client, throttle, materialiser, won, start, tasks: vec![] };
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
     session.tasks.push(Arc::new(FillServer::new(setting, &session, files.clone())).listen(config)?);
-    let reporting = report_durable(session.quorum.clone(), session.client.clone());
-    session.tasks.push(tokio::spawn(reporting).abort_handle());
+    let watching = watch_position(session.quorum.clone(), session.throttle.clone(), session.client.clone());
+    session.tasks.push(tokio::spawn(watching).abort_handle());
     if config.is_bounded() {
         let bound = Bound::new(setting, &session, files);
         session.tasks.push(tokio::spawn(bound.keep()).abort_handle());
@@ -273,14 +282,17 @@ fn share_memory(setting: &Setting, won: &Won, start: Lsn) -> Result<Arc<ControlM
     Ok(Arc::new(control))
 }
 
-/// Lets the safekeepers know what storage has made durable, so that they can remove older WAL.
-async fn report_durable(quorum: Arc<Quorum>, client: PageClient) {
+/// Lets the safekeepers know what storage has made durable, so that they can remove older WAL, and the throttle how far ingest is.
+async fn watch_position(quorum: Arc<Quorum>, throttle: Arc<Throttle>, client: PageClient) {
     loop {
         match client.position(PATIENCE).await {
-            Ok((_, durable)) => quorum.set_durable(durable),
-            Err(error) => tracing::debug!(%error, "storage does not say what is durable"),
+            Ok((ingested, durable)) => {
+                throttle.ingested(ingested);
+                quorum.set_durable(durable);
+            }
+            Err(error) => tracing::debug!(%error, "storage does not say how far it is"),
         }
-        tokio::time::sleep(DURABLE_POLL).await;
+        tokio::time::sleep(POSITION_POLL).await;
     }
 }
 

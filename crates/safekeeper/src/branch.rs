@@ -54,7 +54,7 @@ pub(crate) struct Branch {
 /// The log, or why there is none.
 #[derive(Debug)]
 enum Slot {
-    Open(Log),
+    Open(Box<Log>),
     Unusable { why: String, since: Instant },
 }
 
@@ -234,7 +234,7 @@ impl Branch {
 
 impl Slot {
     fn of(log: Result<Log, BranchError>) -> Slot {
-        log.map_or_else(|error| Slot::unusable(&error), Slot::Open)
+        log.map_or_else(|error| Slot::unusable(&error), |log| Slot::Open(Box::new(log)))
     }
 
     fn unusable(error: &BranchError) -> Slot {

@@ -30,8 +30,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// How long a process waits for a page while storage does not answer; then it gets an I/O error.
-const FETCH_PATIENCE: Duration = Duration::from_secs(60);
 /// How many prefetches may be under way.
 const PREFETCHES_MAX: usize = 32;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
@@ -50,6 +48,7 @@ pub struct FillServer {
     /// Where the log began; there is no WAL before.
     log_start: Lsn,
     prefetches: Arc<Semaphore>,
+    fetch_patience: Duration,
 }
 
 /// Why a request was not served.
@@ -83,6 +82,7 @@ impl FillServer {
             pg_wal: setting.config.pgdata().join("pg_wal"),
             log_start: session.won.identity.start,
             prefetches: Arc::new(Semaphore::new(PREFETCHES_MAX)),
+            fetch_patience: Duration::from_secs(setting.config.fetch_seconds_max),
         }
     }
 
@@ -114,8 +114,10 @@ impl FillServer {
     }
 
     async fn converse(self: Arc<FillServer>, mut stream: UnixStream) {
-        if let Err(error) = self.serve(&mut stream).await {
-            tracing::debug!(%error, "a conversation on agent.sock ended");
+        match self.serve(&mut stream).await {
+            Err(error @ FillError::Message(_)) => tracing::warn!(%error, "a connection on agent.sock is refused"),
+            Err(error) => tracing::debug!(%error, "a conversation on agent.sock ended"),
+            Ok(()) => {}
         }
     }
 
@@ -179,7 +181,7 @@ impl FillServer {
             let begun = Instant::now();
             // Read after the claim: whoever dropped a block raised the LSN before.
             let lsn = file.meta().request_lsn();
-            let pages = self.client.get_pages(lsn, claims.keys(), FETCH_PATIENCE).await?;
+            let pages = self.client.get_pages(lsn, claims.keys(), self.fetch_patience).await?;
             self.metrics.fetched(pages.len(), begun.elapsed());
             claims.install(&pages).map_err(FillError::Write)?;
         }

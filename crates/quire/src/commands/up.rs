@@ -54,8 +54,12 @@ pub struct Args {
     pageservers: usize,
 
     /// How many bytes of pages the compute keeps, such as 64MiB; remembered [default: any number]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = parse_cache_size)]
     cache_size: Option<u64>,
+
+    /// How many bytes of the log may wait for the pageserver before commits wait, too, such as 256MiB; remembered [default: 1GiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    max_lag: Option<u64>,
 }
 
 /// A number of bytes, with or without a unit.
@@ -70,8 +74,13 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         "TiB" => 1 << 40,
         other => return Err(format!("{other:?} is none of B, KiB, MiB, GiB, TiB")),
     };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
-    let bytes = bytes.ok_or_else(|| format!("{text:?} is no number of bytes"))?;
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale)).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| format!("{text:?} is no number of bytes"))
+}
+
+/// The same, with a least.
+fn parse_cache_size(text: &str) -> Result<u64, String> {
+    let bytes = parse_bytes(text)?;
     let least = quire_compute::config::CACHE_BYTES_MIN;
     if bytes < least { Err(format!("at least {} MiB are needed", least >> 20)) } else { Ok(bytes) }
 }
@@ -119,8 +128,11 @@ impl Args {
         if let Some(bytes) = self.cache_size {
             state.branches.iter_mut().for_each(|branch| branch.cache_bytes = Some(bytes));
         }
+        if let Some(bytes) = self.max_lag {
+            state.branches.iter_mut().for_each(|branch| branch.lag_bytes_max = Some(bytes));
+        }
         state.save(home)?;
-        Ok((state, Options { pg_bin, shim, cache_bytes: self.cache_size }))
+        Ok((state, Options { pg_bin, shim, cache_bytes: self.cache_size, lag_bytes_max: self.max_lag }))
     }
 
     fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
@@ -150,6 +162,9 @@ impl Args {
         command.args(["--safekeepers", &self.safekeepers.to_string(), "--pageservers", &self.pageservers.to_string()]);
         if let Some(bytes) = self.cache_size {
             command.args(["--cache-size", &bytes.to_string()]);
+        }
+        if let Some(bytes) = self.max_lag {
+            command.args(["--max-lag", &bytes.to_string()]);
         }
         for (option, path) in [("--pg-bin", &self.pg_bin), ("--shim", &self.shim)] {
             if let Some(path) = path {
@@ -220,8 +235,8 @@ mod tests {
     #[test]
     fn sizes_have_units_and_a_least() {
         assert_eq!((parse_bytes("64MiB"), parse_bytes("67108864")), (Ok(64 << 20), Ok(64 << 20)));
-        for wrong in ["", "1MiB", "64MB", "-1", "99999999999TiB"] {
-            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        for wrong in ["", "0", "1MiB", "64MB", "-1", "99999999999TiB"] {
+            assert!(parse_cache_size(wrong).is_err(), "{wrong}");
         }
     }
 }
