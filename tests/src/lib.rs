@@ -3,6 +3,8 @@
 //! The binary is `target/release/quire`, or the one that `QUIRE_BIN` names. `QUIRE_LONG=1` makes the loops of the tests long.
 
 pub mod bank;
+pub mod damage;
+pub mod disk;
 pub mod ledger;
 pub mod load;
 pub mod logs;
