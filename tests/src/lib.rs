@@ -4,6 +4,8 @@
 
 pub mod amcheck;
 pub mod bank;
+pub mod damage;
+pub mod disk;
 pub mod dump;
 pub mod ledger;
 pub mod load;

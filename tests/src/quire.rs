@@ -1,6 +1,6 @@
 //! A Quire in a folder of its own.
 
-use crate::processes::{of_folder, signal_all};
+use crate::processes::{is_alive, is_stopped, of_folder, signal_all};
 use crate::wait_for;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -171,6 +171,37 @@ impl Quire {
         pids[0]
     }
 
+    /// Stops a role for as long as wanted: the supervisor, which would start it again, is made to stand still first.
+    pub async fn take_away(&self, role: &str) -> Away {
+        let supervisor = self.supervisor();
+        signal_all(&[supervisor], Signal::SIGSTOP);
+        wait_for("the supervisor stands still", 30, async || is_stopped(supervisor).then_some(())).await;
+        let pid = self.role(role);
+        signal_all(&[pid], Signal::SIGKILL);
+        wait_for("the role is gone", 30, async || (!is_alive(pid)).then_some(())).await;
+        Away { supervisor }
+    }
+
+    /// The pid of the supervisor.
+    pub fn supervisor(&self) -> i32 {
+        let pid = std::fs::read_to_string(self.dir().join("run/up.pid")).expect("it runs");
+        pid.trim().parse().expect("a pid")
+    }
+
+    /// Changes a number in the configuration of the compute and has its agent start anew with it; until the next `quire up`.
+    pub async fn configure_compute(&self, setting: &str, value: u64) {
+        let path = self.dir().join("run/compute-main.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("read")).expect("JSON");
+        assert!(config[setting].is_number(), "{setting} in {config:#}");
+        config[setting] = value.into();
+        fs::write(&path, config.to_string()).expect("written");
+        let agent = self.role("compute-main");
+        signal_all(&[agent], Signal::SIGKILL);
+        wait_for("the agent is gone", 30, async || (!is_alive(agent)).then_some(())).await;
+        let is_back = async || (self.branch()["compute"]["state"] == "running").then_some(());
+        wait_for("the compute is back", 120, is_back).await;
+    }
+
     /// `kill -9` of everything, and waits until it is gone.
     pub async fn kill_everything(&self) {
         signal_all(&self.processes(), Signal::SIGKILL);
@@ -191,6 +222,17 @@ impl Quire {
         for entry in fs::read_dir(server_log).into_iter().flatten().flatten() {
             eprintln!("---- {}\n{}", entry.path().display(), last_lines(&entry.path()));
         }
+    }
+}
+
+/// A role that was taken away; back when dropped.
+pub struct Away {
+    supervisor: i32,
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        signal_all(&[self.supervisor], Signal::SIGCONT);
     }
 }
 

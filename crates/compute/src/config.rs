@@ -51,6 +51,12 @@ pub struct Config {
     /// How many bytes of pages the cache holds before pages leave it; any number if absent.
     #[serde(default)]
     pub cache_bytes: Option<u64>,
+    /// How many bytes of the log may wait for ingest before commits wait for it, too.
+    #[serde(default = "lag_bytes_max")]
+    pub lag_bytes_max: u64,
+    /// How long a process waits for a page that storage does not give; then it gets an I/O error.
+    #[serde(default = "fetch_seconds_max")]
+    pub fetch_seconds_max: u64,
     /// For tests: whether every page leaves the cache as soon as it may.
     #[serde(default)]
     pub drop_everything: bool,
@@ -58,6 +64,19 @@ pub struct Config {
 
 /// A smaller cache would do nothing but fetch.
 pub const CACHE_BYTES_MIN: u64 = 16 << 20;
+/// How far ingest may be behind before commits wait for it, unless configured.
+pub const LAG_BYTES_MAX: u64 = 1 << 30;
+
+/// How long a process waits for a page, unless configured.
+pub const FETCH_SECONDS_MAX: u64 = 60;
+
+fn lag_bytes_max() -> u64 {
+    LAG_BYTES_MAX
+}
+
+fn fetch_seconds_max() -> u64 {
+    FETCH_SECONDS_MAX
+}
 
 fn loopback() -> IpAddr {
     IpAddr::V4(Ipv4Addr::LOCALHOST)
@@ -177,6 +196,8 @@ mod tests {
             settings: Vec::new(),
             pushdown: false,
             cache_bytes: None,
+            lag_bytes_max: LAG_BYTES_MAX,
+            fetch_seconds_max: FETCH_SECONDS_MAX,
             drop_everything: false,
         }
     }

@@ -3,6 +3,7 @@
 use crate::agent::Handle;
 use crate::metrics::FetchReason;
 use crate::quorum::QuorumStatus;
+use crate::throttle::Throttled;
 use crate::{Error, conf};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -34,6 +35,10 @@ pub struct Status {
     pub lsn: Positions,
     /// The quorum.
     pub quorum: Option<QuorumStatus>,
+    /// Whether the pageserver answers.
+    pub storage_connected: Option<bool>,
+    /// What holds commits back, if anything does.
+    pub throttle: Option<Throttled>,
     /// The cache.
     pub cache: Cache,
     /// Whether storage is to make the full-page images.
@@ -106,6 +111,8 @@ impl Handle {
         let (state, session, counters) = (self.state(), self.session(), self.counters());
         let quorum = session.as_ref().map(|session| session.quorum.status());
         let positions = |quorum: &QuorumStatus| Positions { written: quorum.written, committed: quorum.committed };
+        let storage_connected = session.as_ref().map(|session| session.client.is_connected());
+        let throttle = session.as_ref().and_then(|session| session.throttled());
         Status {
             branch: self.config().branch_name.clone(),
             state: state.phase.name(),
@@ -116,6 +123,8 @@ impl Handle {
             start_lsn: session.map(|session| session.start),
             lsn: quorum.as_ref().map(positions).unwrap_or_default(),
             quorum,
+            storage_connected,
+            throttle,
             cache: Cache {
                 fills: counters.fills,
                 fill_errors: counters.fill_errors,
@@ -137,7 +146,11 @@ async fn status(State(handle): State<Handle>) -> Json<Status> {
 }
 
 async fn metrics(State(handle): State<Handle>) -> Response {
-    let quorum = handle.session().map(|session| session.quorum.status());
+    let session = handle.session();
+    let quorum = session.as_ref().map(|session| session.quorum.status());
+    if let Some(session) = &session {
+        handle.metrics().throttle(&session.throttle, session.throttled().as_ref());
+    }
     match handle.metrics().render(&handle.counters(), quorum.as_ref()) {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -44,6 +44,7 @@ pub mod quorum;
 pub mod start;
 mod supervisor;
 mod tablespaces;
+pub mod throttle;
 pub mod verify;
 pub mod warm_up;
 

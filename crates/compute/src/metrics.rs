@@ -1,6 +1,7 @@
 //! What a compute agent measures.
 
 use crate::quorum::QuorumStatus;
+use crate::throttle::{COMPONENTS, Throttle, Throttled};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -37,6 +38,19 @@ struct Fetch {
     reason: FetchReason,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Component {
+    component: &'static str,
+}
+
+/// What the throttle says of itself.
+#[derive(Debug, Default)]
+struct Throttling {
+    active: Family<Component, Level>,
+    lag_bytes: Level,
+    waited_ms: Level,
+}
+
 /// The metrics of one agent, with their registry.
 #[derive(Debug)]
 pub struct Metrics {
@@ -52,6 +66,7 @@ pub struct Metrics {
     dropped_pages: Counter,
     shared: Shared,
     quorum: Quorum,
+    throttling: Throttling,
 }
 
 /// Counters that PostgreSQL's processes raise in shared memory; they begin anew with each cold start.
@@ -93,10 +108,12 @@ impl Metrics {
             dropped_pages: Counter::default(),
             shared: Shared::default(),
             quorum: Quorum::default(),
+            throttling: Throttling::default(),
         };
         metrics.register_agent();
         metrics.register_shared();
         metrics.register_quorum();
+        metrics.register_throttling();
         metrics
     }
 
@@ -146,6 +163,24 @@ impl Metrics {
             self.registry.register(name, help, level.clone());
         }
         self.registry.register("safekeeper_flush_lsn", "What each safekeeper has flushed", flush.clone());
+    }
+
+    fn register_throttling(&mut self) {
+        let Throttling { active, lag_bytes, waited_ms } = &self.throttling;
+        self.registry.register("throttled", "Whether this component holds commits back", active.clone());
+        self.registry.register("ingest_lag_bytes", "WAL that is shipped and not ingested", lag_bytes.clone());
+        let help = "Milliseconds that flushes were held back, since the last cold start";
+        self.registry.register("throttle_wait_ms", help, waited_ms.clone());
+    }
+
+    /// Takes over what the throttle says.
+    pub fn throttle(&self, throttle: &Throttle, throttled: Option<&Throttled>) {
+        for component in COMPONENTS {
+            let is_active = throttled.is_some_and(|throttled| throttled.component == component);
+            self.throttling.active.get_or_create(&Component { component }).set(is_active.into());
+        }
+        self.throttling.lag_bytes.set(throttle.lag());
+        self.throttling.waited_ms.set(u64::try_from(throttle.waited().as_millis()).unwrap_or(u64::MAX));
     }
 
     /// Pages came from storage.

@@ -5,15 +5,18 @@
 //! process that merely inherited the number of one that was reaped.
 
 use crate::owner::Owner;
-use crate::{Config, Error, conf};
+use crate::quorum::local_wal::TIMELINE;
+use crate::{Config, Error, conf, place};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use quire_cache::{ComputeDir, ControlMap, ControlSettings};
+use quire_types::Lsn;
 use std::fs::{File, OpenOptions};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -143,21 +146,52 @@ pub async fn connect(config: &Config, database: &str) -> Result<tokio_postgres::
     Ok(client)
 }
 
-/// Checks that the dynamic loader accepts the shim: it only warns, and a `postgres` without the shim would acknowledge
-/// commits that no safekeeper has.
+/// Checks that the shim is loaded, is a shim, and is of this build: the dynamic loader only warns, and a `postgres` without the
+/// shim would acknowledge commits that no safekeeper has.
 pub fn check_shim(config: &Config, owner: Owner, shim: &Path) -> Result<(), Error> {
-    let mut command = Command::new(config.program("postgres"));
-    owner.adopt(command.arg("--version").env("LD_PRELOAD", shim).stdin(Stdio::null()));
-    let output = command.output().map_err(Error::file("run", config.program("postgres")))?;
-    let complaints = String::from_utf8_lossy(&output.stderr);
-    match output.status.success() && !complaints.contains("LD_PRELOAD") {
-        true => Ok(()),
-        false => Err(Error::Program {
-            program: format!("postgres with {}", shim.display()),
-            status: output.status.to_string(),
-            output: complaints.trim().to_owned(),
-        }),
+    let folder = config.dir.join("shim-check");
+    place::folder(&folder, owner)?;
+    let control = ComputeDir::new(&folder).control();
+    let settings = ControlSettings {
+        agent_pid: std::process::id(),
+        segment_bytes: 16 << 20,
+        timeline: TIMELINE,
+        start_lsn: Lsn::INVALID,
+        bounded: false,
+    };
+    ControlMap::create(&control, &settings).map_err(|error| Error::Cache(control.clone(), error))?;
+    owner.give(&control)?;
+    let outcome = check_in(config, owner, shim, &folder, &control);
+    std::fs::remove_dir_all(&folder).map_err(Error::file("remove", &folder))?;
+    outcome
+}
+
+/// A shim of this build accepts `control`, and none accepts a folder without it.
+fn check_in(config: &Config, owner: Owner, shim: &Path, folder: &Path, control: &Path) -> Result<(), Error> {
+    let refused = |output: &Output, said: String| Error::Program {
+        program: format!("postgres with {}", shim.display()),
+        status: output.status.to_string(),
+        output: said,
+    };
+    let accepts = version_under(config, owner, shim, folder)?;
+    let complaints = String::from_utf8_lossy(&accepts.stderr);
+    if !accepts.status.success() || complaints.contains("LD_PRELOAD") {
+        return Err(refused(&accepts, complaints.trim().to_owned()));
     }
+    place::remove(control)?;
+    let alone = version_under(config, owner, shim, folder)?;
+    match alone.status.success() {
+        true => Err(refused(&alone, "the library is loaded, but it is no shim of Quire's".into())),
+        false => Ok(()),
+    }
+}
+
+/// `postgres --version`, as the process of a compute in `folder`.
+fn version_under(config: &Config, owner: Owner, shim: &Path, folder: &Path) -> Result<Output, Error> {
+    let mut command = Command::new(config.program("postgres"));
+    command.arg("--version").env("LD_PRELOAD", shim).env("QUIRE_COMPUTE_DIR", folder).stdin(Stdio::null());
+    owner.adopt(&mut command);
+    command.output().map_err(Error::file("run", config.program("postgres")))
 }
 
 fn server_command(config: &Config, owner: Owner, shim: &Path) -> Result<Command, Error> {

@@ -24,6 +24,7 @@ use crate::owner::Owner;
 use crate::page_client::{CheckpointAnswer, PageClient};
 use crate::quorum::local_wal::{LocalWal, TIMELINE};
 use crate::quorum::{Quorum, Won};
+use crate::throttle::{Throttle, Throttled};
 use crate::warm_up::WarmUp;
 use crate::{Config, Error, conf, orphans};
 use bytes::Bytes;
@@ -38,7 +39,7 @@ use tokio::task::AbortHandle;
 
 /// How long the pageserver may take for one answer; a start that fails is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
-const DURABLE_POLL: Duration = Duration::from_secs(1);
+const POSITION_POLL: Duration = Duration::from_millis(200);
 /// How long a stopped compute may take to send what nobody waits for.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -63,6 +64,8 @@ pub struct Session {
     pub control: Arc<ControlMap>,
     /// Storage.
     pub client: PageClient,
+    /// Holds commits back while storage lags.
+    pub throttle: Arc<Throttle>,
     /// Which databases are in the cache.
     pub materialiser: Arc<Materialiser>,
     /// What PostgreSQL keeps outside WAL.
@@ -112,6 +115,16 @@ impl Session {
         if tokio::time::timeout(FAREWELL, sending).await.is_err() {
             tracing::warn!("storage did not take all statistics and free space maps in time");
         }
+    }
+
+    fn stored(&self) -> Stored {
+        let Session { quorum, throttle, client, kept, .. } = self;
+        Stored { quorum: quorum.clone(), throttle: throttle.clone(), client: client.clone(), kept: kept.clone() }
+    }
+
+    /// Who holds commits back at the moment, if anybody does.
+    pub fn throttled(&self) -> Option<Throttled> {
+        self.throttle.throttled(self.client.is_connected())
     }
 
     /// The higher term that ended this one, if one was seen.
@@ -177,16 +190,17 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let maps = Arc::new(FreeSpaceMaps::new(config.pgdata(), setting.owner, kept.clone()));
     let materialiser = Arc::new(fill_directory(setting, &client, &maps, &end).await?);
     let control = share_memory(setting, &won, end.start)?;
-    quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start)?;
+    let throttle = Arc::new(Throttle::new(config.lag_bytes_max, end.start));
+    quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start, throttle.clone())?;
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
     let fetcher = Arc::new(Fetcher::new(config, files.clone(), client.clone(), setting.metrics.clone()));
     let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
     let (quorum, start, tasks) = (quorum.clone(), end.start, vec![]);
-    let mut session = Session { quorum, control, client, materialiser, kept, maps, won, start, warm_up, tasks };
+    let mut session =
+        Session { quorum, control, client, throttle, materialiser, kept, maps, won, start, warm_up, tasks };
     session.tasks.push(Arc::new(FillServer::new(setting, &session, fetcher)).listen(config)?);
-    let retention = Retention::new(&config.pgdata(), end.last.state.redo);
-    let reporting = report_durable(session.quorum.clone(), session.client.clone(), session.kept.clone(), retention);
-    session.tasks.push(tokio::spawn(reporting).abort_handle());
+    let watching = watch_position(session.stored(), Retention::new(&config.pgdata(), end.last.state.redo));
+    session.tasks.push(tokio::spawn(watching).abort_handle());
     session.tasks.push(tokio::spawn(session.maps.clone().keep()).abort_handle());
     session.tasks.push(tokio::spawn(session.warm_up.clone().warm()).abort_handle());
     session.tasks.push(tokio::spawn(session.warm_up.clone().remember_regularly()).abort_handle());
@@ -343,14 +357,27 @@ fn share_memory(setting: &Setting, won: &Won, start: Lsn) -> Result<Arc<ControlM
     Ok(Arc::new(control))
 }
 
-/// Lets the safekeepers know what storage has made durable and no replication slot needs, so that they can remove older WAL.
-async fn report_durable(quorum: Arc<Quorum>, client: PageClient, kept: Arc<KeptFiles>, mut retention: Retention) {
+/// What follows how far storage is.
+struct Stored {
+    quorum: Arc<Quorum>,
+    throttle: Arc<Throttle>,
+    client: PageClient,
+    kept: Arc<KeptFiles>,
+}
+
+/// Lets the safekeepers know what storage has made durable and no replication slot needs, so that they can remove older WAL, and
+/// the throttle how far ingest is.
+async fn watch_position(stored: Stored, mut retention: Retention) {
+    let Stored { quorum, throttle, client, kept } = stored;
     loop {
         match client.position(PATIENCE).await {
-            Ok((_, durable)) => quorum.set_durable(durable.min(retention.horizon(kept.wal_needed()))),
-            Err(error) => tracing::debug!(%error, "storage does not say what is durable"),
+            Ok((ingested, durable)) => {
+                throttle.ingested(ingested);
+                quorum.set_durable(durable.min(retention.horizon(kept.wal_needed())));
+            }
+            Err(error) => tracing::debug!(%error, "storage does not say how far it is"),
         }
-        tokio::time::sleep(DURABLE_POLL).await;
+        tokio::time::sleep(POSITION_POLL).await;
     }
 }
 

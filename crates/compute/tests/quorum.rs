@@ -1,9 +1,11 @@
 //! The commit path against real safekeepers: what PostgreSQL is told is durable, is; and nothing else.
 
 use quire_cache::{ControlMap, ControlSettings, FlushOutcome};
+use quire_compute::config::{FETCH_SECONDS_MAX, LAG_BYTES_MAX};
 use quire_compute::layout::LastCheckpoint;
 use quire_compute::quorum::local_wal::{LocalWal, TIMELINE};
 use quire_compute::quorum::{Quorum, Won};
+use quire_compute::throttle::Throttle;
 use quire_compute::{Config, Error};
 use quire_protocol::quorum::LogIdentity;
 use quire_protocol::quorum_client::QuorumClient;
@@ -77,6 +79,8 @@ fn config(folder: &Path, nodes: &[Node]) -> Config {
         settings: Vec::new(),
         pushdown: false,
         cache_bytes: None,
+        lag_bytes_max: LAG_BYTES_MAX,
+        fetch_seconds_max: FETCH_SECONDS_MAX,
         drop_everything: false,
     }
 }
@@ -124,7 +128,9 @@ impl Writer {
         within(writer.quorum.committed(start)).await.expect("committed");
         writer.control = control(&folder, Won { end_of_log: start, ..won });
         let last = LastCheckpoint { record, state };
-        writer.quorum.serve(writer.control.clone(), writer.wal.another(), &won, &last, start).expect("serving");
+        let throttle = Arc::new(Throttle::new(LAG_BYTES_MAX, start));
+        let (control, wal) = (writer.control.clone(), writer.wal.another());
+        writer.quorum.serve(control, wal, &won, &last, start, throttle).expect("serving");
         writer
     }
 

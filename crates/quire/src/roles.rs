@@ -125,6 +125,8 @@ pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) 
         // A new project starts with full-page writes off; what is switched later is kept beside the compute.
         pushdown: true,
         cache_bytes: branch.cache_bytes,
+        lag_bytes_max: branch.lag_bytes_max.unwrap_or(quire_compute::config::LAG_BYTES_MAX),
+        fetch_seconds_max: quire_compute::config::FETCH_SECONDS_MAX,
         drop_everything: std::env::var_os(DROP_ALL_VARIABLE).is_some_and(|value| value == "1"),
     }
 }

@@ -56,6 +56,9 @@ pub struct Branch {
     /// How many bytes of pages its compute keeps; any number if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_bytes: Option<u64>,
+    /// How far storage may lag before its compute's commits wait; the default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_bytes_max: Option<u64>,
 }
 
 impl Node {
@@ -132,6 +135,7 @@ impl State {
             postgres_port: ports.free()?,
             http_port: ports.free()?,
             cache_bytes: None,
+            lag_bytes_max: None,
         })
     }
 

@@ -108,6 +108,7 @@ fn branch_entry(state: &State, branch: &Branch, compute: Option<&Value>, stored:
             "error": compute["error"],
             "http": branch.http_address(),
             "quorum_lost": compute["quorum"]["lost"],
+            "throttle": compute["throttle"],
             "cache": {
                 "bytes": compute["cache"]["bytes"],
                 "limit": compute["cache"]["limit"],

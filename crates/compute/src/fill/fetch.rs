@@ -18,8 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// How long a process waits for a page while storage does not answer; then it gets an I/O error.
-const FETCH_PATIENCE: Duration = Duration::from_secs(60);
 /// How long blocks that nobody asked for may be kept from those who do.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// Blocks in one request (512 KiB of pages): large enough that requests cost little, small enough to keep several processors busy.
@@ -42,6 +40,8 @@ pub struct Fetcher {
     prefetches: Mutex<PrefetchQueue>,
     /// Processes that wait for a fetch.
     waiting: AtomicUsize,
+    /// How long a process waits for a page while storage does not answer; then it gets an I/O error.
+    patience: Duration,
 }
 
 impl Fetcher {
@@ -55,6 +55,7 @@ impl Fetcher {
             ahead_requests: Arc::new(Semaphore::new(AHEAD_REQUESTS_MAX)),
             prefetches: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            patience: Duration::from_secs(config.fetch_seconds_max),
         }
     }
 
@@ -153,7 +154,7 @@ impl Fetcher {
         if claims.blocks().is_empty() {
             return Ok(());
         }
-        let patience = if reason == FetchReason::Miss { FETCH_PATIENCE } else { AHEAD_PATIENCE };
+        let patience = if reason == FetchReason::Miss { self.patience } else { AHEAD_PATIENCE };
         let begun = Instant::now();
         // Read after the claim: whoever dropped a block raised the LSN before.
         let lsn = file.meta().request_lsn();

@@ -111,8 +111,10 @@ impl FillServer {
     }
 
     async fn converse(self: Arc<FillServer>, mut stream: UnixStream) {
-        if let Err(error) = self.serve(&mut stream).await {
-            tracing::debug!(%error, "a conversation on agent.sock ended");
+        match self.serve(&mut stream).await {
+            Err(error @ FillError::Message(_)) => tracing::warn!(%error, "a connection on agent.sock is refused"),
+            Err(error) => tracing::debug!(%error, "a conversation on agent.sock ended"),
+            Ok(()) => {}
         }
     }
 

@@ -27,6 +27,7 @@ mod reader;
 mod shipper;
 
 use crate::layout::LastCheckpoint;
+use crate::throttle::Throttle;
 use crate::{Config, Error};
 use bytes::Bytes;
 use core::Core;
@@ -233,12 +234,13 @@ impl Quorum {
         won: &Won,
         last: &LastCheckpoint,
         start: Lsn,
+        throttle: Arc<Throttle>,
     ) -> Result<(), Error> {
         *lock(&self.shared.local_wal) = Some(wal.another());
         *lock(&self.control) = Some(control.clone());
         self.shared.with_core(|core| core.attach(control.clone()));
         let stream = WalStream::resume(start, last.record, wal.segment_bytes(), Some(won.identity.system_id));
-        let shipper = shipper::Shipper::new(wal, stream);
+        let shipper = shipper::Shipper::new(wal, stream, throttle);
         self.spawn("quorum-shipper", move |shared| shipper.run(shared, &control))
     }
 

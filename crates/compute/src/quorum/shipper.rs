@@ -16,8 +16,9 @@
 use super::local_wal::LocalWal;
 use super::{Shared, event_loop};
 use crate::Error;
+use crate::throttle::Throttle;
 use bytes::{Buf, BytesMut};
-use quire_cache::{ControlMap, FlushRequest};
+use quire_cache::{AgentState, ControlMap, FlushRequest};
 use quire_types::Lsn;
 use quire_wal::WalStream;
 use std::sync::Arc;
@@ -40,19 +41,21 @@ pub struct Shipper {
     pending: BytesMut,
     /// The end of the last record that was handed to the proposer.
     shipped: Lsn,
+    throttle: Arc<Throttle>,
 }
 
 impl Shipper {
     /// Goes on where `stream` stands, the end of the log.
-    pub fn new(wal: LocalWal, stream: WalStream) -> Shipper {
+    pub fn new(wal: LocalWal, stream: WalStream, throttle: Arc<Throttle>) -> Shipper {
         let shipped = stream.boundary();
-        Shipper { wal, stream, pending: BytesMut::new(), shipped }
+        Shipper { wal, stream, pending: BytesMut::new(), shipped, throttle }
     }
 
     /// Serves requests until the quorum is shut down or this compute may not write any more.
     pub fn run(mut self, shared: &Arc<Shared>, control: &ControlMap) {
         while !shared.is_stopping() && control.state().serves() {
             let Some(request) = control.next_request(IDLE_WAIT) else { continue };
+            self.throttle.wait(self.shipped, || shared.is_stopping() || control.state() != AgentState::Running);
             match self.ship(shared, request) {
                 Ok(()) => event_loop::wait_granted(shared, IDLE_WAIT),
                 Err(error) => shared.with_core(|core| core.fail(&error.to_string())),

@@ -107,7 +107,9 @@ fn notes(status: &Status) -> String {
             quorum.up, quorum.of
         ));
     }
+    notes.extend(troubles_of_nodes(status));
     for branch in &status.branches {
+        notes.extend(throttle(branch));
         if branch["compute"]["quorum_lost"] == true && quorum.state == "ok" {
             notes.push(format!("Branch {}: its compute has lost the quorum; commits wait.", cell(&branch["name"])));
         }
@@ -116,6 +118,34 @@ fn notes(status: &Status) -> String {
         }
     }
     notes.join("\n")
+}
+
+/// Logs that cannot be used, and what it means that a pageserver is away.
+fn troubles_of_nodes(status: &Status) -> Vec<String> {
+    let mut notes = Vec::new();
+    for node in &status.safekeepers {
+        let errors = node["branches"].as_array().into_iter().flatten().filter_map(|log| log["error"].as_str());
+        notes.extend(errors.map(|error| format!("Safekeeper {}: {error}", cell(&node["node"]))));
+    }
+    let down = status.pageservers.iter().filter(|node| node["state"] == "down" && status.supervisor.is_some());
+    notes.extend(down.map(|node| {
+        let node = cell(&node["node"]);
+        format!(
+            "Pageserver {node} does not answer. Reads of what no cache holds wait for it; commits go on for a while."
+        )
+    }));
+    notes
+}
+
+/// Who holds commits back.
+fn throttle(branch: &Value) -> Option<String> {
+    let throttle = &branch["compute"]["throttle"];
+    let component = throttle["component"].as_str()?;
+    let how = if throttle["holds"] == true { "Commits wait" } else { "Commits are slowed down" };
+    let mebibytes = |value: &Value| value.as_u64().unwrap_or_default() >> 20;
+    let (lag, limit) = (mebibytes(&throttle["lag_bytes"]), mebibytes(&throttle["limit_bytes"]));
+    let name = cell(&branch["name"]);
+    Some(format!("Branch {name}: {how} for the {component}: it is {lag} MiB behind, the limit is {limit} MiB."))
 }
 
 #[cfg(test)]

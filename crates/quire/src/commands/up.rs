@@ -60,6 +60,10 @@ pub struct Args {
     /// disk space that is free at the first start]
     #[arg(long, value_name = "BYTES", value_parser = parse_cache_size)]
     cache_size: Option<CacheSize>,
+
+    /// How many bytes of the log may wait for the pageserver before commits wait, too, such as 256MiB; remembered [default: 1GiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    max_lag: Option<u64>,
 }
 
 /// How large a cache may grow.
@@ -98,8 +102,15 @@ impl fmt::Display for CacheSize {
     }
 }
 
+/// A number of bytes that is enough for a cache, or none.
 fn parse_cache_size(text: &str) -> Result<CacheSize, String> {
-    if text == "none" { Ok(CacheSize::Unbounded) } else { parse_bytes(text).map(CacheSize::Bytes) }
+    if text == "none" {
+        return Ok(CacheSize::Unbounded);
+    }
+    match parse_bytes(text)? {
+        bytes if bytes < CACHE_BYTES_MIN => Err(format!("at least {} MiB are needed", CACHE_BYTES_MIN >> 20)),
+        bytes => Ok(CacheSize::Bytes(bytes)),
+    }
 }
 
 /// A number of bytes, with or without a unit.
@@ -114,12 +125,8 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         "TiB" => 1 << 40,
         other => return Err(format!("{other:?} is none of B, KiB, MiB, GiB, TiB")),
     };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
-    let bytes = bytes.ok_or_else(|| format!("{text:?} is no number of bytes"))?;
-    match bytes < CACHE_BYTES_MIN {
-        true => Err(format!("at least {} MiB are needed", CACHE_BYTES_MIN >> 20)),
-        false => Ok(bytes),
-    }
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale)).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| format!("{text:?} is no number of bytes"))
 }
 
 impl Args {
@@ -165,9 +172,12 @@ impl Args {
         if let Some(size) = self.cache_size {
             state.branches.iter_mut().for_each(|branch| branch.cache_bytes = size.bytes());
         }
+        if let Some(bytes) = self.max_lag {
+            state.branches.iter_mut().for_each(|branch| branch.lag_bytes_max = Some(bytes));
+        }
         state.save(home)?;
         let cache_bytes = self.cache_size.unwrap_or_else(|| CacheSize::default_in(home)).bytes();
-        Ok((state, Options { pg_bin, shim, cache_bytes }))
+        Ok((state, Options { pg_bin, shim, cache_bytes, lag_bytes_max: self.max_lag }))
     }
 
     fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
@@ -197,6 +207,9 @@ impl Args {
         command.args(["--safekeepers", &self.safekeepers.to_string(), "--pageservers", &self.pageservers.to_string()]);
         if let Some(size) = self.cache_size {
             command.args(["--cache-size", &size.to_string()]);
+        }
+        if let Some(bytes) = self.max_lag {
+            command.args(["--max-lag", &bytes.to_string()]);
         }
         for (option, path) in [("--pg-bin", &self.pg_bin), ("--shim", &self.shim)] {
             if let Some(path) = path {
@@ -271,8 +284,8 @@ mod tests {
         for size in [CacheSize::Unbounded, CacheSize::Bytes(1 << 30)] {
             assert_eq!(parse_cache_size(&size.to_string()), Ok(size));
         }
-        for wrong in ["", "1MiB", "64MB", "-1", "99999999999TiB"] {
-            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        for wrong in ["", "0", "1MiB", "64MB", "-1", "99999999999TiB"] {
+            assert!(parse_cache_size(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Options {
     pub shim: PathBuf,
     /// How many bytes of pages a new branch's compute keeps.
     pub cache_bytes: Option<u64>,
+    /// How far storage may lag before a new branch's commits wait.
+    pub lag_bytes_max: Option<u64>,
 }
 
 /// Runs all roles of the folder until SIGTERM, SIGINT or SIGHUP; `ready` is called once everything answers.
@@ -78,7 +80,8 @@ impl Groups {
 async fn start(home: &Home, state: &mut State, options: &Options, groups: &mut Groups) -> Result<()> {
     start_storage(home, state, groups).await?;
     if state.branches.is_empty() {
-        let branch = Branch { cache_bytes: options.cache_bytes, ..state.new_branch(FIRST_BRANCH)? };
+        let Options { cache_bytes, lag_bytes_max, .. } = *options;
+        let branch = Branch { cache_bytes, lag_bytes_max, ..state.new_branch(FIRST_BRANCH)? };
         state.branches.push(branch);
         state.save(home)?;
     }
