@@ -279,7 +279,7 @@ mod tests {
             Request::decode(&raw)
         };
         assert!(with(0, 2).is_ok());
-        for (word, value) in [(0, 0), (0, 6), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
+        for (word, value) in [(0, 0), (0, 7), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
             assert!(with(word, value).is_err(), "word {word} = {value}");
         }
     }
