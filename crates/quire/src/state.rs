@@ -139,6 +139,26 @@ impl State {
         })
     }
 
+    /// Gives every role whose port somebody else has taken since another one; which ones changed, from and to. Nothing of this
+    /// project may run.
+    pub fn leave_taken_ports(&mut self) -> Result<Vec<(u16, u16)>> {
+        let mut ports = Ports { taken: self.ports() };
+        let mut moves = Vec::new();
+        for port in self.ports_mut() {
+            if TcpListener::bind(loopback(*port)).is_err() {
+                let free = ports.free()?;
+                moves.push((std::mem::replace(port, free), free));
+            }
+        }
+        Ok(moves)
+    }
+
+    fn ports_mut(&mut self) -> impl Iterator<Item = &mut u16> {
+        let nodes = self.safekeepers.iter_mut().chain(&mut self.pageservers);
+        let branches = self.branches.iter_mut().flat_map(|branch| [&mut branch.postgres_port, &mut branch.http_port]);
+        nodes.flat_map(|node| [&mut node.port, &mut node.http_port]).chain(branches)
+    }
+
     fn ports(&self) -> Vec<u16> {
         let nodes = self.safekeepers.iter().chain(&self.pageservers).flat_map(|node| [node.port, node.http_port]);
         nodes.chain(self.branches.iter().flat_map(|branch| [branch.postgres_port, branch.http_port])).collect()
@@ -202,6 +222,19 @@ mod tests {
         state.branches.push(state.new_branch("main").expect("branch"));
         state.save(&home).expect("saved");
         assert_eq!(State::load(&home).expect("loaded"), Some(state));
+    }
+
+    #[test]
+    fn a_port_that_somebody_else_took_is_left_and_the_others_stay() {
+        let mut state = State::new(PathBuf::from("/usr/lib/postgresql/15/bin"), 3, 1).expect("made");
+        let before = state.clone();
+        let taken = state.safekeepers[1].http_port;
+        let _other = TcpListener::bind(loopback(taken)).expect("free a moment ago");
+        let moves = state.leave_taken_ports().expect("there are others");
+        assert_eq!(moves, [(taken, state.safekeepers[1].http_port)]);
+        assert_ne!(state.safekeepers[1].http_port, taken);
+        state.safekeepers[1].http_port = taken;
+        assert_eq!(state, before);
     }
 
     #[test]

@@ -150,8 +150,9 @@ impl Args {
         logging::start();
         let _lock = UpLock::take(home)?.context("another `quire up` has just started in this folder")?;
         remove_ready(home)?;
-        let (state, options) = self.prepare(home)?;
+        let (mut state, options) = self.prepare(home)?;
         end_orphans(home, &state);
+        leave_taken_ports(home, &mut state)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let result = runtime.block_on(supervisor::run(home, state, &options, |_| announce(context, home)));
         remove_ready(home)?;
@@ -228,6 +229,14 @@ fn end_orphans(home: &Home, state: &State) {
     if processes::end_all(home, &compute_dirs(home, state), ORPHAN_PATIENCE) {
         tracing::info!("ended processes that a killed supervisor had left");
     }
+}
+
+fn leave_taken_ports(home: &Home, state: &mut State) -> Result<()> {
+    let moves = state.leave_taken_ports()?;
+    for (from, to) in &moves {
+        tracing::warn!(from, to, "another program listens on a port of this project, so it moves; see `quire url`");
+    }
+    if moves.is_empty() { Ok(()) } else { state.save(home) }
 }
 
 fn announce(context: &Context, home: &Home) {
