@@ -8,7 +8,8 @@ use crate::branches::{BranchError, Branches, Known};
 use crate::error::ReadError;
 use crate::import::ImportError;
 use crate::manifest::Origin;
-use quire_protocol::page::{ErrorCode, Request, Response};
+use quire_protocol::page::{ErrorCode, MAX_CHAIN_BYTES, Request, Response};
+use quire_protocol::page_version::{self, PageVersion};
 use quire_protocol::{Frame, FrameError};
 use quire_types::{Key, Lsn};
 use std::io;
@@ -219,6 +220,7 @@ async fn answer(known: Option<Known>, request: Request, timeout: Duration) -> Re
             Ok(Response::Position { ingested: progress.ingested, durable: progress.durable })
         }
         Request::GetCheckpoint { lsn } => get_checkpoint(branch, lsn, timeout).await,
+        Request::GetChain { lsn, key } => get_chain(branch, key, lsn, timeout).await,
         _ => Err(Refusal::new(ErrorCode::Protocol, "this message has no place here")),
     }
 }
@@ -247,6 +249,16 @@ async fn get_checkpoint(branch: Arc<Branch>, lsn: Lsn, timeout: Duration) -> Res
     let end = end.await?.ok_or_else(elsewhere)?;
     let (last_record, shut_down) = (end.last_record, end.shut_down);
     Ok(Response::Checkpoint { last_record, state: end.checkpoint.encode().into(), shut_down })
+}
+
+async fn get_chain(branch: Arc<Branch>, key: Key, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
+    branch.timeline().wait_for(lsn, timeout).await?;
+    let chain = blocking(move || branch.timeline().chain(key, lsn)).await??;
+    let versions: Vec<PageVersion> = chain.versions().filter_map(|version| version.to_message()).collect();
+    match page_version::encoded_bytes(&versions) {
+        0..=MAX_CHAIN_BYTES => Ok(Response::Chain(versions)),
+        bytes => Err(Refusal::new(ErrorCode::Protocol, format!("the chain of {key} takes {bytes} bytes"))),
+    }
 }
 
 /// Runs work that reads files or keeps a processor busy.

@@ -3,6 +3,7 @@
 //! Requests may be sent without waiting; answers carry the request's id and come in any order.
 
 use crate::frame::{Frame, FrameError};
+use crate::page_version::{self, PageVersion};
 use bytes::Bytes;
 use quire_types::key::KEY_BYTES;
 use quire_types::{BranchId, CodecError, Key, Lsn, PAGE_SIZE, ProjectId, Reader, ShardId, TimelineKey, Writer};
@@ -12,6 +13,9 @@ pub const PROTOCOL_VERSION: u32 = 1;
 
 /// The most keys in one `GetPages`, entries in one `Scan` answer, pages in one `ImportValues`.
 pub const MAX_KEYS: usize = 1024;
+
+/// The most bytes that the versions of one `Chain` take.
+pub const MAX_CHAIN_BYTES: usize = 8 << 20;
 
 /// What a compute asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +63,14 @@ pub enum Request {
     ImportValues(Vec<(Key, Bytes)>),
     /// The import is complete; `Done` is sent once it is durable and ingest may start.
     ImportFinish,
+    /// What a page as of `lsn` is put together of, once ingest has reached it; also of a page that cannot be put together. Answer:
+    /// [`Response::Chain`].
+    GetChain {
+        /// The LSN to look at.
+        lsn: Lsn,
+        /// A page key.
+        key: Key,
+    },
 }
 
 /// What a pageserver answers.
@@ -96,6 +108,8 @@ pub enum Response {
     },
     /// It is done.
     Done,
+    /// A base, where there is one, and the deltas after it, oldest first, of at most [`MAX_CHAIN_BYTES`].
+    Chain(Vec<PageVersion>),
     /// The request cannot be answered.
     Error {
         /// For programs.
@@ -170,6 +184,10 @@ impl Request {
                 7
             }
             Request::ImportFinish => 8,
+            Request::GetChain { lsn, key } => {
+                out.u64(lsn.0).bytes(&key.encode());
+                9
+            }
         };
         Frame { kind, request_id, payload: out.into_bytes() }
     }
@@ -203,6 +221,7 @@ impl Request {
             },
             7 => Request::ImportValues(read_entries(&mut input, frame)?),
             8 => Request::ImportFinish,
+            9 => Request::GetChain { lsn: Lsn(input.u64("lsn")?), key: read_key(&mut input)? },
             other => return Err(FrameError::Unexpected(other)),
         };
         input.finish()?;
@@ -245,6 +264,10 @@ impl Response {
                 out.u8(*code as u8).length_prefixed(message.as_bytes());
                 71
             }
+            Response::Chain(versions) => {
+                page_version::write(&mut out, versions);
+                72
+            }
         };
         Frame { kind, request_id, payload: out.into_bytes() }
     }
@@ -274,6 +297,7 @@ impl Response {
                 code: ErrorCode::from_number(input.u8("error code")?)?,
                 message: String::from_utf8_lossy(input.length_prefixed("message")?).into_owned(),
             },
+            72 => Response::Chain(page_version::read(&mut input, &frame.payload)?),
             other => return Err(FrameError::Unexpected(other)),
         };
         input.finish()?;
@@ -309,6 +333,7 @@ fn read_entries(input: &mut Reader<'_>, frame: &Frame) -> Result<Vec<(Key, Bytes
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page_version::VersionKind;
     use proptest::prelude::*;
 
     #[test]
@@ -322,6 +347,7 @@ mod tests {
             Request::ImportBegin { start: Lsn(16 << 20), segment_bytes: 16 << 20, postgres_version: 15 },
             Request::ImportValues(vec![(Key::ControlFile, Bytes::from_static(b"control"))]),
             Request::ImportFinish,
+            Request::GetChain { lsn: Lsn(5), key: Key::Checkpoint },
         ];
         for request in requests {
             assert_eq!(Request::from_frame(&request.to_frame(1)).expect("valid"), request);
@@ -339,6 +365,11 @@ mod tests {
             Response::Checkpoint { last_record: Lsn(1), state: Bytes::from_static(b"s"), shut_down: true },
             Response::Done,
             Response::Error { code: ErrorCode::Corrupt, message: "layer".into() },
+            Response::Chain(vec![PageVersion {
+                lsn: Lsn(8),
+                kind: VersionKind::Delta,
+                payload: Bytes::from_static(b"delta"),
+            }]),
         ];
         for response in responses {
             assert_eq!(Response::from_frame(&response.to_frame(1)).expect("valid"), response);
