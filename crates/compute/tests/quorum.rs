@@ -77,6 +77,8 @@ fn config(folder: &Path, nodes: &[Node]) -> Config {
         settings: Vec::new(),
         pushdown: false,
         cache_bytes: None,
+        verify_rate: 0,
+        evidence: None,
         drop_everything: false,
     }
 }

@@ -80,6 +80,8 @@ pub struct ComputeOptions {
     pub shim: PathBuf,
     /// The directory of the cache.
     pub dir: PathBuf,
+    /// Where pages that differ from storage's are put aside.
+    pub evidence: PathBuf,
 }
 
 /// The configuration of a safekeeper.
@@ -125,6 +127,8 @@ pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) 
         // A new project starts with full-page writes off; what is switched later is kept beside the compute.
         pushdown: true,
         cache_bytes: branch.cache_bytes,
+        verify_rate: branch.verify_rate.unwrap_or(quire_compute::config::VERIFY_RATE),
+        evidence: Some(options.evidence.clone()),
         drop_everything: std::env::var_os(DROP_ALL_VARIABLE).is_some_and(|value| value == "1"),
     }
 }

@@ -56,6 +56,9 @@ pub struct Branch {
     /// How many bytes of pages its compute keeps; any number if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_bytes: Option<u64>,
+    /// How many pages a second its compute compares with storage's; the usual number if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_rate: Option<u32>,
 }
 
 impl Node {
@@ -132,6 +135,7 @@ impl State {
             postgres_port: ports.free()?,
             http_port: ports.free()?,
             cache_bytes: None,
+            verify_rate: None,
         })
     }
 

@@ -56,6 +56,10 @@ pub struct Args {
     /// How many bytes of pages the compute keeps, such as 64MiB; remembered [default: any number]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     cache_size: Option<u64>,
+
+    /// How many pages a second the compute compares with storage's all the time, 0 for none; remembered [default: 20]
+    #[arg(long, value_name = "N")]
+    verify_rate: Option<u32>,
 }
 
 /// A number of bytes, with or without a unit.
@@ -119,8 +123,11 @@ impl Args {
         if let Some(bytes) = self.cache_size {
             state.branches.iter_mut().for_each(|branch| branch.cache_bytes = Some(bytes));
         }
+        if let Some(rate) = self.verify_rate {
+            state.branches.iter_mut().for_each(|branch| branch.verify_rate = Some(rate));
+        }
         state.save(home)?;
-        Ok((state, Options { pg_bin, shim, cache_bytes: self.cache_size }))
+        Ok((state, Options { pg_bin, shim, cache_bytes: self.cache_size, verify_rate: self.verify_rate }))
     }
 
     fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
@@ -150,6 +157,9 @@ impl Args {
         command.args(["--safekeepers", &self.safekeepers.to_string(), "--pageservers", &self.pageservers.to_string()]);
         if let Some(bytes) = self.cache_size {
             command.args(["--cache-size", &bytes.to_string()]);
+        }
+        if let Some(rate) = self.verify_rate {
+            command.args(["--verify-rate", &rate.to_string()]);
         }
         for (option, path) in [("--pg-bin", &self.pg_bin), ("--shim", &self.shim)] {
             if let Some(path) = path {

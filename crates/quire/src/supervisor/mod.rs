@@ -31,6 +31,8 @@ pub struct Options {
     pub shim: PathBuf,
     /// How many bytes of pages a new branch's compute keeps.
     pub cache_bytes: Option<u64>,
+    /// How many pages a second it compares with storage's.
+    pub verify_rate: Option<u32>,
 }
 
 /// Runs all roles of the folder until SIGTERM, SIGINT or SIGHUP; `ready` is called once everything answers.
@@ -78,7 +80,8 @@ impl Groups {
 async fn start(home: &Home, state: &mut State, options: &Options, groups: &mut Groups) -> Result<()> {
     start_storage(home, state, groups).await?;
     if state.branches.is_empty() {
-        let branch = Branch { cache_bytes: options.cache_bytes, ..state.new_branch(FIRST_BRANCH)? };
+        let (cache_bytes, verify_rate) = (options.cache_bytes, options.verify_rate);
+        let branch = Branch { cache_bytes, verify_rate, ..state.new_branch(FIRST_BRANCH)? };
         state.branches.push(branch);
         state.save(home)?;
     }
@@ -143,7 +146,8 @@ fn compute_options(home: &Home, state: &State, branch: &Branch, options: &Option
         create_dir(above, 0o711)?;
     }
     std::fs::create_dir_all(&place.path).with_context(|| format!("cannot create {}", place.path.display()))?;
-    Ok(ComputeOptions { pg_bin: options.pg_bin.clone(), shim: options.shim.clone(), dir: place.path })
+    let evidence = home.evidence_dir(&branch.name);
+    Ok(ComputeOptions { pg_bin: options.pg_bin.clone(), shim: options.shim.clone(), dir: place.path, evidence })
 }
 
 fn say_where_the_cache_is(home: &Home, state: &State, branch: &Branch) -> Result<()> {
