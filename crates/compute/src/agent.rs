@@ -8,7 +8,7 @@ use crate::postgres::{self, Postgres};
 use crate::start::{Session, Setting};
 use crate::supervisor::Supervisor;
 use crate::verify::{self, Verification};
-use crate::{Config, Error, conf, http, place, pushdown};
+use crate::{Config, Error, conf, http, place, pushdown, sample};
 use quire_cache::AgentState;
 use quire_cache::control::CounterValues;
 use serde::Serialize;
@@ -153,8 +153,11 @@ impl Agent {
     /// Starts PostgreSQL and keeps it as ordered until `shutdown` completes, or until a newer compute is elected.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let serving = tokio::spawn(http::serve(self.listener, self.handle.clone()));
+        let rate = self.handle.config().verify_rate;
+        let sampling = tokio::spawn(sample::run(self.handle.clone(), rate));
         let outcome = Supervisor::new(self.handle, self.commands).run(Box::pin(shutdown)).await;
         serving.abort();
+        sampling.abort();
         outcome
     }
 }
@@ -278,7 +281,8 @@ impl Handle {
         Ok(found)
     }
 
-    fn running(&self) -> Option<(Arc<Session>, Arc<Postgres>)> {
+    /// The session and its PostgreSQL, while that accepts connections.
+    pub(crate) fn running(&self) -> Option<(Arc<Session>, Arc<Postgres>)> {
         let active = self.active().clone();
         let is_running = self.state().phase == Phase::Running;
         is_running.then_some(active.session.zip(active.postgres)).flatten()

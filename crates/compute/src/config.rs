@@ -57,6 +57,12 @@ pub struct Config {
     /// How long a process waits for a page that storage does not give; then it gets an I/O error.
     #[serde(default = "fetch_seconds_max")]
     pub fetch_seconds_max: u64,
+    /// How many pages a second are compared with storage's all the time; 0 for none.
+    #[serde(default = "default_verify_rate")]
+    pub verify_rate: u32,
+    /// Where pages that differ are put aside; `evidence` in the compute's directory if absent.
+    #[serde(default)]
+    pub evidence: Option<PathBuf>,
     /// For tests: whether every page leaves the cache as soon as it may.
     #[serde(default)]
     pub drop_everything: bool,
@@ -78,6 +84,13 @@ fn fetch_seconds_max() -> u64 {
     FETCH_SECONDS_MAX
 }
 
+/// Pages a second that are compared with storage's where nothing else is said.
+pub const VERIFY_RATE: u32 = 20;
+
+fn default_verify_rate() -> u32 {
+    VERIFY_RATE
+}
+
 fn loopback() -> IpAddr {
     IpAddr::V4(Ipv4Addr::LOCALHOST)
 }
@@ -91,6 +104,7 @@ impl Config {
         self.dir = absolute(&self.dir)?;
         self.pg_bin = absolute(&self.pg_bin)?;
         self.shim = absolute(&self.shim)?;
+        self.evidence = self.evidence.as_deref().map(absolute).transpose()?;
         self.socket_dir = self.socket_dir.as_deref().map(absolute).transpose()?;
         require_file(&self.program("postgres"))?;
         require_file(&self.shim)?;
@@ -139,6 +153,11 @@ impl Config {
     /// The configuration files, which users may edit and which outlive cold starts.
     pub fn conf(&self) -> PathBuf {
         self.dir.join("conf")
+    }
+
+    /// Where pages that differ from storage's are put aside.
+    pub fn evidence_dir(&self) -> PathBuf {
+        self.evidence.clone().unwrap_or_else(|| self.dir.join("evidence"))
     }
 
     /// Whether pages may leave the cache.
@@ -198,6 +217,8 @@ mod tests {
             cache_bytes: None,
             lag_bytes_max: LAG_BYTES_MAX,
             fetch_seconds_max: FETCH_SECONDS_MAX,
+            verify_rate: VERIFY_RATE,
+            evidence: None,
             drop_everything: false,
         }
     }

@@ -4,7 +4,7 @@ use crate::agent::Handle;
 use crate::metrics::FetchReason;
 use crate::quorum::QuorumStatus;
 use crate::throttle::Throttled;
-use crate::{Error, conf};
+use crate::{Error, conf, evidence};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use quire_types::{Lsn, Term};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use tokio::net::TcpListener;
 
 /// What `/status` says.
@@ -43,6 +44,23 @@ pub struct Status {
     pub cache: Cache,
     /// Whether storage is to make the full-page images.
     pub pushdown: bool,
+    /// How pages compare with storage's.
+    pub verification: Sampling,
+}
+
+/// What came of comparing pages while PostgreSQL works.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sampling {
+    /// Pages a second.
+    pub rate: u32,
+    /// Pages compared since the agent started.
+    pub checked: u64,
+    /// Pages of those that differ.
+    pub mismatches: u64,
+    /// Where pages that differ are put aside.
+    pub evidence: PathBuf,
+    /// How many lie there, of whatever start of the agent.
+    pub kept: usize,
 }
 
 /// Positions in the log.
@@ -137,7 +155,15 @@ impl Handle {
                 dropped: self.metrics().dropped_pages(),
             },
             pushdown: conf::read_pushdown(self.config()),
+            verification: self.sampling(),
         }
+    }
+
+    fn sampling(&self) -> Sampling {
+        let (checked, mismatches) = self.metrics().samples();
+        let evidence = self.config().evidence_dir();
+        let kept = evidence::count(&evidence);
+        Sampling { rate: self.config().verify_rate, checked, mismatches, evidence, kept }
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Metrics {
     cold_start: Histogram,
     verified_pages: Counter,
     mismatches: Counter,
+    sampled_pages: Counter,
+    sampled_mismatches: Counter,
     cache_bytes: Level,
     dropped_pages: Counter,
     shared: Shared,
@@ -104,6 +106,8 @@ impl Metrics {
             cold_start: Histogram::new(exponential_buckets(0.05, 2.0, 12)),
             verified_pages: Counter::default(),
             mismatches: Counter::default(),
+            sampled_pages: Counter::default(),
+            sampled_mismatches: Counter::default(),
             cache_bytes: Level::default(),
             dropped_pages: Counter::default(),
             shared: Shared::default(),
@@ -127,6 +131,10 @@ impl Metrics {
         registry.register_with_unit("cold_start", help, Unit::Seconds, self.cold_start.clone());
         registry.register("verified_pages", "Pages compared with storage", self.verified_pages.clone());
         registry.register("verify_mismatches", "Pages found to differ from storage", self.mismatches.clone());
+        let help = "Pages compared with storage while PostgreSQL works";
+        registry.register("sampled_pages", help, self.sampled_pages.clone());
+        let help = "Pages of those that differ from storage";
+        registry.register("sampled_mismatches", help, self.sampled_mismatches.clone());
         let help = "Bytes of relation files in a bounded cache";
         registry.register("cache_bytes", help, self.cache_bytes.clone());
         registry.register("dropped_pages", "Pages that left the cache to keep it bounded", self.dropped_pages.clone());
@@ -200,6 +208,21 @@ impl Metrics {
     pub fn verified(&self, pages: u64, mismatches: u64) {
         self.verified_pages.inc_by(pages);
         self.mismatches.inc_by(mismatches);
+    }
+
+    /// A page was compared while PostgreSQL works.
+    pub fn sampled(&self) {
+        self.sampled_pages.inc();
+    }
+
+    /// A page of those differs, and not only for a moment.
+    pub fn sample_differs(&self) {
+        self.sampled_mismatches.inc();
+    }
+
+    /// Pages compared while PostgreSQL works, since the agent started, and how many of them differ.
+    pub fn samples(&self) -> (u64, u64) {
+        (self.sampled_pages.get(), self.sampled_mismatches.get())
     }
 
     /// The size of the cache was taken.

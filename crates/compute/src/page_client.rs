@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use quire_protocol::page::{ErrorCode, FileVersion, Request, Response, SmallFile};
+use quire_protocol::page_version::PageVersion;
 use quire_protocol::{Frame, FrameError};
 use quire_types::{Key, Lsn, PAGE_SIZE, ShardId, Term, TimelineKey};
 use std::collections::BTreeMap;
@@ -48,6 +49,14 @@ pub enum PageError {
 }
 
 impl PageError {
+    /// The pageserver's own reason, if it answered that it cannot.
+    pub fn refusal(&self) -> Option<ErrorCode> {
+        match self {
+            PageError::Refused { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+
     /// Whether the pageserver says that it does not know the branch.
     pub fn is_no_such_branch(&self) -> bool {
         matches!(self, PageError::Refused { code: ErrorCode::NoSuchBranch, .. })
@@ -142,6 +151,14 @@ impl PageClient {
             Response::Pages(pages) if pages.len() == asked && pages.iter().all(|page| page.len() == PAGE_SIZE) => {
                 Ok(pages)
             }
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// What the page of `key` at `lsn` is put together of, oldest first.
+    pub async fn get_chain(&self, lsn: Lsn, key: Key, patience: Duration) -> Result<Vec<PageVersion>, PageError> {
+        match self.call(&Request::GetChain { lsn, key }, patience).await? {
+            Response::Chain(versions) => Ok(versions),
             _ => Err(self.unexpected()),
         }
     }

@@ -81,6 +81,8 @@ fn config(folder: &Path, nodes: &[Node]) -> Config {
         cache_bytes: None,
         lag_bytes_max: LAG_BYTES_MAX,
         fetch_seconds_max: FETCH_SECONDS_MAX,
+        verify_rate: 0,
+        evidence: None,
         drop_everything: false,
     }
 }

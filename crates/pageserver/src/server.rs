@@ -9,7 +9,8 @@ use crate::error::{ReadError, StorageError};
 use crate::import::ImportError;
 use crate::manifest::Origin;
 use crate::small_files::{FileError, SmallFiles};
-use quire_protocol::page::{ErrorCode, Request, Response};
+use quire_protocol::page::{ErrorCode, MAX_CHAIN_BYTES, Request, Response};
+use quire_protocol::page_version::{self, PageVersion};
 use quire_protocol::{Frame, FrameError};
 use quire_types::{Key, Lsn};
 use std::io;
@@ -239,6 +240,7 @@ async fn answer(known: Option<Known>, request: Request, timeout: Duration) -> Re
         Request::FenceFiles { term } => write_files(branch, move |files| files.fence(term)).await,
         Request::PutFile { version, file } => write_files(branch, move |files| files.put(version, &file)).await,
         Request::RemoveFile { version, name } => write_files(branch, move |files| files.remove(version, &name)).await,
+        Request::GetChain { lsn, key } => get_chain(branch, key, lsn, timeout).await,
         _ => Err(Refusal::new(ErrorCode::Protocol, "this message has no place here")),
     }
 }
@@ -275,6 +277,16 @@ async fn write_files(
 ) -> Result<Response, Refusal> {
     blocking(move || write(branch.files())).await??;
     Ok(Response::Done)
+}
+
+async fn get_chain(branch: Arc<Branch>, key: Key, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
+    branch.timeline().wait_for(lsn, timeout).await?;
+    let chain = blocking(move || branch.timeline().chain(key, lsn)).await??;
+    let versions: Vec<PageVersion> = chain.versions().filter_map(|version| version.to_message()).collect();
+    match page_version::encoded_bytes(&versions) {
+        0..=MAX_CHAIN_BYTES => Ok(Response::Chain(versions)),
+        bytes => Err(Refusal::new(ErrorCode::Protocol, format!("the chain of {key} takes {bytes} bytes"))),
+    }
 }
 
 /// Runs work that reads files or keeps a processor busy.

@@ -5,6 +5,7 @@
 //! version they pass.
 
 use bytes::Bytes;
+use quire_protocol::page_version::{PageVersion, VersionKind};
 use quire_redo::delta::Delta;
 use quire_types::{Key, Lsn, PAGE_SIZE};
 
@@ -82,6 +83,12 @@ impl Version {
             Value::Image(_) | Value::Delta(_) | Value::Bytes(_) => return None,
         };
         Some(Version { lsn, kind, payload })
+    }
+
+    /// The same for whoever asks over the network; none if it is no version of a page.
+    pub fn to_message(&self) -> Option<PageVersion> {
+        let kind = VersionKind::from_number(self.kind as u8)?;
+        Some(PageVersion { lsn: self.lsn, kind, payload: self.payload.clone() })
     }
 
     /// The value of a key that is not a page; none for a tombstone.

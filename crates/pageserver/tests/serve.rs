@@ -5,6 +5,7 @@
 use bytes::Bytes;
 use quire_pageserver::{Config, Pageserver};
 use quire_protocol::page::{ErrorCode, FileVersion, Request, Response, SmallFile};
+use quire_protocol::page_version::{PageVersion, VersionKind};
 use quire_protocol::quorum::{self, LogIdentity};
 use quire_protocol::{Frame, FrameError};
 use quire_types::{Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Term, TimelineKey};
@@ -202,6 +203,11 @@ async fn an_imported_branch_is_served_followed_and_there_after_a_restart() {
         }
         other => panic!("{other:?}"),
     }
+    let chain = |block| Request::GetChain { lsn: end, key: Key::RelBlock { rel: REL, block } };
+    let image = PageVersion { lsn: START, kind: VersionKind::Image, payload: pages[1].clone() };
+    assert_eq!(client.ask(&chain(0)).await, Response::Chain(vec![image]));
+    assert_eq!(client.ask(&chain(2)).await, Response::Chain(Vec::new()), "zeroes need no version");
+    assert_eq!(client.error(&chain(3)).await, ErrorCode::NoSuchKey);
     let scan = Request::Scan { lsn: START, from: Key::RelSize { rel: REL }, to: Key::ControlFile };
     match client.ask(&scan).await {
         Response::Values { entries, more: false } => {

@@ -5,6 +5,7 @@
 
 pub mod frame;
 pub mod page;
+pub mod page_version;
 pub mod quorum;
 pub mod quorum_client;
 

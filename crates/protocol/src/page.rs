@@ -3,6 +3,7 @@
 //! Requests may be sent without waiting; answers carry the request's id and come in any order.
 
 use crate::frame::{Frame, FrameError};
+use crate::page_version::{self, PageVersion};
 use bytes::Bytes;
 use quire_types::key::KEY_BYTES;
 use quire_types::{BranchId, CodecError, Key, Lsn, PAGE_SIZE, ProjectId, Reader, ShardId, Term, TimelineKey, Writer};
@@ -35,6 +36,9 @@ pub struct FileVersion {
     /// Counted by the compute, from 1.
     pub sequence: u64,
 }
+
+/// The most bytes that the versions of one `Chain` take.
+pub const MAX_CHAIN_BYTES: usize = 8 << 20;
 
 /// What a compute asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,6 +112,14 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// What a page as of `lsn` is put together of, once ingest has reached it; also of a page that cannot be put together. Answer:
+    /// [`Response::Chain`].
+    GetChain {
+        /// The LSN to look at.
+        lsn: Lsn,
+        /// A page key.
+        key: Key,
+    },
 }
 
 /// What a pageserver answers.
@@ -152,6 +164,8 @@ pub enum Response {
         /// Whether there are more.
         more: bool,
     },
+    /// A base, where there is one, and the deltas after it, oldest first, of at most [`MAX_CHAIN_BYTES`].
+    Chain(Vec<PageVersion>),
     /// The request cannot be answered.
     Error {
         /// For programs.
@@ -246,6 +260,10 @@ impl Request {
                 out.length_prefixed(name.as_bytes());
                 12
             }
+            Request::GetChain { lsn, key } => {
+                out.u64(lsn.0).bytes(&key.encode());
+                13
+            }
         };
         Frame { kind, request_id, payload: out.into_bytes() }
     }
@@ -283,6 +301,7 @@ impl Request {
             10 => Request::GetFiles { prefix: read_text(&mut input)?, after: read_text(&mut input)? },
             11 => Request::PutFile { version: read_version(&mut input)?, file: read_file(&mut input, frame)? },
             12 => Request::RemoveFile { version: read_version(&mut input)?, name: read_text(&mut input)? },
+            13 => Request::GetChain { lsn: Lsn(input.u64("lsn")?), key: read_key(&mut input)? },
             other => return Err(FrameError::Unexpected(other)),
         };
         input.finish()?;
@@ -330,6 +349,10 @@ impl Response {
                 files.iter().for_each(|file| write_file(&mut out, file));
                 72
             }
+            Response::Chain(versions) => {
+                page_version::write(&mut out, versions);
+                73
+            }
         };
         Frame { kind, request_id, payload: out.into_bytes() }
     }
@@ -365,6 +388,7 @@ impl Response {
                 let files = (0..count).map(|_| read_file(&mut input, frame)).collect::<Result<_, _>>()?;
                 Response::Files { files, more }
             }
+            73 => Response::Chain(page_version::read(&mut input, &frame.payload)?),
             other => return Err(FrameError::Unexpected(other)),
         };
         input.finish()?;
@@ -426,6 +450,7 @@ fn read_text(input: &mut Reader<'_>) -> Result<String, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page_version::VersionKind;
     use proptest::prelude::*;
 
     const VERSION: FileVersion = FileVersion { term: Term(3), sequence: 7 };
@@ -450,6 +475,7 @@ mod tests {
             Request::GetFiles { prefix: "pgdata/".into(), after: String::new() },
             Request::PutFile { version: VERSION, file: small_file() },
             Request::RemoveFile { version: VERSION, name: "pgdata/a".into() },
+            Request::GetChain { lsn: Lsn(5), key: Key::Checkpoint },
         ];
         for request in requests {
             assert_eq!(Request::from_frame(&request.to_frame(1)).expect("valid"), request);
@@ -469,6 +495,11 @@ mod tests {
             Response::Error { code: ErrorCode::Corrupt, message: "layer".into() },
             Response::Error { code: ErrorCode::Fenced, message: "term".into() },
             Response::Files { files: vec![small_file(), small_file()], more: true },
+            Response::Chain(vec![PageVersion {
+                lsn: Lsn(8),
+                kind: VersionKind::Delta,
+                payload: Bytes::from_static(b"delta"),
+            }]),
         ];
         for response in responses {
             assert_eq!(Response::from_frame(&response.to_frame(1)).expect("valid"), response);

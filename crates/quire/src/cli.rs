@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn commands_that_scripts_call_are_understood() {
         let lines = [
-            "quire up --detach --dir /x --pg-bin /y --safekeepers 3 --pageservers 1 --cache-size 64MiB",
+            "quire up --detach --dir /x --pg-bin /y --safekeepers 3 --pageservers 1 --cache-size 64MiB --verify-rate 5",
             "quire down",
             "quire status --json",
             "quire psql main -- -c select",
@@ -128,6 +128,7 @@ mod tests {
             "quire pushdown set main --max-deltas 10 --max-bytes 20",
             "quire page show main pg_class 0 --at 0/1",
             "quire page hot main",
+            "quire page replay /x",
             "quire verify main",
             "quire bench tpcb --compare --report /x",
             "quire bench select --clients 4",

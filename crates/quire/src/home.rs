@@ -9,6 +9,7 @@
 //! safekeeper-1/ ...        WAL
 //! pageserver-1/            pages
 //! compute/<branch>/        a cache that may be thrown away
+//! evidence/<branch>/       pages that differ from storage's, put aside
 //! ```
 
 use anyhow::{Context, Result};
@@ -72,6 +73,11 @@ impl Home {
     /// The log of a role.
     pub fn log_file(&self, role: &str) -> PathBuf {
         self.root.join(format!("log/{role}.log"))
+    }
+
+    /// Where pages of a branch that differ from storage's are put aside.
+    pub fn evidence_dir(&self, branch: &str) -> PathBuf {
+        self.root.join("evidence").join(branch)
     }
 
     /// What a safekeeper or a pageserver keeps.

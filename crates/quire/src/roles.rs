@@ -80,6 +80,8 @@ pub struct ComputeOptions {
     pub shim: PathBuf,
     /// The directory of the cache.
     pub dir: PathBuf,
+    /// Where pages that differ from storage's are put aside.
+    pub evidence: PathBuf,
 }
 
 /// The configuration of a safekeeper.
@@ -127,6 +129,8 @@ pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) 
         cache_bytes: branch.cache_bytes,
         lag_bytes_max: branch.lag_bytes_max.unwrap_or(quire_compute::config::LAG_BYTES_MAX),
         fetch_seconds_max: quire_compute::config::FETCH_SECONDS_MAX,
+        verify_rate: branch.verify_rate.unwrap_or(quire_compute::config::VERIFY_RATE),
+        evidence: Some(options.evidence.clone()),
         drop_everything: std::env::var_os(DROP_ALL_VARIABLE).is_some_and(|value| value == "1"),
     }
 }

@@ -119,6 +119,13 @@ fn branch_entry(state: &State, branch: &Branch, compute: Option<&Value>, stored:
                 "warmed": compute["cache"]["warmed"],
             },
         },
+        "verification": {
+            "rate": compute["verification"]["rate"],
+            "checked": compute["verification"]["checked"],
+            "mismatches": compute["verification"]["mismatches"],
+            "kept": compute["verification"]["kept"],
+            "evidence": compute["verification"]["evidence"],
+        },
         "pushdown": { "state": stored["pushdown"]["state"], "since_lsn": stored["pushdown"]["since_lsn"] },
         "lsn": {
             "written": compute["lsn"]["written"],

@@ -5,6 +5,7 @@
 
 mod heap;
 mod index;
+pub mod kind;
 mod status;
 mod storage;
 mod xact;

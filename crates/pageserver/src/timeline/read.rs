@@ -43,6 +43,12 @@ impl Timeline {
         Ok(PageChain { page, chain })
     }
 
+    /// What a page as of `lsn` is put together of, without putting it together: also of a page that cannot be.
+    pub fn chain(&self, key: Key, lsn: Lsn) -> Result<Chain, ReadError> {
+        self.check_exist(&[key], lsn)?;
+        self.stored_chain(key, lsn)
+    }
+
     /// The value of a key that is not a page, as of `lsn`; none if it does not exist then.
     pub fn value(&self, key: Key, lsn: Lsn) -> Result<Option<Bytes>, ReadError> {
         if key.is_page() {
@@ -68,10 +74,14 @@ impl Timeline {
     }
 
     pub(super) fn rebuild(&self, key: Key, lsn: Lsn) -> Result<(Chain, Bytes), ReadError> {
-        let (mut chains, _) = self.store.chains(&[key], lsn)?;
-        let chain = chains.pop().expect("one key gives one chain");
+        let chain = self.stored_chain(key, lsn)?;
         let page = chain.replay(self.parts.redo)?;
         Ok((chain, page))
+    }
+
+    fn stored_chain(&self, key: Key, lsn: Lsn) -> Result<Chain, ReadError> {
+        let (mut chains, _) = self.store.chains(&[key], lsn)?;
+        Ok(chains.pop().expect("one key gives one chain"))
     }
 
     fn check_exist(&self, keys: &[Key], lsn: Lsn) -> Result<(), ReadError> {

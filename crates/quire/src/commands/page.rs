@@ -6,21 +6,28 @@ use crate::sql::Session;
 use crate::state::Branch;
 use crate::table::{Table, cell};
 use anyhow::{Context as _, Result};
+use quire_compute::evidence::{self, About, Evidence};
 use quire_types::{Fork, Lsn, RelTag};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fmt;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// Runs of bytes that differ shown to people; `--json` has all.
+const DIFFERENCES_SHOWN: usize = 40;
 
 /// Look at stored pages
 #[derive(clap::Subcommand, Debug)]
 #[command(
-    after_help = "Examples:\n  quire page show main pgbench_accounts 0\n  quire page show main pg_class 3 --at 0/2A4F3B8 --json\n  quire page hot main"
+    after_help = "Examples:\n  quire page show main pgbench_accounts 0\n  quire page show main pg_class 3 --at 0/2A4F3B8 --json\n  quire page hot main\n  quire page replay .quire/evidence/main/base_5_16384-0-0_2A4F3B8"
 )]
 pub enum Command {
     /// Show how one page is stored: its last image and the deltas since
     Show(Show),
     /// Show the pages with the most deltas since their last image
     Hot(Hot),
+    /// Redo offline a page that differed from storage's, and say where it differs; exit status 1 while it does
+    Replay(Replay),
 }
 
 /// Which page, and when.
@@ -63,12 +70,20 @@ pub struct Hot {
     branch: Option<String>,
 }
 
+/// Which evidence.
+#[derive(clap::Args, Debug)]
+pub struct Replay {
+    /// The folder with the page and its chain, as `quire status` names it
+    evidence: PathBuf,
+}
+
 impl Command {
-    /// Asks the pageserver.
+    /// Asks the pageserver, or reads evidence.
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
         match self {
             Command::Show(args) => args.run(context)?,
             Command::Hot(args) => args.run(context)?,
+            Command::Replay(args) => return args.run(context),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -105,6 +120,16 @@ impl Hot {
     }
 }
 
+impl Replay {
+    fn run(&self, context: &Context) -> Result<ExitCode> {
+        let evidence = Evidence::load(&self.evidence).context("this is no evidence of a page that differs")?;
+        let replay = evidence.replay();
+        let answer = json!({ "about": evidence.about, "equal": replay.is_equal(), "replay": replay });
+        context.answer(&answer, |_| replayed(&evidence.about, &replay))?;
+        Ok(if replay.is_equal() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
 impl fmt::Display for ForkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -137,6 +162,36 @@ fn chain(page: &Value) -> String {
         table.row([cell(&version["lsn"]), cell(&version["kind"]), cell(&version["bytes"])]);
     }
     format!("{text}\n{}", table.render())
+}
+
+/// The steps, the bytes that differ in the end, and what to make of them.
+fn replayed(about: &About, replay: &evidence::Replay) -> String {
+    let name = |step: Option<usize>| match step.and_then(|step| replay.steps.get(step)) {
+        Some(step) => format!("{} {}", step.lsn, step.what),
+        None => "no step".to_owned(),
+    };
+    let mut steps = Table::new(["LSN", "STEP", "BYTES CHANGED", "BYTES THAT DIFFER"]);
+    for step in &replay.steps {
+        steps.row([step.lsn.to_string(), step.what.clone(), step.changed.to_string(), step.differ.to_string()]);
+    }
+    let mut bytes = Table::new(["OFFSET", "CACHE", "REPLAYED", "LAST WRITTEN BY"]);
+    for difference in replay.differences.iter().take(DIFFERENCES_SHOWN) {
+        let (cache, replayed) = (difference.cache.clone(), difference.replayed.clone());
+        bytes.row([difference.offset.to_string(), cache, replayed, name(difference.step)]);
+    }
+    let page = format!("{} block {} at {}", about.relation, about.block, about.cache_lsn);
+    let verdict = match &replay.failure {
+        Some(reason) => format!("{page}: the replay failed: {reason}"),
+        None if replay.is_equal() => format!("{page}: the replay makes the page that PostgreSQL wrote"),
+        None => {
+            format!("{page}: the page first differs for good after {}\n\n{}", name(replay.first_step), bytes.render())
+        }
+    };
+    let stored = match replay.equals_storage {
+        Some(false) => "\nThis is not the page that storage had made.",
+        _ => "",
+    };
+    format!("{}\n{}{stored}", steps.render(), verdict.trim_end())
 }
 
 fn hot_table(pages: &Value) -> String {

@@ -113,6 +113,7 @@ fn notes(status: &Status) -> String {
         if branch["compute"]["quorum_lost"] == true && quorum.state == "ok" {
             notes.push(format!("Branch {}: its compute has lost the quorum; commits wait.", cell(&branch["name"])));
         }
+        notes.extend(mismatch_note(branch));
         for error in [&branch["error"], &branch["compute"]["error"]].into_iter().filter_map(Value::as_str) {
             notes.push(format!("Branch {}: {error}", cell(&branch["name"])));
         }
@@ -148,10 +149,40 @@ fn throttle(branch: &Value) -> Option<String> {
     Some(format!("Branch {name}: {how} for the {component}: it is {lag} MiB behind, the limit is {limit} MiB."))
 }
 
+/// Pages that differ from storage's, now or as evidence that somebody has to look at.
+fn mismatch_note(branch: &Value) -> Option<String> {
+    let found = &branch["verification"];
+    let (mismatches, kept) = (found["mismatches"].as_u64()?, found["kept"].as_u64()?);
+    (mismatches > 0 || kept > 0).then(|| {
+        format!(
+            "Branch {}: pages that PostgreSQL wrote differ from storage's ({mismatches} since the agent started); pushdown is {}. \
+            Evidence of {kept} is in {}; `quire page replay` looks into one.",
+            cell(&branch["name"]),
+            cell(&branch["pushdown"]["state"]),
+            cell(&found["evidence"]),
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::state::State;
+    use serde_json::json;
+
+    #[test]
+    fn pages_that_differ_are_told_until_their_evidence_is_removed() {
+        let branch = |mismatches, kept| {
+            let found = json!({ "mismatches": mismatches, "kept": kept, "evidence": "/e/main" });
+            json!({ "name": "main", "pushdown": { "state": "off" }, "verification": found })
+        };
+        assert_eq!(mismatch_note(&branch(0, 0)), None);
+        assert_eq!(mismatch_note(&json!({ "name": "main", "verification": {} })), None);
+        for (mismatches, kept) in [(1, 0), (0, 1)] {
+            let note = mismatch_note(&branch(mismatches, kept)).expect("told");
+            assert!(note.contains("/e/main") && note.contains("pushdown is off"), "{note}");
+        }
+    }
 
     #[test]
     fn lost_quorum_is_said_in_words() {

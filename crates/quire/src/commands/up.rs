@@ -64,6 +64,10 @@ pub struct Args {
     /// How many bytes of the log may wait for the pageserver before commits wait, too, such as 256MiB; remembered [default: 1GiB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     max_lag: Option<u64>,
+
+    /// How many pages a second the compute compares with storage's all the time, 0 for none; remembered [default: 20]
+    #[arg(long, value_name = "N")]
+    verify_rate: Option<u32>,
 }
 
 /// How large a cache may grow.
@@ -176,9 +180,12 @@ impl Args {
         if let Some(bytes) = self.max_lag {
             state.branches.iter_mut().for_each(|branch| branch.lag_bytes_max = Some(bytes));
         }
+        if let Some(rate) = self.verify_rate {
+            state.branches.iter_mut().for_each(|branch| branch.verify_rate = Some(rate));
+        }
         state.save(home)?;
         let cache_bytes = self.cache_size.unwrap_or_else(|| CacheSize::default_in(home)).bytes();
-        Ok((state, Options { pg_bin, shim, cache_bytes, lag_bytes_max: self.max_lag }))
+        Ok((state, Options { pg_bin, shim, cache_bytes, lag_bytes_max: self.max_lag, verify_rate: self.verify_rate }))
     }
 
     fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
@@ -211,6 +218,9 @@ impl Args {
         }
         if let Some(bytes) = self.max_lag {
             command.args(["--max-lag", &bytes.to_string()]);
+        }
+        if let Some(rate) = self.verify_rate {
+            command.args(["--verify-rate", &rate.to_string()]);
         }
         for (option, path) in [("--pg-bin", &self.pg_bin), ("--shim", &self.shim)] {
             if let Some(path) = path {

@@ -33,6 +33,8 @@ pub struct Options {
     pub cache_bytes: Option<u64>,
     /// How far storage may lag before a new branch's commits wait.
     pub lag_bytes_max: Option<u64>,
+    /// How many pages a second it compares with storage's.
+    pub verify_rate: Option<u32>,
 }
 
 /// Runs all roles of the folder until SIGTERM, SIGINT or SIGHUP; `ready` is called once everything answers.
@@ -80,8 +82,8 @@ impl Groups {
 async fn start(home: &Home, state: &mut State, options: &Options, groups: &mut Groups) -> Result<()> {
     start_storage(home, state, groups).await?;
     if state.branches.is_empty() {
-        let Options { cache_bytes, lag_bytes_max, .. } = *options;
-        let branch = Branch { cache_bytes, lag_bytes_max, ..state.new_branch(FIRST_BRANCH)? };
+        let Options { cache_bytes, lag_bytes_max, verify_rate, .. } = *options;
+        let branch = Branch { cache_bytes, lag_bytes_max, verify_rate, ..state.new_branch(FIRST_BRANCH)? };
         state.branches.push(branch);
         state.save(home)?;
     }
@@ -146,7 +148,8 @@ fn compute_options(home: &Home, state: &State, branch: &Branch, options: &Option
         create_dir(above, 0o711)?;
     }
     std::fs::create_dir_all(&place.path).with_context(|| format!("cannot create {}", place.path.display()))?;
-    Ok(ComputeOptions { pg_bin: options.pg_bin.clone(), shim: options.shim.clone(), dir: place.path })
+    let evidence = home.evidence_dir(&branch.name);
+    Ok(ComputeOptions { pg_bin: options.pg_bin.clone(), shim: options.shim.clone(), dir: place.path, evidence })
 }
 
 fn say_where_the_cache_is(home: &Home, state: &State, branch: &Branch) -> Result<()> {

@@ -1,7 +1,8 @@
 //! What a replay has shown of each type of record.
 
-use super::kind::{self, Kind};
-use quire_wal::{Record, rmgr};
+use super::kind::why_absent;
+use quire_wal::Record;
+use quire_wal::rmgr::{self, kind::Kind};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -38,11 +39,11 @@ pub enum Outcome {
 
 impl Coverage {
     pub fn record(&mut self, record: &Record) {
-        self.kinds.entry(kind::of(record.rmgr, record.info)).or_default().records += 1;
+        self.kinds.entry(rmgr::kind::of(record.rmgr, record.info)).or_default().records += 1;
     }
 
     pub fn page(&mut self, record: &Record, outcome: Outcome) {
-        let counts = self.kinds.entry(kind::of(record.rmgr, record.info)).or_default();
+        let counts = self.kinds.entry(rmgr::kind::of(record.rmgr, record.info)).or_default();
         counts.pages += 1;
         match outcome {
             Outcome::Restored => counts.restored += 1,
@@ -79,18 +80,18 @@ impl Coverage {
 
     /// Types of records that should have occurred.
     pub fn missing(&self) -> Vec<String> {
-        let missing = self.absent().filter(|kind| kind::why_absent(*kind).is_none());
+        let missing = self.absent().filter(|kind| why_absent(*kind).is_none());
         missing.map(|(manager, info)| format!("{} {}", manager_name(manager), kind_name(manager, info))).collect()
     }
 
     fn absent(&self) -> impl Iterator<Item = Kind> {
-        kind::ALL.iter().map(|(manager, info, _)| (*manager, *info)).filter(|kind| !self.kinds.contains_key(kind))
+        rmgr::kind::ALL.iter().map(|(manager, info, _)| (*manager, *info)).filter(|kind| !self.kinds.contains_key(kind))
     }
 
     fn write_absent(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "\nTypes of records that did not occur:\n")?;
         for (manager, info) in self.absent() {
-            let why = kind::why_absent((manager, info)).unwrap_or("not reached");
+            let why = why_absent((manager, info)).unwrap_or("not reached");
             writeln!(f, "- {} {}: {why}.", manager_name(manager), kind_name(manager, info))?;
         }
         Ok(())
@@ -124,8 +125,7 @@ fn manager_name(manager: u8) -> &'static str {
 }
 
 fn kind_name(manager: u8, info: u8) -> String {
-    let known = kind::ALL.iter().find(|(m, i, _)| (*m, *i) == (manager, info));
-    known.map_or_else(|| format!("{info:#04x}"), |(_, _, name)| (*name).to_owned())
+    rmgr::kind::name(manager, info).map_or_else(|| format!("{info:#04x}"), str::to_owned)
 }
 
 const HEADING: &str = "## Records

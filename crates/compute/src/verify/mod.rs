@@ -1,0 +1,205 @@
+//! Comparing what PostgreSQL wrote into its cache with what storage makes of the log.
+//!
+//! After a CHECKPOINT every page in the cache is as PostgreSQL has it, and storage is asked for the same pages at the end of the
+//! committed log. While PostgreSQL works, a page may be newer or older than that moment, so a page that differs is looked at again: at
+//! its own LSN, which says exactly which version the cache holds, and after a fresh checkpoint. Only what differs every time counts.
+//!
+//! Not compared: free space maps (advisory), unlogged and temporary relations (never in storage), SLRU areas (no LSNs).
+
+mod cached_page;
+mod difference;
+
+use crate::evidence::{self, Case};
+use crate::page_client::PageError;
+use crate::start::Session;
+use crate::{Config, Error, postgres};
+use bytes::Bytes;
+pub(crate) use cached_page::{CachedFile, CachedPage, Page, names, relation_files, relation_folders};
+pub(crate) use difference::{NOTHING, differences, first_difference};
+use quire_cache::ComputeDir;
+use quire_protocol::page::ErrorCode;
+use quire_types::{Fork, Key, Lsn, RelTag};
+use quire_wal::page;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pages compared with one request.
+const BATCH_PAGES: usize = 128;
+/// How often a page that differs is looked at again, and how long to wait before.
+const ATTEMPTS: u32 = 6;
+const ATTEMPT_DELAY: Duration = Duration::from_millis(200);
+/// How many differing pages are described and kept.
+const MISMATCHES_MAX: usize = 1000;
+
+/// A page that differs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Mismatch {
+    /// Its relation's file, below the data directory.
+    pub relation: String,
+    /// Its block in the fork.
+    pub block: u32,
+    /// LSN in the cache's copy.
+    pub cache_lsn: Lsn,
+    /// LSN in storage's copy; none if storage has no such page.
+    pub storage_lsn: Option<Lsn>,
+    /// Offset of the first byte that differs under the masks.
+    pub first_difference: Option<usize>,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verification {
+    /// Pages compared.
+    pub checked: u64,
+    /// Pages in the cache's files that are not in the cache, and so equal by definition.
+    pub absent: u64,
+    /// Pages that are never in storage.
+    pub skipped: u64,
+    /// Pages that differ.
+    pub mismatches: Vec<Mismatch>,
+}
+
+/// One verification.
+struct Verifier<'a> {
+    config: &'a Config,
+    session: &'a Session,
+    progress: &'a AtomicU64,
+    found: Verification,
+    suspects: Vec<CachedPage>,
+}
+
+/// Compares every page of the cache. `progress` counts pages as they are compared.
+pub async fn verify(config: &Config, session: &Session, progress: &AtomicU64) -> Result<Verification, Error> {
+    progress.store(0, Ordering::Relaxed);
+    let mut verifier = Verifier { config, session, progress, found: Verification::default(), suspects: Vec::new() };
+    let at = verifier.checkpoint().await?;
+    for folder in relation_folders(&config.pgdata())? {
+        verifier.folder(&folder, at).await?;
+    }
+    verifier.look_again().await?;
+    Ok(verifier.found)
+}
+
+impl Verifier<'_> {
+    /// Has everything written, and says where the log is then.
+    async fn checkpoint(&self) -> Result<Lsn, Error> {
+        let client = postgres::connect(self.config, "postgres").await?;
+        client.batch_execute("CHECKPOINT").await?;
+        Ok(self.session.committed())
+    }
+
+    async fn folder(&mut self, folder: &Path, at: Lsn) -> Result<(), Error> {
+        let files = relation_files(&self.config.pgdata(), folder)?;
+        let Some((first, _)) = files.first() else { return Ok(()) };
+        let sizes = self.sizes(first.tablespace, first.database, at).await?;
+        for (rel, segment) in files {
+            let unlogged = sizes.contains_key(&rel.with_fork(Fork::Init)) && rel.fork != Fork::Init;
+            let Some(file) = CachedFile::open(&ComputeDir::new(&self.config.dir), rel, segment) else { continue };
+            let present: Vec<CachedPage> = (0..file.blocks()).filter_map(|index| file.page(index)).collect();
+            self.found.absent += u64::from(file.blocks()) - present.len() as u64;
+            if unlogged || rel.fork == Fork::FreeSpaceMap {
+                self.found.skipped += present.len() as u64;
+                continue;
+            }
+            for batch in present.chunks(BATCH_PAGES) {
+                self.batch(batch, at, sizes.get(&rel).copied().unwrap_or(0)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn sizes(&self, tablespace: u32, database: u32, at: Lsn) -> Result<BTreeMap<RelTag, u32>, Error> {
+        let key = |relation, fork| Key::RelSize { rel: RelTag { tablespace, database, relation, fork } };
+        let entries = self.session.client.scan(at, key(0, Fork::Main), key(u32::MAX, Fork::Init), PATIENCE).await?;
+        let size = |(key, value): (Key, Bytes)| match (key, value.first_chunk::<4>()) {
+            (Key::RelSize { rel }, Some(raw)) => Some((rel, u32::from_le_bytes(*raw))),
+            _ => None,
+        };
+        Ok(entries.into_iter().filter_map(size).collect())
+    }
+
+    /// Compares pages of one file with storage's at `at`, where the fork has `blocks` blocks.
+    async fn batch(&mut self, batch: &[CachedPage], at: Lsn, blocks: u32) -> Result<(), Error> {
+        let (known, beyond): (Vec<_>, Vec<_>) = batch.iter().partition(|page| page.block < blocks);
+        let keys = known.iter().map(|page| page.key()).collect();
+        let theirs = if known.is_empty() { Vec::new() } else { self.get(at, keys).await? };
+        for (page, theirs) in known.iter().zip(theirs) {
+            let equal = page.read()?.is_none_or(|ours| first_difference(page.key(), &ours, &theirs).is_none());
+            self.note(page, equal);
+        }
+        for page in beyond {
+            let equal = page.read()?.is_none_or(|ours| first_difference(page.key(), &ours, &NOTHING).is_none());
+            self.note(page, equal);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, page: &CachedPage, equal: bool) {
+        self.found.checked += 1;
+        self.progress.fetch_add(1, Ordering::Relaxed);
+        if !equal {
+            self.suspects.push(page.clone());
+        }
+    }
+
+    async fn get(&self, at: Lsn, keys: Vec<Key>) -> Result<Vec<Bytes>, PageError> {
+        self.session.client.get_pages(at, keys, PATIENCE).await
+    }
+
+    /// Looks at the suspects until they are cleared or out of attempts.
+    async fn look_again(&mut self) -> Result<(), Error> {
+        let mut suspects = std::mem::take(&mut self.suspects);
+        for attempt in 0..ATTEMPTS {
+            if suspects.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(ATTEMPT_DELAY * attempt).await;
+            let at = self.checkpoint().await?;
+            let last = attempt + 1 == ATTEMPTS;
+            let mut left = Vec::new();
+            for page in suspects {
+                if let Some(mismatch) = self.suspect(&page, at, last).await? {
+                    left.push(page);
+                    if last && self.found.mismatches.len() < MISMATCHES_MAX {
+                        self.found.mismatches.push(mismatch);
+                    }
+                }
+            }
+            suspects = left;
+        }
+        Ok(())
+    }
+
+    /// Compares one page with the very version that the cache has; `None` if they are equal, or the page is gone.
+    async fn suspect(&self, page: &CachedPage, at: Lsn, keep: bool) -> Result<Option<Mismatch>, Error> {
+        let Some(ours) = page.read()? else { return Ok(None) };
+        let cache_lsn = page::lsn(&ours[..]);
+        // A visibility map changes without its LSN, so only the newest version can be compared.
+        let version = if page.rel.fork == Fork::VisibilityMap { at } else { cache_lsn.max(self.session.start) };
+        let theirs = match self.get(version, vec![page.key()]).await {
+            Ok(pages) => pages.into_iter().next(),
+            Err(error) if error.refusal() == Some(ErrorCode::NoSuchKey) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let first_difference = first_difference(page.key(), &ours, theirs.as_deref().unwrap_or(&NOTHING));
+        if first_difference.is_none() || page.is_gone() {
+            return Ok(None);
+        }
+        if keep {
+            let case = Case { page, version, ours: &ours, theirs: theirs.as_deref(), refusal: None };
+            let kept = evidence::put_aside(self.config, self.session, &case).await;
+            tracing::error!(relation = page.relation(), block = page.block, lsn = %cache_lsn, ?kept, "page differs from storage");
+        }
+        Ok(Some(Mismatch {
+            relation: page.relation(),
+            block: page.block,
+            cache_lsn,
+            storage_lsn: theirs.as_deref().map(page::lsn),
+            first_difference,
+        }))
+    }
+}
