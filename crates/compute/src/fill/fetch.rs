@@ -77,7 +77,7 @@ impl Fetcher {
         let mut wanted = vec![blocks.clone()];
         match step {
             Some(step) if step.blocks.len() <= JOINED_BLOCKS_MAX as usize => {
-                file.meta().set_mark(step.mark, step.blocks.clone());
+                file.meta().set_mark(step.mark, step.entry.clone());
                 wanted.push(step.blocks);
             }
             Some(step) => self.step_ahead(&file, step),
@@ -99,7 +99,7 @@ impl Fetcher {
     }
 
     fn step_ahead(self: &Arc<Fetcher>, file: &Arc<CacheFile>, step: Step) {
-        file.meta().set_mark(step.mark, step.blocks.clone());
+        file.meta().set_mark(step.mark, step.entry.clone());
         for start in step.blocks.clone().step_by(REQUEST_BLOCKS as usize) {
             let Ok(permit) = self.ahead_requests.clone().try_acquire_owned() else { return };
             let blocks = start..start.saturating_add(REQUEST_BLOCKS).min(step.blocks.end);

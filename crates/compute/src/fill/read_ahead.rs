@@ -2,8 +2,9 @@
 //!
 //! A *run* is somebody's way through a file, up or down. It begins where a block next to an earlier miss is missed, or the first
 //! block of a file. What lies ahead of it is fetched in *windows*, each twice as long as the one before up to a bound. A mark in
-//! the file's shared memory covers the newest window: the first reader who comes there says so, without waiting, and the next
-//! window is fetched while that one is read. So a reader that is no faster than storage never waits again.
+//! the file's shared memory covers the beginning of the newest window: the first reader who comes there says so, without waiting,
+//! and the next window is fetched while that one is read. So a reader that is no faster than storage never waits again. (Only the
+//! beginning, because somebody who reads here and there must not come to it by chance and have ever longer windows fetched.)
 //!
 //! Runs belong to files and not to processes: the workers of a parallel scan share theirs. This is pure bookkeeping; the windows
 //! may hold blocks that are there already.
@@ -29,8 +30,10 @@ const FILES_MAX: usize = 1024;
 pub struct Step {
     /// The window.
     pub blocks: Range<u32>,
-    /// The mark that is to cover it.
+    /// The mark of its run.
     pub mark: usize,
+    /// What the mark is to cover: where a run enters the window.
+    pub entry: Range<u32>,
 }
 
 /// The runs through all files.
@@ -96,12 +99,13 @@ impl Run {
     }
 
     /// The next window, which begins no earlier than `from`.
-    fn advance(&mut self, from: u32, window_max: u32, now: u64) -> Range<u32> {
+    fn advance(&mut self, mark: usize, from: u32, window_max: u32, now: u64) -> Step {
         let start = self.next.max(from);
         self.window = (self.window * 2).clamp(WINDOW_BLOCKS_MIN, window_max);
         self.next = start.saturating_add(self.window).min(RELATION_SEGMENT_BLOCKS);
         self.used_at = now;
-        turned(self.downwards, start..self.next)
+        let entry = start..start.saturating_add(SKIP_BLOCKS).min(self.next);
+        Step { blocks: turned(self.downwards, start..self.next), mark, entry: turned(self.downwards, entry) }
     }
 }
 
@@ -115,14 +119,14 @@ impl FileRuns {
         let run = self.runs[slot].as_mut()?;
         let end = turned(run.downwards, blocks).end;
         // Otherwise the block is on its way, and the reader is as fast as storage.
-        (end > run.next).then(|| Step { blocks: run.advance(end, window_max, self.clock), mark: slot })
+        (end > run.next).then(|| run.advance(slot, end, window_max, self.clock))
     }
 
     fn reached(&mut self, block: u32, window_max: u32) -> Option<Step> {
         self.clock += 1;
         let slot = self.run_at(&(block..block + 1))?;
-        let blocks = self.runs[slot].as_mut()?.advance(0, window_max, self.clock);
-        (!blocks.is_empty()).then_some(Step { blocks, mark: slot })
+        let step = self.runs[slot].as_mut()?.advance(slot, 0, window_max, self.clock);
+        (!step.blocks.is_empty()).then_some(step)
     }
 
     fn run_at(&self, blocks: &Range<u32>) -> Option<usize> {
@@ -244,6 +248,45 @@ mod tests {
             assert_eq!(ahead.missed(FILE, block..block + 1), None);
         }
         assert_eq!(blocks(ahead.reached(FILE, 1002)), 1010..1026);
+    }
+
+    #[test]
+    fn only_where_a_run_enters_a_window_is_marked() {
+        let mut ahead = read_ahead();
+        ahead.missed(FILE, 40..41);
+        assert_eq!(ahead.missed(FILE, 41..42).map(|step| step.entry), Some(42..46));
+        ahead.missed(FILE, 3000..3001);
+        assert_eq!(ahead.missed(FILE, 2999..3000).map(|step| step.entry), Some(2995..2999));
+    }
+
+    /// Reads blocks of a file of so many here and there: how many were fetched ahead.
+    fn read_at_random(blocks_in_file: u32, reads: u32) -> u64 {
+        let mut ahead = ReadAhead::new(WINDOW_BLOCKS_MAX);
+        let mut present = vec![false; blocks_in_file as usize];
+        let mut marks: [Range<u32>; MARKS] = Default::default();
+        let (mut fetched, mut seed) = (0, 1_u64);
+        for _ in 0..reads {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let block = (seed >> 33) as u32 % blocks_in_file;
+            let reached = marks.iter_mut().find(|mark| mark.contains(&block)).map(std::mem::take);
+            let mut steps = vec![reached.and_then(|_| ahead.reached(FILE, block))];
+            if !std::mem::replace(&mut present[block as usize], true) {
+                steps.push(ahead.missed(FILE, block..block + 1));
+            }
+            for step in steps.into_iter().flatten() {
+                marks[step.mark] = step.entry;
+                for block in step.blocks.start..step.blocks.end.min(blocks_in_file) {
+                    fetched += u64::from(!std::mem::replace(&mut present[block as usize], true));
+                }
+            }
+        }
+        fetched
+    }
+
+    #[test]
+    fn who_reads_here_and_there_is_not_taken_for_a_run() {
+        let (reads, fetched) = (40_000, read_at_random(RELATION_SEGMENT_BLOCKS, 40_000));
+        assert!(fetched < reads / 20, "{fetched} blocks were fetched ahead of {reads} random reads");
     }
 
     #[test]

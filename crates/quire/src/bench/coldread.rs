@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Length of a measurement: in a longer one most pages would come to be in the cache.
+const SECONDS: u32 = 3;
 
 /// What one kind of client got.
 #[derive(Debug, Serialize)]
@@ -49,7 +51,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     require_running(&branch)?;
     let state = context.state()?;
     let quire = Target::new("quire", branch.url(), branch.url_of(DATABASE));
-    let load = Load::new(&state.pg_bin, Workload::Select, args.scale, args.clients, args.seconds);
+    let load = Load::new(&state.pg_bin, Workload::Select, args.scale, args.clients, SECONDS);
     eprintln!("loading scale {}", args.scale);
     quire.load(&load)?;
     restart_cold(&branch)?;
@@ -59,7 +61,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     eprintln!("{} clients of the compute", args.clients);
     let before = usage()?;
     let outcome = load.run(quire.url())?;
-    let compute = Figures::new(f64::from(args.seconds), &usage()?.since(&before));
+    let compute = Figures::new(f64::from(SECONDS), &usage()?.since(&before));
     eprintln!("{} clients of the pageserver", args.clients);
     let before = usage()?;
     let (pages, seconds) = table.read_directly(&state, &branch, args)?;
@@ -118,7 +120,7 @@ impl Accounts {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         runtime.block_on(async {
             let begun = Instant::now();
-            let end = begun + Duration::from_secs(args.seconds.into());
+            let end = begun + Duration::from_secs(SECONDS.into());
             let mut clients = JoinSet::new();
             for number in 0..args.clients {
                 let client = PageClient::new(address, timeline, ShardId::UNSHARDED);
