@@ -5,10 +5,10 @@ DIR ?= .quire
 QUIRE := target/release/quire
 
 .DEFAULT_GOAL := help
-.PHONY: help install build up down test unit e2e oracle regress fuzz corpus check bench torture
+.PHONY: help install build up down test unit e2e oracle regress fuzz corpus check bench bench-redo torture
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: ## Install what is missing: PostgreSQL 15, a C compiler (Debian)
 	@scripts/install-debian.sh
@@ -54,6 +54,9 @@ check: ## Format, lints, documentation, licences and advisories
 
 bench: install build ## Measure beside stock PostgreSQL: TPC-B, selects, cold scans and reads; reports in target/bench
 	@CARGO="$(CARGO)" scripts/bench.sh
+
+bench-redo: install ## Measure redo: single pages, and the WAL of a pgbench run beside PostgreSQL's crash recovery
+	$(CARGO) bench --locked -p quire-redo
 
 torture: install build ## The long forms of the end-to-end tests: about an hour
 	QUIRE_LONG=1 $(CARGO) test --locked -p quire-tests -- --test-threads=1 --nocapture

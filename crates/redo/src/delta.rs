@@ -144,8 +144,8 @@ impl Delta {
     /// `key`, or carries an image of it that redo restores. False also for a record that cannot be decoded.
     pub fn will_init(&self, key: Key) -> bool {
         let Delta::Record(bytes, _) = self else { return false };
-        let Ok(record) = RecordView::parse(bytes) else { return false };
-        record.block_of(key).is_some_and(|block| block.will_init || block.image == ImageUse::Restore)
+        let Ok((_, block)) = RecordView::parse_for(bytes, key) else { return false };
+        block.is_some_and(|block| block.will_init || block.image == ImageUse::Restore)
     }
 }
 

@@ -33,7 +33,7 @@ mod manager;
 pub mod mask;
 pub mod multixact;
 mod page_items;
-mod record_view;
+pub mod record_view;
 mod sequence;
 mod spgist;
 #[cfg(test)]
@@ -45,12 +45,13 @@ mod xlog;
 
 pub use delta::{Delta, MultixactMember, TransactionStatus};
 pub use error::{Effect, Malformed, Misfit, RecordKind, RedoError};
+pub use record_view::RecordView;
 
 use bytes::Bytes;
 use manager::{BlockRedo, after_image, is_without_pages, resource_manager};
 use quire_types::{Key, Lsn, PAGE_SIZE};
 use quire_wal::{Record, page};
-use record_view::{ImageUse, RecordView};
+use record_view::ImageUse;
 
 /// Changes `page`, which is the page of `key`, as `delta` says. `lsn` is the end of the record that the delta came
 /// from.
@@ -80,15 +81,15 @@ pub fn supports(rmgr: u8, info: u8) -> bool {
 /// # Errors
 /// See [`RedoError`]; the page's contents are undefined then.
 pub fn finish_image(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &[u8], start: Lsn) -> Result<(), RedoError> {
-    let record = RecordView::parse(bytes).map_err(|reason| RedoError::Malformed { start, reason })?;
-    let block = record.block_of(key).ok_or(RedoError::NotReferenced { start, key })?;
+    let (record, block) = RecordView::parse_for(bytes, key).map_err(|reason| RedoError::Malformed { start, reason })?;
+    let block = block.ok_or(RedoError::NotReferenced { start, key })?;
     let kind = RecordKind { rmgr: record.rmgr, info: record.info };
     after_image(page, &BlockRedo { record, block, lsn }).map_err(|reason| RedoError::Misfit { kind, lsn, key, reason })
 }
 
 fn apply_record(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &Bytes, start: Lsn) -> Result<(), RedoError> {
-    let record = RecordView::parse(bytes).map_err(|reason| RedoError::Malformed { start, reason })?;
-    let block = record.block_of(key).ok_or(RedoError::NotReferenced { start, key })?;
+    let (record, block) = RecordView::parse_for(bytes, key).map_err(|reason| RedoError::Malformed { start, reason })?;
+    let block = block.ok_or(RedoError::NotReferenced { start, key })?;
     if block.image == ImageUse::Restore {
         restore_image(page, key, lsn, bytes, start, block.id)?;
         return finish_image(page, key, lsn, bytes, start);

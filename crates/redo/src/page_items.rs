@@ -11,15 +11,17 @@ use quire_wal::page::{self, HEADER_BYTES, ITEM_ID_BYTES, ItemId, PD_HAS_FREE_LIN
 use std::ops::Range;
 
 mod in_place;
+mod packing;
 
 pub(crate) use in_place::{add_heap_item, add_item_in_place, delete_item_in_place};
+use packing::pack_items;
 
 /// A page.
 pub(crate) type Page = [u8; PAGE_SIZE];
 
 /// `MaxHeapTuplesPerPage`.
 const HEAP_ITEMS_MAX: u16 = 291;
-/// `MaxIndexTuplesPerPage`, above `MaxHeapTuplesPerPage`: items that can be moved at once.
+/// `MaxIndexTuplesPerPage`.
 pub(crate) const ITEMS_MAX: usize = 408;
 
 /// Rounds up to 8 bytes (`MAXALIGN`).
@@ -241,100 +243,22 @@ fn place_item(page: &mut Page, bounds: Bounds, offset: u16, length: usize, line_
     Ok(upper)
 }
 
-/// How much of the tuple space an item takes.
-fn aligned_length(id: ItemId) -> usize {
-    align(id.length().into())
-}
-
-/// An item that stays, on its way to its new place (`itemIdCompactData`).
-#[derive(Clone, Copy)]
-struct Survivor {
-    /// Where its line pointer will lie.
-    line_at: usize,
-    id: ItemId,
-}
-
-/// The items that stay, in the order of their line pointers.
-struct Survivors {
-    items: [Survivor; ITEMS_MAX],
-    count: usize,
-    bytes: usize,
-}
-
-impl Survivors {
-    fn new() -> Survivors {
-        Survivors { items: [Survivor { line_at: HEADER_BYTES, id: ItemId::UNUSED }; ITEMS_MAX], count: 0, bytes: 0 }
-    }
-
-    fn push(&mut self, line_at: usize, id: ItemId) -> Result<(), Misfit> {
-        *self.items.get_mut(self.count).ok_or(Misfit::TooManyItems)? = Survivor { line_at, id };
-        self.count += 1;
-        self.bytes += aligned_length(id);
-        Ok(())
-    }
-
-    /// `compactify_tuples`: packs the items against the special space, the first line pointer's item last, and points
-    /// the line pointers at them.
-    fn compact(&self, page: &mut Page, bounds: Bounds) -> Result<(), Misfit> {
-        if self.bytes > bounds.special - bounds.lower {
-            return Err(Misfit::NoRoom(self.bytes));
-        }
-        let (settled, upper) = self.settled(bounds.special);
-        let upper = if settled < self.count { self.pack(page, settled, upper) } else { upper };
-        set_upper(page, upper);
-        Ok(())
-    }
-
-    /// Moves the items from number `settled` on down from `upper`, out of a copy because they may overlap.
-    fn pack(&self, page: &mut Page, settled: usize, mut upper: usize) -> usize {
-        let scratch = *page;
-        for survivor in &self.items[settled..self.count] {
-            let length = aligned_length(survivor.id);
-            let start = usize::from(survivor.id.offset());
-            upper -= length;
-            page[upper..upper + length].copy_from_slice(&scratch[start..start + length]);
-            write_item_id(page, survivor.line_at, moved_to(survivor.id, upper));
-        }
-        upper
-    }
-
-    /// How many of the first items lie already where they belong, and where the last of them starts.
-    fn settled(&self, special: usize) -> (usize, usize) {
-        let mut upper = special;
-        let in_place = self.items[..self.count].iter().take_while(|survivor| {
-            let length = aligned_length(survivor.id);
-            let stays = usize::from(survivor.id.offset()) + length == upper;
-            upper -= if stays { length } else { 0 };
-            stays
-        });
-        let settled = in_place.count();
-        (settled, upper)
-    }
-}
-
 /// `PageRepairFragmentation` (heap pages): packs the tuples, cuts unused line pointers off the end, and sets the hint
 /// about unused ones between others.
 pub(crate) fn repair_fragmentation(page: &mut Page) -> Result<(), Misfit> {
     let bounds = Bounds::of(page)?;
-    let mut survivors = Survivors::new();
-    let (mut last_used, mut unused) = (0, 0);
-    for offset in bounds.offsets() {
-        let at = bounds.item_id_at(offset)?;
-        let id = ItemId(u32_at(page, at));
-        if !id.is_used() {
-            write_item_id(page, at, ItemId::UNUSED);
+    let (mut kept, mut unused) = (0, 0);
+    for (number, line) in (1..).zip(page[HEADER_BYTES..bounds.lower].chunks_exact_mut(ITEM_ID_BYTES)) {
+        if ItemId(u32_at(line, 0)).is_used() {
+            kept = number;
+        } else {
+            line.copy_from_slice(&ItemId::UNUSED.0.to_le_bytes());
             unused += 1;
-            continue;
         }
-        if id.has_storage() {
-            bounds.storage(offset, id)?;
-            survivors.push(at, id)?;
-        }
-        last_used = usize::from(offset);
     }
-    survivors.compact(page, bounds)?;
-    let cut = bounds.item_count() - last_used;
-    set_lower(page, bounds.lower - cut * ITEM_ID_BYTES);
+    pack_items(page, bounds)?;
+    let cut = bounds.item_count() - kept;
+    set_lower(page, HEADER_BYTES + kept * ITEM_ID_BYTES);
     set_free_lines(page, unused > cut);
     Ok(())
 }
@@ -390,24 +314,21 @@ pub(crate) fn delete_index_items(page: &mut Page, offsets: &[u16]) -> Result<(),
         return offsets.iter().rev().try_for_each(|offset| delete_index_item(page, *offset));
     }
     let bounds = Bounds::of(page)?;
-    let mut survivors = Survivors::new();
     let mut doomed = offsets.iter().copied().peekable();
+    let mut lower = HEADER_BYTES;
     for offset in bounds.offsets() {
         let id = bounds.item_id(page, offset)?;
         bounds.storage(offset, id)?;
         if doomed.next_if_eq(&offset).is_none() {
-            survivors.push(HEADER_BYTES + survivors.count * ITEM_ID_BYTES, id)?;
+            write_item_id(page, lower, id);
+            lower += ITEM_ID_BYTES;
         }
     }
     if let Some(offset) = doomed.next() {
         return Err(Misfit::NoItem { offset, count: bounds.item_count() });
     }
-    for survivor in &survivors.items[..survivors.count] {
-        write_item_id(page, survivor.line_at, survivor.id);
-    }
-    let lower = HEADER_BYTES + survivors.count * ITEM_ID_BYTES;
     set_lower(page, lower);
-    survivors.compact(page, Bounds { lower, ..bounds })
+    pack_items(page, Bounds { lower, ..bounds })
 }
 
 /// The offset numbers in a record's data, copied to `buffer`.

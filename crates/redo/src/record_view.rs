@@ -24,7 +24,7 @@ const IMAGE_COMPRESSED: u8 = 0x1C;
 
 /// A record whose headers were walked once and found whole.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RecordView<'a> {
+pub struct RecordView<'a> {
     /// `xl_xid`.
     pub xid: u32,
     /// `xl_info`.
@@ -33,13 +33,15 @@ pub(crate) struct RecordView<'a> {
     pub rmgr: u8,
     /// `XLogRecGetData`.
     pub main_data: &'a [u8],
+    /// No block reference has this id or a higher one.
+    least_absent_id: u8,
     headers: &'a [u8],
     payload: &'a [u8],
 }
 
 /// A block reference with what belongs to it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct BlockView<'a> {
+pub struct BlockView<'a> {
     /// Its number within the record.
     pub id: u8,
     /// The relation and fork.
@@ -56,7 +58,7 @@ pub(crate) struct BlockView<'a> {
 
 /// What a block reference's page image is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ImageUse {
+pub enum ImageUse {
     /// There is none.
     Absent,
     /// To be compared with the page after redo (`wal_consistency_checking`).
@@ -67,14 +69,42 @@ pub(crate) enum ImageUse {
 
 impl<'a> RecordView<'a> {
     /// Walks the headers of a record and checks that its parts add up.
+    ///
+    /// # Errors
+    /// What is wrong with the record.
     pub fn parse(bytes: &'a [u8]) -> Result<RecordView<'a>, Malformed> {
+        RecordView::walk(bytes, |_, _| ())
+    }
+
+    /// [`RecordView::parse`] and [`RecordView::block_of`] in one walk.
+    pub(crate) fn parse_for(bytes: &'a [u8], key: Key) -> Result<(RecordView<'a>, Option<BlockView<'a>>), Malformed> {
+        let mut found = None;
+        let record = RecordView::walk(bytes, |header, data_at| {
+            if found.is_none() && header.is_of(key) {
+                found = Some((header, data_at));
+            }
+        })?;
+        let block =
+            found.and_then(|(header, data_at)| header.view(record.payload.get(data_at..)?).map(|(view, _)| view));
+        Ok((record, block))
+    }
+
+    /// Shows each block reference's header, and where in the payload its image and data begin.
+    #[inline]
+    fn walk(bytes: &'a [u8], mut visit: impl FnMut(BlockHeader, usize)) -> Result<RecordView<'a>, Malformed> {
         let (fixed, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(Malformed::Length)?;
         let total = u32::from_le_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]);
         if usize::try_from(total) != Ok(bytes.len()) {
             return Err(Malformed::Length);
         }
         let mut walk = Headers::new(rest);
-        while walk.next()?.is_some() {}
+        loop {
+            let data_at = walk.announced;
+            match walk.next()? {
+                Some(header) => visit(header, data_at),
+                None => break,
+            }
+        }
         let payload = walk.left;
         if payload.len() != walk.announced {
             return Err(Malformed::Truncated);
@@ -84,6 +114,7 @@ impl<'a> RecordView<'a> {
             info: fixed[16],
             rmgr: fixed[17],
             main_data: &payload[payload.len() - walk.main_data..],
+            least_absent_id: walk.least_id,
             headers: &rest[..rest.len() - payload.len()],
             payload,
         })
@@ -96,6 +127,9 @@ impl<'a> RecordView<'a> {
 
     /// The block reference with this id.
     pub fn block(&self, id: u8) -> Option<BlockView<'a>> {
+        if id >= self.least_absent_id {
+            return None;
+        }
         self.blocks().find(|block| block.id == id)
     }
 
@@ -107,7 +141,7 @@ impl<'a> RecordView<'a> {
 }
 
 /// Iterates over a record's block references.
-pub(crate) struct Blocks<'a> {
+pub struct Blocks<'a> {
     headers: Headers<'a>,
     payload: &'a [u8],
 }
@@ -118,17 +152,9 @@ impl<'a> Iterator for Blocks<'a> {
     fn next(&mut self) -> Option<BlockView<'a>> {
         // Parsing walked the same headers without an error, so there is none now.
         let header = self.headers.next().ok()??;
-        let (_image, rest) = self.payload.split_at_checked(header.image_bytes)?;
-        let (data, rest) = rest.split_at_checked(header.data_bytes)?;
+        let (view, rest) = header.view(self.payload)?;
         self.payload = rest;
-        Some(BlockView {
-            id: header.id,
-            rel: header.rel,
-            block: header.block,
-            will_init: header.will_init,
-            image: header.image,
-            data,
-        })
+        Some(view)
     }
 }
 
@@ -141,6 +167,21 @@ struct BlockHeader {
     image: ImageUse,
     image_bytes: usize,
     data_bytes: usize,
+}
+
+impl BlockHeader {
+    fn is_of(&self, key: Key) -> bool {
+        matches!(key, Key::RelBlock { rel, block } if self.block == block && self.rel == rel)
+    }
+
+    /// The block reference whose image and data `payload` starts with, and what follows them.
+    #[inline]
+    fn view<'a>(&self, payload: &'a [u8]) -> Option<(BlockView<'a>, &'a [u8])> {
+        let BlockHeader { id, rel, block, will_init, image, .. } = *self;
+        let (_image, rest) = payload.split_at_checked(self.image_bytes)?;
+        let (data, rest) = rest.split_at_checked(self.data_bytes)?;
+        Some((BlockView { id, rel, block, will_init, image, data }, rest))
+    }
 }
 
 /// Walks the headers, which lie before all data. `announced` counts the data that the headers so far promise: the
@@ -164,6 +205,7 @@ impl<'a> Headers<'a> {
         Headers { data_cut_off: true, ..Headers::new(headers) }
     }
 
+    #[inline]
     fn next(&mut self) -> Result<Option<BlockHeader>, Malformed> {
         while self.left.len() > if self.data_cut_off { 0 } else { self.announced } {
             match self.u8()? {
@@ -190,6 +232,7 @@ impl<'a> Headers<'a> {
         Ok(None)
     }
 
+    #[inline]
     fn block(&mut self, id: u8) -> Result<BlockHeader, Malformed> {
         if id < self.least_id {
             return Err(Malformed::BlockOrder(id));
@@ -207,6 +250,7 @@ impl<'a> Headers<'a> {
         Ok(BlockHeader { id, rel, block, will_init: flags & WILL_INIT != 0, image, image_bytes, data_bytes })
     }
 
+    #[inline]
     fn relation(&mut self, id: u8, flags: u8) -> Result<RelTag, Malformed> {
         if flags & SAME_RELATION == 0 {
             self.relation = Some((self.u32()?, self.u32()?, self.u32()?));
@@ -228,20 +272,24 @@ impl<'a> Headers<'a> {
         Ok((image, length.into()))
     }
 
+    #[inline]
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, tail) = self.left.split_first_chunk::<N>().ok_or(Malformed::Truncated)?;
         self.left = tail;
         Ok(*head)
     }
 
+    #[inline]
     fn u8(&mut self) -> Result<u8, Malformed> {
         self.array().map(u8::from_le_bytes)
     }
 
+    #[inline]
     fn u16(&mut self) -> Result<u16, Malformed> {
         self.array().map(u16::from_le_bytes)
     }
 
+    #[inline]
     fn u32(&mut self) -> Result<u32, Malformed> {
         self.array().map(u32::from_le_bytes)
     }
@@ -270,6 +318,8 @@ mod tests {
         let record = RecordView::parse(&bytes).unwrap();
         assert_eq!((record.rmgr, record.info, record.xid, record.main_data), (10, 0x80, 700, &b"main"[..]));
         let seven = record.block_of(key(7)).unwrap();
+        let (_, found) = RecordView::parse_for(&bytes, key(9)).unwrap();
+        assert_eq!(found.map(|block| (block.id, block.image)), Some((4, ImageUse::Restore)));
         assert_eq!((seven.id, seven.will_init, seven.data), (0, true, &b"seven"[..]));
         assert_eq!(record.block(4).map(|block| (block.block, block.image)), Some((9, ImageUse::Restore)));
         assert!(record.block_of(key(0)).is_none(), "another fork's block");
@@ -295,6 +345,12 @@ mod tests {
                 let seen = view.blocks().map(|b| (b.id, b.rel, b.block, b.will_init, b.data.to_vec()));
                 let decoded = record.blocks.iter().map(|b| (b.id, b.rel, b.block, b.will_init, b.data.to_vec()));
                 prop_assert!(seen.eq(decoded));
+                for block in &record.blocks {
+                    let page = Key::RelBlock { rel: block.rel, block: block.block };
+                    let (found, first) = (RecordView::parse_for(&bytes, page).unwrap().1, view.block_of(page));
+                    prop_assert_eq!(found.map(|b| (b.id, b.data)), first.map(|b| (b.id, b.data)));
+                    prop_assert!(view.block(block.id).is_some());
+                }
             }
         }
     }

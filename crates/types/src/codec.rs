@@ -37,26 +37,28 @@ pub struct Reader<'a> {
 macro_rules! read_integer {
     ($($name:ident: $type:ty),*) => {$(
         /// Reads a little-endian integer.
+        #[inline]
         pub fn $name(&mut self, field: &'static str) -> Result<$type, CodecError> {
-            let mut raw = [0; size_of::<$type>()];
-            raw.copy_from_slice(self.bytes(field, size_of::<$type>())?);
-            Ok(<$type>::from_le_bytes(raw))
+            self.array(field).map(<$type>::from_le_bytes)
         }
     )*};
 }
 
 impl<'a> Reader<'a> {
     /// Starts at the first byte of `input`.
+    #[inline]
     pub fn new(input: &'a [u8]) -> Reader<'a> {
         Reader { left: input }
     }
 
     /// Bytes not yet read.
+    #[inline]
     pub fn remaining(&self) -> usize {
         self.left.len()
     }
 
     /// Takes exactly `count` bytes.
+    #[inline]
     pub fn bytes(&mut self, field: &'static str, count: usize) -> Result<&'a [u8], CodecError> {
         let too_short = CodecError::Truncated { field, needed: count, left: self.left.len() };
         let (head, tail) = self.left.split_at_checked(count).ok_or(too_short)?;
@@ -65,10 +67,12 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes exactly `N` bytes as an array.
+    #[inline]
     pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], CodecError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.bytes(field, N)?);
-        Ok(array)
+        let left = self.left.len();
+        let (head, tail) = self.left.split_first_chunk().ok_or(CodecError::Truncated { field, needed: N, left })?;
+        self.left = tail;
+        Ok(*head)
     }
 
     /// Takes a `u32` length and that many bytes.
@@ -78,11 +82,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Takes all that is left.
+    #[inline]
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.left)
     }
 
     /// Refuses trailing bytes.
+    #[inline]
     pub fn finish(self) -> Result<(), CodecError> {
         match self.left.len() {
             0 => Ok(()),

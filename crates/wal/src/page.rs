@@ -38,11 +38,13 @@ fn set_u32_at(page: &mut [u8], offset: usize, value: u32) {
 }
 
 /// `pd_lsn`: end of the last record that changed the page. The high half is stored first.
+#[inline]
 pub fn lsn(page: &[u8]) -> Lsn {
     Lsn(u64::from(u32_at(page, 0)) << 32 | u64::from(u32_at(page, 4)))
 }
 
 /// Sets `pd_lsn`.
+#[inline]
 pub fn set_lsn(page: &mut [u8], lsn: Lsn) {
     let halves = lsn.0.rotate_left(32);
     page[..8].copy_from_slice(&halves.to_le_bytes());
@@ -59,41 +61,49 @@ pub fn set_checksum(page: &mut [u8], checksum: u16) {
 }
 
 /// `pd_flags`.
+#[inline]
 pub fn flags(page: &[u8]) -> u16 {
     u16_at(page, 10)
 }
 
 /// Sets `pd_flags`.
+#[inline]
 pub fn set_flags(page: &mut [u8], flags: u16) {
     set_u16_at(page, 10, flags);
 }
 
 /// `pd_lower`: where free space starts.
+#[inline]
 pub fn lower(page: &[u8]) -> u16 {
     u16_at(page, 12)
 }
 
 /// Sets `pd_lower`.
+#[inline]
 pub fn set_lower(page: &mut [u8], lower: u16) {
     set_u16_at(page, 12, lower);
 }
 
 /// `pd_upper`: where free space ends; 0 on a page that was never initialised.
+#[inline]
 pub fn upper(page: &[u8]) -> u16 {
     u16_at(page, 14)
 }
 
 /// Sets `pd_upper`.
+#[inline]
 pub fn set_upper(page: &mut [u8], upper: u16) {
     set_u16_at(page, 14, upper);
 }
 
 /// `pd_special`: where the access method's own area starts.
+#[inline]
 pub fn special(page: &[u8]) -> u16 {
     u16_at(page, 16)
 }
 
 /// Sets `pd_special`.
+#[inline]
 pub fn set_special(page: &mut [u8], special: u16) {
     set_u16_at(page, 16, special);
 }
@@ -109,16 +119,19 @@ pub fn set_pagesize_version(page: &mut [u8], value: u16) {
 }
 
 /// `pd_prune_xid`: oldest transaction whose tuples might be pruned, 0 if none.
+#[inline]
 pub fn prune_xid(page: &[u8]) -> u32 {
     u32_at(page, 20)
 }
 
 /// Sets `pd_prune_xid`.
+#[inline]
 pub fn set_prune_xid(page: &mut [u8], xid: u32) {
     set_u32_at(page, 20, xid);
 }
 
 /// Whether the page was never initialised (`PageIsNew`).
+#[inline]
 pub fn is_new(page: &[u8]) -> bool {
     upper(page) == 0
 }
@@ -173,31 +186,37 @@ impl ItemId {
     pub const UNUSED: ItemId = ItemId(0);
 
     /// From its parts; bits of `offset` and `length` above the fifteenth are dropped.
+    #[inline]
     pub fn new(offset: u16, state: ItemState, length: u16) -> ItemId {
         ItemId(u32::from(offset & 0x7FFF) | (state as u32) << 15 | u32::from(length & 0x7FFF) << 17)
     }
 
     /// A pointer to a tuple.
+    #[inline]
     pub fn normal(offset: u16, length: u16) -> ItemId {
         ItemId::new(offset, ItemState::Normal, length)
     }
 
     /// A redirection to another line pointer.
+    #[inline]
     pub fn redirect(to: u16) -> ItemId {
         ItemId::new(to, ItemState::Redirect, 0)
     }
 
     /// Dead, without storage.
+    #[inline]
     pub fn dead() -> ItemId {
         ItemId::new(0, ItemState::Dead, 0)
     }
 
     /// Offset of the tuple in the page; of a redirection, the other line pointer's number.
+    #[inline]
     pub fn offset(self) -> u16 {
         (self.0 & 0x7FFF) as u16
     }
 
     /// Its state.
+    #[inline]
     pub fn state(self) -> ItemState {
         match self.0 >> 15 & 3 {
             0 => ItemState::Unused,
@@ -208,21 +227,25 @@ impl ItemId {
     }
 
     /// Length of the tuple.
+    #[inline]
     pub fn length(self) -> u16 {
         (self.0 >> 17) as u16
     }
 
     /// Whether it is not unused (`ItemIdIsUsed`).
+    #[inline]
     pub fn is_used(self) -> bool {
         self.state() != ItemState::Unused
     }
 
     /// Whether it is a pointer to a tuple (`ItemIdIsNormal`).
+    #[inline]
     pub fn is_normal(self) -> bool {
         self.state() == ItemState::Normal
     }
 
     /// Whether it has a tuple, dead or not (`ItemIdHasStorage`).
+    #[inline]
     pub fn has_storage(self) -> bool {
         self.length() != 0
     }

@@ -166,7 +166,7 @@ fn decode(start: Lsn, end: Lsn, bytes: &Bytes) -> Result<Record, Fault> {
     if usize::try_from(header.total_bytes) != Ok(bytes.len()) {
         return Err(Fault(format!("record length {} does not match its {} bytes", header.total_bytes, bytes.len())));
     }
-    let mut fragments = Fragments::default();
+    let mut fragments = Fragments::new();
     let payload = fragments.read_headers(&bytes[HEADER_BYTES..])?;
     let (blocks, main_data) = fragments.cut(bytes.slice(bytes.len() - payload..));
     let RecordHeader { xid, prev, info, rmgr, .. } = header;
@@ -175,25 +175,23 @@ fn decode(start: Lsn, end: Lsn, bytes: &Bytes) -> Result<Record, Fault> {
 }
 
 /// What the fragment headers announce. Invariant: `payload_bytes` is the sum of all announced lengths.
-#[derive(Default)]
 struct Fragments {
-    blocks: Vec<BlockHeader>,
+    /// Without their bytes, which are cut off once all headers were read.
+    blocks: Vec<Block>,
+    /// By block: how long its image and its data are.
+    lengths: [(u16, u16); BLOCK_ID_MAX as usize + 1],
     origin: Option<u16>,
     toplevel_xid: Option<u32>,
     main_bytes: usize,
     payload_bytes: usize,
 }
 
-struct BlockHeader {
-    id: u8,
-    rel: RelTag,
-    block: u32,
-    will_init: bool,
-    image: Option<image::ImageHeader>,
-    data_bytes: usize,
-}
-
 impl Fragments {
+    fn new() -> Fragments {
+        let lengths = [(0, 0); BLOCK_ID_MAX as usize + 1];
+        Fragments { blocks: Vec::new(), lengths, origin: None, toplevel_xid: None, main_bytes: 0, payload_bytes: 0 }
+    }
+
     /// Reads headers until only announced bytes are left, and returns how many those are.
     fn read_headers(&mut self, after_header: &[u8]) -> Result<usize, Fault> {
         let mut reader = Reader::new(after_header);
@@ -231,44 +229,47 @@ impl Fragments {
         if previous.is_some_and(|previous| id <= previous.id) {
             return Err(Fault(format!("out-of-order block_id {id}")));
         }
-        let block = read_block_header(id, previous.map(|previous| previous.rel), reader)?;
-        self.payload_bytes += block.data_bytes + block.image.as_ref().map_or(0, |image| image.bytes);
+        let (block, image_bytes, data_bytes) = read_block_header(id, previous.map(|previous| previous.rel), reader)?;
+        self.payload_bytes += usize::from(image_bytes) + usize::from(data_bytes);
+        // Ids ascend, so that there are no more blocks than ids.
+        self.lengths[self.blocks.len()] = (image_bytes, data_bytes);
         self.blocks.push(block);
         Ok(())
     }
 
     /// Cuts the payload, which is exactly as long as announced, into its fragments.
     fn cut(&mut self, mut payload: Bytes) -> (Vec<Block>, Bytes) {
-        let headers = std::mem::take(&mut self.blocks);
-        let blocks = headers.into_iter().map(|header| header.cut(&mut payload)).collect();
+        for (block, (image_bytes, data_bytes)) in self.blocks.iter_mut().zip(self.lengths) {
+            if let Some(image) = &mut block.image {
+                image.bytes = payload.split_to(image_bytes.into());
+            }
+            block.data = payload.split_to(data_bytes.into());
+        }
         debug_assert_eq!(payload.len(), self.main_bytes, "the announced lengths add up to the payload");
-        (blocks, payload)
+        (std::mem::take(&mut self.blocks), payload)
     }
 }
 
-impl BlockHeader {
-    fn cut(self, payload: &mut Bytes) -> Block {
-        let image = self.image.map(|image| image.cut(payload));
-        let data = payload.split_to(self.data_bytes);
-        Block { id: self.id, rel: self.rel, block: self.block, will_init: self.will_init, image, data }
-    }
-}
-
-fn read_block_header(id: u8, previous: Option<RelTag>, reader: &mut Reader<'_>) -> Result<BlockHeader, Fault> {
+/// The block without its bytes, and how long its image and its data are.
+fn read_block_header(id: u8, previous: Option<RelTag>, reader: &mut Reader<'_>) -> Result<(Block, u16, u16), Fault> {
     let flags = reader.u8("fork and flags")?;
     let fork = Fork::from_number(flags & FORK_MASK).ok_or_else(|| Fault(format!("invalid fork of block {id}")))?;
-    let data_bytes = usize::from(reader.u16("block data length")?);
+    let data_bytes = reader.u16("block data length")?;
     if (flags & HAS_DATA != 0) != (data_bytes != 0) {
         return Err(Fault(format!("BKPBLOCK_HAS_DATA contradicts the data length {data_bytes} of block {id}")));
     }
-    let image = (flags & HAS_IMAGE != 0).then(|| image::ImageHeader::read(reader)).transpose()?;
+    let (image, image_bytes) = match flags & HAS_IMAGE {
+        0 => (None, 0),
+        _ => image::read_header(reader).map(|(image, bytes)| (Some(image), bytes))?,
+    };
     let rel = match (flags & SAME_REL != 0, previous) {
         (false, _) => read_rel(reader)?,
         (true, Some(previous)) => previous,
         (true, None) => return Err(Fault("BKPBLOCK_SAME_REL set but no previous rel".into())),
     };
-    let block = reader.u32("block number")?;
-    Ok(BlockHeader { id, rel: rel.with_fork(fork), block, will_init: flags & WILL_INIT != 0, image, data_bytes })
+    let (rel, will_init) = (rel.with_fork(fork), flags & WILL_INIT != 0);
+    let block = Block { id, rel, block: reader.u32("block number")?, will_init, image, data: Bytes::new() };
+    Ok((block, image_bytes, data_bytes))
 }
 
 fn read_rel(reader: &mut Reader<'_>) -> Result<RelTag, CodecError> {

@@ -161,17 +161,52 @@ impl WalStream {
     /// The next record, once all its bytes were fed. `None` says that more bytes are needed, or that nothing is written
     /// at the cursor (a length of zero, or a page header of zeroes), where the stream stays. An error stays too.
     pub fn next_record(&mut self) -> Result<Option<RawRecord>, WalError> {
-        loop {
-            match self.step() {
-                Ok(true) => {}
-                Ok(false) => return Ok(self.take_complete()),
-                Err(error) => {
-                    self.buffer.clear();
-                    self.state = State::Failed(error.clone());
-                    return Err(error);
-                }
-            }
+        let next = self.try_next();
+        if let Err(error) = &next {
+            self.buffer.clear();
+            self.state = State::Failed(error.clone());
         }
+        next
+    }
+
+    fn try_next(&mut self) -> Result<Option<RawRecord>, WalError> {
+        if let Some(record) = self.take_whole()? {
+            return Ok(Some(record));
+        }
+        while self.step()? {}
+        Ok(self.take_complete())
+    }
+
+    /// The record at the cursor, if all of it and of its padding lies in this page and was fed. Most do; all else goes
+    /// step by step.
+    fn take_whole(&mut self) -> Result<Option<RawRecord>, WalError> {
+        if !matches!(self.state, State::Between) || self.cursor.0.is_multiple_of(WAL_PAGE_BYTES) {
+            return Ok(None);
+        }
+        let Some(header) = self.buffer.get(..HEADER_BYTES).and_then(|bytes| RecordHeader::read(bytes).ok()) else {
+            return Ok(None);
+        };
+        let (start, total_bytes) = (self.cursor, header.total_bytes as usize);
+        let end = start.add(total_bytes as u64).align_up();
+        let padded_bytes = end.bytes_since(start) as usize;
+        let is_whole = total_bytes >= HEADER_BYTES && padded_bytes <= self.buffer.len().min(self.page_room());
+        if !is_whole || is_switch(&header) {
+            return Ok(None);
+        }
+        check_header(&header, start, self.last_record)?;
+        check_crc(&header, start, &self.buffer[..total_bytes])?;
+        let bytes = self.buffer.split_to(total_bytes).freeze();
+        self.buffer.advance(padded_bytes - total_bytes);
+        self.cursor = end;
+        let record = RawRecord { start, end, bytes };
+        self.note_taken(&record);
+        Ok(Some(record))
+    }
+
+    fn note_taken(&mut self, record: &RawRecord) {
+        self.boundary = record.end;
+        self.last_record = Some(record.start);
+        self.may_skip = false;
     }
 
     /// Reads one thing at the cursor; `false` if it cannot be read yet, or the stream stands still.
@@ -192,9 +227,7 @@ impl WalStream {
         let end = self.cursor;
         match std::mem::replace(&mut self.state, State::Between) {
             State::Complete(record) if record.end == end => {
-                self.boundary = record.end;
-                self.last_record = Some(record.start);
-                self.may_skip = false;
+                self.note_taken(&record);
                 Some(record)
             }
             other => {
@@ -304,7 +337,7 @@ impl WalStream {
         }
         self.cursor = self.cursor.add(count as u64);
         if !had_header && partial.bytes.len() >= HEADER_BYTES {
-            check_header(partial, self.last_record)?;
+            check_header(&read_header(partial.start, &partial.bytes)?, partial.start, self.last_record)?;
         }
         if partial.missing_bytes() == 0 {
             self.state = State::Complete(complete(partial, self.cursor, self.segment_bytes)?);
@@ -348,31 +381,41 @@ fn initial_state(start: Lsn, segment_bytes: u64) -> State {
     State::Between
 }
 
-fn check_header(partial: &Partial, last_record: Option<Lsn>) -> Result<(), WalError> {
-    let invalid = |reason: String| WalError::invalid(partial.start, reason);
-    let header = RecordHeader::read(&partial.bytes).map_err(|error| invalid(error.to_string()))?;
+fn read_header(start: Lsn, record: &[u8]) -> Result<RecordHeader, WalError> {
+    RecordHeader::read(record).map_err(|error| WalError::invalid(start, error.to_string()))
+}
+
+fn check_header(header: &RecordHeader, start: Lsn, last_record: Option<Lsn>) -> Result<(), WalError> {
     if !rmgr::is_valid(header.rmgr) {
-        return Err(invalid(format!("invalid resource manager ID {}", header.rmgr)));
+        return Err(WalError::invalid(start, format!("invalid resource manager ID {}", header.rmgr)));
     }
-    let chained = last_record.map_or(header.prev < partial.start, |last| header.prev == last);
+    let chained = last_record.map_or(header.prev < start, |last| header.prev == last);
     if !chained {
-        return Err(invalid(format!("record with incorrect prev-link {}", header.prev)));
+        return Err(WalError::invalid(start, format!("record with incorrect prev-link {}", header.prev)));
     }
     Ok(())
+}
+
+fn check_crc(header: &RecordHeader, start: Lsn, record: &[u8]) -> Result<(), WalError> {
+    match record_crc(record) == header.crc {
+        true => Ok(()),
+        false => Err(WalError::invalid(start, "incorrect resource manager data checksum")),
+    }
 }
 
 /// Checks the CRC of a record all of whose bytes are there, the last one before `cursor`.
 fn complete(partial: &mut Partial, cursor: Lsn, segment_bytes: u64) -> Result<RawRecord, WalError> {
     let (start, bytes) = (partial.start, std::mem::take(&mut partial.bytes).freeze());
-    let invalid = |reason: String| WalError::invalid(start, reason);
-    let header = RecordHeader::read(&bytes).map_err(|error| invalid(error.to_string()))?;
-    if record_crc(&bytes) != header.crc {
-        return Err(invalid("incorrect resource manager data checksum".into()));
-    }
-    let is_switch = header.rmgr == rmgr::XLOG && header.info & rmgr::XLR_RMGR_INFO_MASK == rmgr::XLOG_SWITCH;
+    let header = read_header(start, &bytes)?;
+    check_crc(&header, start, &bytes)?;
     let aligned = cursor.align_up();
-    let end = if is_switch { segment_end(aligned, segment_bytes) } else { aligned };
+    let end = if is_switch(&header) { segment_end(aligned, segment_bytes) } else { aligned };
     Ok(RawRecord { start, end, bytes })
+}
+
+/// Whether nothing more is in the record's segment.
+fn is_switch(header: &RecordHeader) -> bool {
+    header.rmgr == rmgr::XLOG && header.info & rmgr::XLR_RMGR_INFO_MASK == rmgr::XLOG_SWITCH
 }
 
 /// The next segment's start, or `position` if it is one.

@@ -11,8 +11,10 @@ pub const VISIBILITY_ALL_BITS: u8 = 0x03;
 /// The bit that says every row is frozen.
 pub const VISIBILITY_ALL_FROZEN: u8 = 0x02;
 
-/// Where the flags are in the data of an update, a delete and a lock.
+/// Where the flags are in the data of an update, a delete and a lock; of an insertion; and of one of several rows.
 const FLAGS_AFTER_XID: usize = 7;
+const FLAGS_OF_INSERT: usize = 2;
+const FLAGS_OF_MULTI_INSERT: usize = 0;
 
 /// Bits to clear in the visibility map for one heap block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,35 +27,53 @@ pub struct VisibilityCleared {
     pub bits: u8,
 }
 
+/// Whether [`visibility_cleared`] of a record with this `xl_rmid`, `xl_info` and main data may give anything. Few records
+/// clear bits, and this is soon answered.
+#[inline]
+pub fn may_clear_visibility(rmgr: u8, info: u8, main_data: &[u8]) -> bool {
+    let (flags_offset, bits) = match (rmgr, info & XLOG_HEAP_OPMASK) {
+        (HEAP, XLOG_HEAP_INSERT) => (FLAGS_OF_INSERT, XLH_INSERT_ALL_VISIBLE_CLEARED),
+        (HEAP2, XLOG_HEAP2_MULTI_INSERT) => (FLAGS_OF_MULTI_INSERT, XLH_INSERT_ALL_VISIBLE_CLEARED),
+        (HEAP, XLOG_HEAP_DELETE) => (FLAGS_AFTER_XID, XLH_DELETE_ALL_VISIBLE_CLEARED),
+        (HEAP, XLOG_HEAP_UPDATE | XLOG_HEAP_HOT_UPDATE) => {
+            (FLAGS_AFTER_XID, XLH_UPDATE_OLD_ALL_VISIBLE_CLEARED | XLH_UPDATE_NEW_ALL_VISIBLE_CLEARED)
+        }
+        (HEAP, XLOG_HEAP_LOCK) | (HEAP2, XLOG_HEAP2_LOCK_UPDATED) => (FLAGS_AFTER_XID, XLH_LOCK_ALL_FROZEN_CLEARED),
+        _ => return false,
+    };
+    main_data.get(flags_offset).is_some_and(|flags| flags & bits != 0)
+}
+
 /// What a record clears: nothing, one heap block's bits, or two's.
 ///
 /// A record too short to hold its flags clears nothing here: redo of its pages refuses it.
 pub fn visibility_cleared(record: &Record) -> impl Iterator<Item = VisibilityCleared> {
-    let one = |flags_offset, bit, bits| [cleared(record, 0, flags_offset, bit, bits), None];
-    let [first, second] = match (record.rmgr, record.info & XLOG_HEAP_OPMASK) {
-        (HEAP, XLOG_HEAP_INSERT) => one(2, XLH_INSERT_ALL_VISIBLE_CLEARED, VISIBILITY_ALL_BITS),
-        (HEAP2, XLOG_HEAP2_MULTI_INSERT) => one(0, XLH_INSERT_ALL_VISIBLE_CLEARED, VISIBILITY_ALL_BITS),
-        (HEAP, XLOG_HEAP_DELETE) => one(FLAGS_AFTER_XID, XLH_DELETE_ALL_VISIBLE_CLEARED, VISIBILITY_ALL_BITS),
-        (HEAP, XLOG_HEAP_UPDATE | XLOG_HEAP_HOT_UPDATE) => update(record),
-        (HEAP, XLOG_HEAP_LOCK) | (HEAP2, XLOG_HEAP2_LOCK_UPDATED) => {
-            one(FLAGS_AFTER_XID, XLH_LOCK_ALL_FROZEN_CLEARED, VISIBILITY_ALL_FROZEN)
-        }
-        _ => [None, None],
+    let [first, second] = match may_clear_visibility(record.rmgr, record.info, &record.main_data) {
+        true => cleared_blocks(record),
+        false => [None, None],
     };
     first.into_iter().chain(second)
 }
 
-/// An update's new row is in block 0; its old row in block 1 if that is another page.
-fn update(record: &Record) -> [Option<VisibilityCleared>; 2] {
-    let old = u8::from(record.block(1).is_some());
-    let page = |block_id, bit| cleared(record, block_id, FLAGS_AFTER_XID, bit, VISIBILITY_ALL_BITS);
-    [page(old, XLH_UPDATE_OLD_ALL_VISIBLE_CLEARED), page(0, XLH_UPDATE_NEW_ALL_VISIBLE_CLEARED)]
+fn cleared_blocks(record: &Record) -> [Option<VisibilityCleared>; 2] {
+    match (record.rmgr, record.info & XLOG_HEAP_OPMASK) {
+        (HEAP, XLOG_HEAP_UPDATE | XLOG_HEAP_HOT_UPDATE) => update(record),
+        (HEAP, XLOG_HEAP_LOCK) | (HEAP2, XLOG_HEAP2_LOCK_UPDATED) => [of_block(record, 0, VISIBILITY_ALL_FROZEN), None],
+        _ => [of_block(record, 0, VISIBILITY_ALL_BITS), None],
+    }
 }
 
-/// The bits of the heap page that is block `block_id`, if the record's flags have `bit`.
-fn cleared(record: &Record, block_id: u8, flags_offset: usize, bit: u8, bits: u8) -> Option<VisibilityCleared> {
-    let flags = record.main_data.get(flags_offset)?;
-    let block = record.block(block_id).filter(|_| flags & bit != 0)?;
+/// An update's new row is in block 0; its old row in block 1 if that is another page.
+fn update(record: &Record) -> [Option<VisibilityCleared>; 2] {
+    let has = |bit| record.main_data.get(FLAGS_AFTER_XID).is_some_and(|flags| flags & bit != 0);
+    let page = |block_id, bit| has(bit).then(|| of_block(record, block_id, VISIBILITY_ALL_BITS))?;
+    let old_block_id = u8::from(record.block(1).is_some());
+    [page(old_block_id, XLH_UPDATE_OLD_ALL_VISIBLE_CLEARED), page(0, XLH_UPDATE_NEW_ALL_VISIBLE_CLEARED)]
+}
+
+/// These bits of the heap page that is block `block_id`.
+fn of_block(record: &Record, block_id: u8, bits: u8) -> Option<VisibilityCleared> {
+    let block = record.block(block_id)?;
     Some(VisibilityCleared { rel: block.rel, block: block.block, bits })
 }
 

@@ -84,51 +84,36 @@ fn invalid(reason: String) -> WalError {
     WalError::InvalidImage { reason }
 }
 
-/// An image's header within a block reference. Invariant: its hole lies in the page, and `bytes` is at most a page.
-pub(super) struct ImageHeader {
-    /// Length of the image as logged.
-    pub(super) bytes: usize,
-    hole_offset: u16,
-    hole_length: u16,
-    compression: ImageCompression,
-    apply: bool,
+/// Reads an image's header within a block reference: the image without its bytes, and how many those are. Its hole lies
+/// in the page, and the bytes are at most a page.
+pub(super) fn read_header(reader: &mut Reader<'_>) -> Result<(BlockImage, u16), Fault> {
+    let length = reader.u16("image length")?;
+    let hole_offset = reader.u16("hole offset")?;
+    let flags = reader.u8("image flags")?;
+    let compression = compression(flags)?;
+    let hole_length = match (compression, flags & HAS_HOLE != 0) {
+        (ImageCompression::None, _) => (PAGE_SIZE as u16).checked_sub(length).ok_or_else(|| too_long(length))?,
+        (_, true) => reader.u16("hole length")?,
+        (_, false) => 0,
+    };
+    let apply = flags & APPLY != 0;
+    let image = BlockImage { bytes: Bytes::new(), hole_offset, hole_length, compression, apply };
+    check_header(&image, length, flags & HAS_HOLE != 0)?;
+    Ok((image, length))
 }
 
-impl ImageHeader {
-    pub(super) fn read(reader: &mut Reader<'_>) -> Result<ImageHeader, Fault> {
-        let length = reader.u16("image length")?;
-        let hole_offset = reader.u16("hole offset")?;
-        let flags = reader.u8("image flags")?;
-        let compression = compression(flags)?;
-        let hole_length = match (compression, flags & HAS_HOLE != 0) {
-            (ImageCompression::None, _) => (PAGE_SIZE as u16).checked_sub(length).ok_or_else(|| too_long(length))?,
-            (_, true) => reader.u16("hole length")?,
-            (_, false) => 0,
-        };
-        let header =
-            ImageHeader { bytes: length.into(), hole_offset, hole_length, compression, apply: flags & APPLY != 0 };
-        header.check(flags & HAS_HOLE != 0)?;
-        Ok(header)
+fn check_header(image: &BlockImage, bytes: u16, has_hole: bool) -> Result<(), Fault> {
+    let (offset, length, compression) = (image.hole_offset, image.hole_length, image.compression);
+    let consistent = match has_hole {
+        true => offset > 0 && length > 0 && usize::from(offset) + usize::from(length) <= PAGE_SIZE,
+        false => offset == 0 && length == 0,
+    };
+    let page_bytes = PAGE_SIZE as u16;
+    let fits = bytes < page_bytes || (bytes == page_bytes && compression == ImageCompression::None);
+    if consistent && fits {
+        return Ok(());
     }
-
-    fn check(&self, has_hole: bool) -> Result<(), Fault> {
-        let (offset, length, bytes) = (self.hole_offset, self.hole_length, self.bytes);
-        let consistent = match has_hole {
-            true => offset > 0 && length > 0 && usize::from(offset) + usize::from(length) <= PAGE_SIZE,
-            false => offset == 0 && length == 0,
-        };
-        let fits = bytes < PAGE_SIZE || (bytes == PAGE_SIZE && self.compression == ImageCompression::None);
-        if consistent && fits {
-            return Ok(());
-        }
-        let compression = self.compression;
-        Err(Fault(format!("image of {bytes} bytes ({compression:?}) with a hole of {length} bytes at {offset}")))
-    }
-
-    pub(super) fn cut(self, payload: &mut Bytes) -> BlockImage {
-        let ImageHeader { bytes, hole_offset, hole_length, compression, apply } = self;
-        BlockImage { bytes: payload.split_to(bytes), hole_offset, hole_length, compression, apply }
-    }
+    Err(Fault(format!("image of {bytes} bytes ({compression:?}) with a hole of {length} bytes at {offset}")))
 }
 
 fn compression(flags: u8) -> Result<ImageCompression, Fault> {
