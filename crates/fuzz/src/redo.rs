@@ -1,10 +1,10 @@
 //! Redo: a record, or an effect on a page that it does not reference, applied to a page.
 //!
 //! The first byte of the input says how the rest is read:
-//! - a page and a record ([`real`]), as they are, for seeds from real WAL: the lengths of the page's used start and end,
+//! - a page and a record (`real`), as they are, for seeds from real WAL: the lengths of the page's used start and end,
 //!   these two, then the record, whose length is put right;
 //! - a key, a page and an encoded [`Delta`];
-//! - a page and records [made up](made) so that they look like those of some resource manager, applied one after the
+//! - a page and records made up so that they look like those of some resource manager, applied one after the
 //!   other.
 
 mod made;

@@ -1,6 +1,6 @@
 //! Cutting bytes into records.
 //!
-//! Input: a byte of [repairs](Repairs), a byte that says where the log starts, a byte for the length of the pieces, then
+//! Input: a byte of repairs, a byte that says where the log starts, a byte for the length of the pieces, then
 //! the bytes of the log. What has to be right for the stream to go on at all is put right where the first byte says so:
 //! page headers, the chain of records, CRCs.
 //!

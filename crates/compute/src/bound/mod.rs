@@ -1,6 +1,6 @@
 //! Keeps the cache within its bound: pages that storage can rebuild exactly leave it.
 //!
-//! [`horizon`] says which writes are old enough for that, [`sweep`] takes pages out, `quire_cache::protocol` keeps that apart from what
+//! `horizon` says which writes are old enough for that, `sweep` takes pages out, `quire_cache::protocol` keeps that apart from what
 //! PostgreSQL does at the same time.
 //!
 //! What is asked for again is read at the LSN in the file's meta header, which a sweep raises to one that is committed, that storage

@@ -2,7 +2,7 @@
 //!
 //! One connection per process, one request at a time on it, so what is under way is bounded by PostgreSQL's own limits; what
 //! nobody waits for is bounded in number and dropped beyond. Page bytes go from the network into the cache file
-//! ([`fetch`]); the answer says only that they are there.
+//! (`fetch`); the answer says only that they are there.
 
 mod fetch;
 mod files;

@@ -5,7 +5,7 @@
 //! returns once storage has it durably. Renamed and removed files need no word of their own, since PostgreSQL flushes
 //! their folder. A cold start puts all of it back before PostgreSQL runs.
 //!
-//! - [`area`]: which files these are;
+//! - `area`: which files these are;
 //! - [`statistics`]: what a clean shutdown leaves in `pg_stat`, of use only with the state of the database it belongs to;
 //! - [`free_space`]: free space maps, which nobody waits for;
 //! - [`retention`]: the WAL that replication slots still need.
