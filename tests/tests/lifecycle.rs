@@ -31,6 +31,19 @@ async fn second_up_says_so_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn up_leaves_a_port_that_somebody_took_while_it_was_down() {
+    let quire = Quire::start();
+    let address = |quire: &Quire| quire.status()["safekeepers"][0]["addr"].as_str().expect("it has one").to_owned();
+    quire.ok(&["psql", "--", "-c", "CREATE TABLE kept AS SELECT 7 AS n"]);
+    let before = address(&quire);
+    quire.down();
+    let _somebody = std::net::TcpListener::bind(&before).expect("nobody listens there any more");
+    quire.up();
+    assert_ne!(address(&quire), before);
+    assert_eq!(quire.ok(&["psql", "--", "-Atc", "SELECT n FROM kept"]).trim(), "7");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn down_does_nothing_twice_and_up_works_after_it() {
     let quire = Quire::start();
     quire.down();

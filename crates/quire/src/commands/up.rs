@@ -19,6 +19,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+/// How often a start is tried while others take the ports it chose.
+const START_ATTEMPTS: u32 = 3;
+
 /// How long a start may take before `--detach` gives up waiting.
 const START_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -157,8 +160,7 @@ impl Args {
         let (mut state, options) = self.prepare(home)?;
         end_orphans(home, &state);
         leave_taken_ports(home, &mut state)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let result = runtime.block_on(supervisor::run(home, state, &options, |_| announce(context, home)));
+        let result = supervise(context, home, state, &options);
         remove_ready(home)?;
         result.map(|()| ExitCode::SUCCESS)
     }
@@ -241,12 +243,35 @@ fn end_orphans(home: &Home, state: &State) {
     }
 }
 
-fn leave_taken_ports(home: &Home, state: &mut State) -> Result<()> {
+/// Runs everything until it is to stop. A start that failed while somebody else was faster to listen on a port is tried again.
+fn supervise(context: &Context, home: &Home, mut state: State, options: &Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for _ in 1..START_ATTEMPTS {
+        match runtime.block_on(supervisor::run(home, state, options, |_| announce(context, home))) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                // What was begun is remembered in the folder.
+                state = State::load(home)?.context("quire.json is gone")?;
+                if !leave_taken_ports(home, &mut state)? {
+                    return Err(error);
+                }
+                tracing::warn!(error = format!("{error:#}"), "starting once more on other ports");
+            }
+        }
+    }
+    runtime.block_on(supervisor::run(home, state, options, |_| announce(context, home)))
+}
+
+/// Whether any was taken.
+fn leave_taken_ports(home: &Home, state: &mut State) -> Result<bool> {
     let moves = state.leave_taken_ports()?;
     for (from, to) in &moves {
         tracing::warn!(from, to, "another program listens on a port of this project, so it moves; see `quire url`");
     }
-    if moves.is_empty() { Ok(()) } else { state.save(home) }
+    if !moves.is_empty() {
+        state.save(home)?;
+    }
+    Ok(!moves.is_empty())
 }
 
 fn announce(context: &Context, home: &Home) {
