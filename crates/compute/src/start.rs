@@ -11,7 +11,7 @@
 //!
 //! What it costs does not depend on the size of the database.
 
-use crate::bound::Bound;
+use crate::bound::{Bound, Fullness};
 use crate::fill::{Fetcher, Files, FillServer};
 use crate::layout::{self, LastCheckpoint};
 use crate::materialise::Materialiser;
@@ -153,7 +153,8 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let control = share_memory(setting, &won, end.start)?;
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start)?;
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
-    let fetcher = Arc::new(Fetcher::new(config, files.clone(), client.clone(), setting.metrics.clone()));
+    let (fullness, metrics) = (Arc::new(Fullness::new(config)), setting.metrics.clone());
+    let fetcher = Arc::new(Fetcher::new(config, files.clone(), client.clone(), metrics, fullness.clone()));
     let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
     let (quorum, start, tasks) = (quorum.clone(), end.start, vec![]);
     let mut session = Session { quorum, control, client, materialiser, won, start, warm_up, tasks };
@@ -163,7 +164,7 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     session.tasks.push(tokio::spawn(session.warm_up.clone().warm()).abort_handle());
     session.tasks.push(tokio::spawn(session.warm_up.clone().remember_regularly()).abort_handle());
     if config.is_bounded() {
-        let bound = Bound::new(setting, &session, files);
+        let bound = Bound::new(setting, &session, files, fullness);
         session.tasks.push(tokio::spawn(bound.keep()).abort_handle());
     }
     Ok(session)

@@ -12,6 +12,7 @@
 //!
 //! Never dropped: SLRU pages, free space maps, unlogged and temporary relations, pages without an LSN, sequences.
 
+mod fullness;
 mod horizon;
 mod sweep;
 
@@ -21,6 +22,7 @@ use crate::page_client::PageClient;
 use crate::quorum::Quorum;
 use crate::start::{Session, Setting};
 use crate::{Config, Error, postgres};
+pub use fullness::Fullness;
 use horizon::{Horizon, Running};
 use quire_cache::ControlMap;
 use quire_types::Lsn;
@@ -33,6 +35,8 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// The longest time between two looks at a cache that is far from its bound, and how fast one is taken to fill.
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
 const FILL_BYTES_PER_SECOND: u64 = 1 << 30;
+/// The shortest, while fills call for a sweep.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const INTERVAL_EVERYTHING: Duration = Duration::from_millis(30);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Looks after which a log that does not get further is given a push.
@@ -57,6 +61,7 @@ pub struct Bound {
     quorum: Arc<Quorum>,
     control: Arc<ControlMap>,
     metrics: Arc<Metrics>,
+    fullness: Arc<Fullness>,
     sql: Option<Client>,
     horizon: Horizon,
     hand: Hand,
@@ -66,7 +71,7 @@ pub struct Bound {
 
 impl Bound {
     /// For a cold start's empty cache.
-    pub fn new(setting: &Setting, session: &Session, files: Arc<Files>) -> Bound {
+    pub fn new(setting: &Setting, session: &Session, files: Arc<Files>, fullness: Arc<Fullness>) -> Bound {
         Bound {
             config: setting.config.clone(),
             files,
@@ -74,6 +79,7 @@ impl Bound {
             quorum: session.quorum.clone(),
             control: session.control.clone(),
             metrics: setting.metrics.clone(),
+            fullness,
             sql: None,
             horizon: Horizon::new(),
             hand: Hand::default(),
@@ -85,41 +91,47 @@ impl Bound {
     /// Does so until aborted.
     pub async fn keep(mut self) {
         loop {
-            if let Err(error) = self.round().await {
+            let dropped = self.round().await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "the cache is not looked after for now");
                 self.sql = None;
-            }
-            tokio::time::sleep(self.pause()).await;
+                0
+            });
+            self.pause(dropped).await;
         }
     }
 
-    /// Until the next round: a look takes time in proportion to the number of files, and a cache needs time to fill.
-    fn pause(&self) -> Duration {
-        match self.config.drop_everything {
-            true => INTERVAL_EVERYTHING,
-            false => time_to_fill(busy_bytes(self.limit()).saturating_sub(self.metrics.cache_bytes())),
+    /// Until the next round: a look takes time in proportion to the number of files, and a cache needs time to fill. Fills may
+    /// call for the next round, unless the last one could not drop anything anyway.
+    async fn pause(&self, dropped: u64) {
+        if self.config.drop_everything {
+            return tokio::time::sleep(INTERVAL_EVERYTHING).await;
         }
+        let bytes = self.fullness.bytes();
+        let longest = time_to_fill(self.fullness.busy().saturating_sub(bytes));
+        if dropped == 0 && bytes > self.fullness.target() {
+            return tokio::time::sleep(longest).await;
+        }
+        tokio::time::sleep(INTERVAL_MIN).await;
+        // Either way it is time.
+        let _ = tokio::time::timeout(longest, self.fullness.overfilled()).await;
     }
 
-    fn limit(&self) -> u64 {
-        self.config.cache_bytes.unwrap_or(u64::MAX)
-    }
-
-    async fn round(&mut self) -> Result<(), Error> {
+    /// How many pages it dropped.
+    async fn round(&mut self) -> Result<u64, Error> {
         let pgdata = self.config.pgdata();
         let taken = tokio::task::spawn_blocking(move || Inventory::take(&pgdata)).await;
         let inventory = taken.map_err(|_| Error::ShuttingDown)?;
         self.metrics.cache_holds(inventory.bytes);
-        let (limit, everything) = (self.limit(), self.config.drop_everything);
-        if everything || inventory.bytes > busy_bytes(limit) {
-            // Without PostgreSQL's word on what runs, what was safe stays so.
-            let looked = self.look().await;
-            self.drop_pages(inventory, limit / 10 * 9, everything).await?;
-            looked?;
-        } else {
+        self.fullness.measured(inventory.bytes);
+        let everything = self.config.drop_everything;
+        if !everything && inventory.bytes <= self.fullness.busy() {
             self.sql = None;
+            return Ok(0);
         }
-        Ok(())
+        // Without PostgreSQL's word on what runs, what was safe stays so.
+        let looked = self.look().await;
+        let dropped = self.drop_pages(inventory, self.fullness.target(), everything).await?;
+        looked.map(|()| dropped)
     }
 
     /// Learns who runs, and how far storage is.
@@ -151,11 +163,11 @@ impl Bound {
         Ok(())
     }
 
-    async fn drop_pages(&mut self, inventory: Inventory, target: u64, everything: bool) -> Result<(), Error> {
+    async fn drop_pages(&mut self, inventory: Inventory, target: u64, everything: bool) -> Result<u64, Error> {
         let page_bytes = quire_types::PAGE_SIZE as u64;
         let pages = if everything { u64::MAX } else { inventory.bytes.saturating_sub(target) / page_bytes };
         if pages == 0 {
-            return Ok(());
+            return Ok(0);
         }
         let quota = Quota { pages, safe_epoch: self.horizon.safe(), readable: self.readable, everything };
         let (pgdata, files, mut hand) = (self.config.pgdata(), self.files.clone(), self.hand);
@@ -164,13 +176,9 @@ impl Bound {
         let (dropped, hand) = swept.map_err(|_| Error::ShuttingDown)?;
         self.hand = hand;
         self.metrics.dropped(dropped);
-        Ok(())
+        self.fullness.shrank(dropped.saturating_mul(page_bytes));
+        Ok(dropped)
     }
-}
-
-/// From how many bytes on it is prepared that pages leave.
-fn busy_bytes(limit: u64) -> u64 {
-    limit / 4 * 3
 }
 
 /// How long `bytes` more cannot be there sooner than.
