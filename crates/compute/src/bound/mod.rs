@@ -1,6 +1,6 @@
 //! Keeps the cache within its bound: pages that storage can rebuild exactly leave it.
 //!
-//! [`horizon`] says which writes are old enough for that, [`sweep`] takes pages out, `quire_cache::protocol` keeps that apart from what
+//! [`horizon`] says which writes are old enough for that by what [`observer`] sees, [`sweep`] takes pages out, `quire_cache::protocol` keeps that apart from what
 //! PostgreSQL does at the same time.
 //!
 //! What is asked for again is read at the LSN in the file's meta header, which a sweep raises to one that is committed, that storage
@@ -14,22 +14,19 @@
 
 mod fullness;
 mod horizon;
+mod observer;
 mod sweep;
 
 use crate::fill::Files;
 use crate::metrics::Metrics;
-use crate::page_client::PageClient;
-use crate::quorum::Quorum;
 use crate::start::{Session, Setting};
-use crate::{Config, Error, postgres};
+use crate::{Config, Error};
 pub use fullness::Fullness;
-use horizon::{Horizon, Running};
-use quire_cache::ControlMap;
-use quire_types::Lsn;
+use observer::{Observer, Safe};
 use std::sync::Arc;
 use std::time::Duration;
 use sweep::{Hand, Inventory, Quota, sweep};
-use tokio_postgres::Client;
+use tokio::sync::watch;
 
 const INTERVAL: Duration = Duration::from_millis(250);
 /// The longest time between two looks at a cache that is far from its bound, and how fast one is taken to fill.
@@ -38,62 +35,49 @@ const FILL_BYTES_PER_SECOND: u64 = 1 << 30;
 /// The shortest, while fills call for a sweep.
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const INTERVAL_EVERYTHING: Duration = Duration::from_millis(30);
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Looks after which a log that does not get further is given a push.
-const STILL_LOOKS: u32 = 4;
-
-/// Whoever may have changed a page in a way that the log does not tell yet: those with a transaction id, and those with a lock like
-/// VACUUM's. A prepared transaction (which has no process) changes nothing any more.
-const RUNNING: &str = "SELECT DISTINCT virtualtransaction FROM pg_locks \
-    WHERE granted AND pid IS NOT NULL AND pid <> pg_backend_pid() AND (locktype = 'transactionid' AND mode = 'ExclusiveLock' \
-    OR locktype = 'relation' AND mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', \
-    'AccessExclusiveLock'))";
-const END: &str = "SELECT pg_current_wal_insert_lsn()::text";
-/// A commit, which gets everything before it flushed.
-const PUSH: &str = "SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'quire', 'flush')";
 
 /// Keeps one session's cache within its bound.
 #[derive(Debug)]
 pub struct Bound {
-    config: Arc<Config>,
-    files: Arc<Files>,
-    client: PageClient,
-    quorum: Arc<Quorum>,
-    control: Arc<ControlMap>,
-    metrics: Arc<Metrics>,
-    fullness: Arc<Fullness>,
-    sql: Option<Client>,
-    horizon: Horizon,
-    hand: Hand,
-    readable: Lsn,
-    still: u32,
+    observer: Observer,
+    sweeper: Sweeper,
 }
 
 impl Bound {
     /// For a cold start's empty cache.
     pub fn new(setting: &Setting, session: &Session, files: Arc<Files>, fullness: Arc<Fullness>) -> Bound {
-        Bound {
-            config: setting.config.clone(),
-            files,
-            client: session.client.clone(),
-            quorum: session.quorum.clone(),
-            control: session.control.clone(),
-            metrics: setting.metrics.clone(),
-            fullness,
-            sql: None,
-            horizon: Horizon::new(),
-            hand: Hand::default(),
-            readable: session.control.start_lsn(),
-            still: 0,
-        }
+        let observer = Observer::new(setting, session);
+        let safe = observer.safe();
+        let (config, metrics, hand) = (setting.config.clone(), setting.metrics.clone(), Hand::default());
+        Bound { observer, sweeper: Sweeper { config, files, metrics, fullness, safe, hand } }
     }
 
-    /// Does so until aborted.
-    pub async fn keep(mut self) {
+    /// Does so until aborted. PostgreSQL and storage may take their time to answer; what is known to be safe is dropped meanwhile.
+    pub async fn keep(self) {
+        let everything = self.sweeper.config.drop_everything;
+        let fullness = self.sweeper.fullness.clone();
+        let interval = if everything { INTERVAL_EVERYTHING } else { INTERVAL };
+        let is_busy = || everything || fullness.bytes() > fullness.busy();
+        tokio::join!(self.observer.observe(interval, is_busy), self.sweeper.keep_sweeping());
+    }
+}
+
+/// Takes pages out of the cache.
+#[derive(Debug)]
+struct Sweeper {
+    config: Arc<Config>,
+    files: Arc<Files>,
+    metrics: Arc<Metrics>,
+    fullness: Arc<Fullness>,
+    safe: watch::Receiver<Safe>,
+    hand: Hand,
+}
+
+impl Sweeper {
+    async fn keep_sweeping(mut self) {
         loop {
             let dropped = self.round().await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "the cache is not looked after for now");
-                self.sql = None;
                 0
             });
             self.pause(dropped).await;
@@ -124,43 +108,10 @@ impl Bound {
         self.metrics.cache_holds(inventory.bytes);
         self.fullness.measured(inventory.bytes);
         let everything = self.config.drop_everything;
-        if !everything && inventory.bytes <= self.fullness.busy() {
-            self.sql = None;
+        if !everything && inventory.bytes <= self.fullness.target() {
             return Ok(0);
         }
-        // Without PostgreSQL's word on what runs, what was safe stays so.
-        let looked = self.look().await;
-        let dropped = self.drop_pages(inventory, self.fullness.target(), everything).await?;
-        looked.map(|()| dropped)
-    }
-
-    /// Learns who runs, and how far storage is.
-    async fn look(&mut self) -> Result<(), Error> {
-        let (ingested, _) = self.client.position(PATIENCE).await?;
-        self.readable = self.readable.max(ingested.min(self.quorum.view().borrow().committed));
-        let looked = tokio::time::timeout(PATIENCE, self.look_at_server()).await;
-        looked.map_err(|_| Error::Refused("postgres does not say what runs".into()))??;
-        self.horizon.reached(self.readable);
-        Ok(())
-    }
-
-    async fn look_at_server(&mut self) -> Result<(), Error> {
-        if self.sql.as_ref().is_none_or(Client::is_closed) {
-            self.sql = Some(postgres::connect(&self.config, "postgres").await?);
-        }
-        let Some(sql) = &self.sql else { return Ok(()) };
-        let epoch = self.control.next_epoch();
-        let rows = sql.query(RUNNING, &[]).await?;
-        let running: Running = rows.iter().map(|row| row.get(0)).collect();
-        let end: String = sql.query_one(END, &[]).await?.get(0);
-        let end: Lsn = end.parse().map_err(|_| Error::Refused(format!("{end} is no LSN")))?;
-        self.horizon.looked(epoch, running, end);
-        self.still = if self.horizon.waits_for_log() { self.still + 1 } else { 0 };
-        if self.still > STILL_LOOKS {
-            self.still = 0;
-            sql.batch_execute(PUSH).await?;
-        }
-        Ok(())
+        self.drop_pages(inventory, self.fullness.target(), everything).await
     }
 
     async fn drop_pages(&mut self, inventory: Inventory, target: u64, everything: bool) -> Result<u64, Error> {
@@ -169,7 +120,8 @@ impl Bound {
         if pages == 0 {
             return Ok(0);
         }
-        let quota = Quota { pages, safe_epoch: self.horizon.safe(), readable: self.readable, everything };
+        let Safe { epoch, readable } = *self.safe.borrow();
+        let quota = Quota { pages, safe_epoch: epoch, readable, everything };
         let (pgdata, files, mut hand) = (self.config.pgdata(), self.files.clone(), self.hand);
         let work = move || (sweep(&pgdata, &files, &inventory, &mut hand, quota), hand);
         let swept = tokio::task::spawn_blocking(work).await;
