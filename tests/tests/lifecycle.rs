@@ -33,7 +33,7 @@ async fn second_up_says_so_and_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn up_leaves_a_port_that_somebody_took_while_it_was_down() {
     let quire = Quire::start();
-    let address = |quire: &Quire| quire.status()["safekeepers"][0]["addr"].as_str().expect("it has one").to_owned();
+    let address = |quire: &Quire| quire.status()["safekeepers"][0]["address"].as_str().expect("it has one").to_owned();
     quire.ok(&["psql", "--", "-c", "CREATE TABLE kept AS SELECT 7 AS n"]);
     let before = address(&quire);
     quire.down();

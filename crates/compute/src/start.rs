@@ -12,7 +12,7 @@
 //!
 //! What it costs does not depend on the size of the database.
 
-use crate::bound::Bound;
+use crate::bound::{Bound, Fullness};
 use crate::fill::{Fetcher, Files, FillServer};
 use crate::kept::free_space::FreeSpaceMaps;
 use crate::kept::retention::Retention;
@@ -193,7 +193,8 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let throttle = Arc::new(Throttle::new(config.lag_bytes_max, end.start));
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start, throttle.clone())?;
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
-    let fetcher = Arc::new(Fetcher::new(config, files.clone(), client.clone(), setting.metrics.clone()));
+    let (fullness, metrics) = (Arc::new(Fullness::new(config)), setting.metrics.clone());
+    let fetcher = Arc::new(Fetcher::new(config, files.clone(), client.clone(), metrics, fullness.clone()));
     let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
     let (quorum, start, tasks) = (quorum.clone(), end.start, vec![]);
     let mut session =
@@ -205,7 +206,7 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     session.tasks.push(tokio::spawn(session.warm_up.clone().warm()).abort_handle());
     session.tasks.push(tokio::spawn(session.warm_up.clone().remember_regularly()).abort_handle());
     if config.is_bounded() {
-        let bound = Bound::new(setting, &session, files);
+        let bound = Bound::new(setting, &session, files, fullness);
         session.tasks.push(tokio::spawn(bound.keep()).abort_handle());
     }
     Ok(session)

@@ -1,7 +1,7 @@
 //! Keeps the cache within its bound: pages that storage can rebuild exactly leave it.
 //!
-//! `horizon` says which writes are old enough for that, `sweep` takes pages out, `quire_cache::protocol` keeps that apart from what
-//! PostgreSQL does at the same time.
+//! `horizon` says which writes are old enough for that by what `observer` sees, `sweep` takes pages out, `quire_cache::protocol`
+//! keeps that apart from what PostgreSQL does at the same time.
 //!
 //! What is asked for again is read at the LSN in the file's meta header, which a sweep raises to one that is committed, that storage
 //! has, and that is no older than the moment the epoch became safe. One LSN for a file is enough: a block that is absent was not
@@ -12,165 +12,125 @@
 //!
 //! Never dropped: SLRU pages, free space maps, unlogged and temporary relations, pages without an LSN, sequences.
 
+mod fullness;
 mod horizon;
+mod observer;
 mod sweep;
 
 use crate::fill::Files;
 use crate::metrics::Metrics;
-use crate::page_client::PageClient;
-use crate::quorum::Quorum;
 use crate::start::{Session, Setting};
-use crate::{Config, Error, postgres};
-use horizon::{Horizon, Running};
-use quire_cache::ControlMap;
-use quire_types::Lsn;
+use crate::{Config, Error};
+pub use fullness::Fullness;
+use observer::{Observer, Safe};
 use std::sync::Arc;
 use std::time::Duration;
 use sweep::{Hand, Inventory, Quota, sweep};
-use tokio_postgres::Client;
+use tokio::sync::watch;
 
 const INTERVAL: Duration = Duration::from_millis(250);
 /// The longest time between two looks at a cache that is far from its bound, and how fast one is taken to fill.
 const INTERVAL_MAX: Duration = Duration::from_secs(5);
 const FILL_BYTES_PER_SECOND: u64 = 1 << 30;
+/// The shortest, while fills call for a sweep.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const INTERVAL_EVERYTHING: Duration = Duration::from_millis(30);
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Looks after which a log that does not get further is given a push.
-const STILL_LOOKS: u32 = 4;
-
-/// Whoever may have changed a page in a way that the log does not tell yet: those with a transaction id, and those with a lock like
-/// VACUUM's. A prepared transaction (which has no process) changes nothing any more.
-const RUNNING: &str = "SELECT DISTINCT virtualtransaction FROM pg_locks \
-    WHERE granted AND pid IS NOT NULL AND pid <> pg_backend_pid() AND (locktype = 'transactionid' AND mode = 'ExclusiveLock' \
-    OR locktype = 'relation' AND mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', \
-    'AccessExclusiveLock'))";
-const END: &str = "SELECT pg_current_wal_insert_lsn()::text";
-/// A commit, which gets everything before it flushed.
-const PUSH: &str = "SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'quire', 'flush')";
 
 /// Keeps one session's cache within its bound.
 #[derive(Debug)]
 pub struct Bound {
-    config: Arc<Config>,
-    files: Arc<Files>,
-    client: PageClient,
-    quorum: Arc<Quorum>,
-    control: Arc<ControlMap>,
-    metrics: Arc<Metrics>,
-    sql: Option<Client>,
-    horizon: Horizon,
-    hand: Hand,
-    readable: Lsn,
-    still: u32,
+    observer: Observer,
+    sweeper: Sweeper,
 }
 
 impl Bound {
     /// For a cold start's empty cache.
-    pub fn new(setting: &Setting, session: &Session, files: Arc<Files>) -> Bound {
-        Bound {
-            config: setting.config.clone(),
-            files,
-            client: session.client.clone(),
-            quorum: session.quorum.clone(),
-            control: session.control.clone(),
-            metrics: setting.metrics.clone(),
-            sql: None,
-            horizon: Horizon::new(),
-            hand: Hand::default(),
-            readable: session.control.start_lsn(),
-            still: 0,
-        }
+    pub fn new(setting: &Setting, session: &Session, files: Arc<Files>, fullness: Arc<Fullness>) -> Bound {
+        let observer = Observer::new(setting, session);
+        let safe = observer.safe();
+        let (config, metrics, hand) = (setting.config.clone(), setting.metrics.clone(), Hand::default());
+        Bound { observer, sweeper: Sweeper { config, files, metrics, fullness, safe, hand } }
     }
 
-    /// Does so until aborted.
-    pub async fn keep(mut self) {
+    /// Does so until aborted. PostgreSQL and storage may take their time to answer; what is known to be safe is dropped meanwhile.
+    pub async fn keep(self) {
+        let everything = self.sweeper.config.drop_everything;
+        let fullness = self.sweeper.fullness.clone();
+        let interval = if everything { INTERVAL_EVERYTHING } else { INTERVAL };
+        let is_busy = || everything || fullness.bytes() > fullness.busy();
+        tokio::join!(self.observer.observe(interval, is_busy), self.sweeper.keep_sweeping());
+    }
+}
+
+/// Takes pages out of the cache.
+#[derive(Debug)]
+struct Sweeper {
+    config: Arc<Config>,
+    files: Arc<Files>,
+    metrics: Arc<Metrics>,
+    fullness: Arc<Fullness>,
+    safe: watch::Receiver<Safe>,
+    hand: Hand,
+}
+
+impl Sweeper {
+    async fn keep_sweeping(mut self) {
         loop {
-            if let Err(error) = self.round().await {
+            let dropped = self.round().await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "the cache is not looked after for now");
-                self.sql = None;
-            }
-            tokio::time::sleep(self.pause()).await;
+                0
+            });
+            self.pause(dropped).await;
         }
     }
 
-    /// Until the next round: a look takes time in proportion to the number of files, and a cache needs time to fill.
-    fn pause(&self) -> Duration {
-        match self.config.drop_everything {
-            true => INTERVAL_EVERYTHING,
-            false => time_to_fill(busy_bytes(self.limit()).saturating_sub(self.metrics.cache_bytes())),
+    /// Until the next round: a look takes time in proportion to the number of files, and a cache needs time to fill. Fills may
+    /// call for the next round, unless the last one could not drop anything anyway.
+    async fn pause(&self, dropped: u64) {
+        if self.config.drop_everything {
+            return tokio::time::sleep(INTERVAL_EVERYTHING).await;
         }
+        let bytes = self.fullness.bytes();
+        let longest = time_to_fill(self.fullness.busy().saturating_sub(bytes));
+        if dropped == 0 && bytes > self.fullness.target() {
+            return tokio::time::sleep(longest).await;
+        }
+        tokio::time::sleep(INTERVAL_MIN).await;
+        // Either way it is time.
+        let _ = tokio::time::timeout(longest, self.fullness.overfilled()).await;
     }
 
-    fn limit(&self) -> u64 {
-        self.config.cache_bytes.unwrap_or(u64::MAX)
-    }
-
-    async fn round(&mut self) -> Result<(), Error> {
+    /// How many pages it dropped.
+    async fn round(&mut self) -> Result<u64, Error> {
         let pgdata = self.config.pgdata();
         let taken = tokio::task::spawn_blocking(move || Inventory::take(&pgdata)).await;
         let inventory = taken.map_err(|_| Error::ShuttingDown)?;
         self.metrics.cache_holds(inventory.bytes);
-        let (limit, everything) = (self.limit(), self.config.drop_everything);
-        if everything || inventory.bytes > busy_bytes(limit) {
-            // Without PostgreSQL's word on what runs, what was safe stays so.
-            let looked = self.look().await;
-            self.drop_pages(inventory, limit / 10 * 9, everything).await?;
-            looked?;
-        } else {
-            self.sql = None;
+        self.fullness.measured(inventory.bytes);
+        let everything = self.config.drop_everything;
+        if !everything && inventory.bytes <= self.fullness.target() {
+            return Ok(0);
         }
-        Ok(())
+        self.drop_pages(inventory, self.fullness.target(), everything).await
     }
 
-    /// Learns who runs, and how far storage is.
-    async fn look(&mut self) -> Result<(), Error> {
-        let (ingested, _) = self.client.position(PATIENCE).await?;
-        self.readable = self.readable.max(ingested.min(self.quorum.committed_lsn()));
-        let looked = tokio::time::timeout(PATIENCE, self.look_at_server()).await;
-        looked.map_err(|_| Error::Refused("postgres does not say what runs".into()))??;
-        self.horizon.reached(self.readable);
-        Ok(())
-    }
-
-    async fn look_at_server(&mut self) -> Result<(), Error> {
-        if self.sql.as_ref().is_none_or(Client::is_closed) {
-            self.sql = Some(postgres::connect(&self.config, "postgres").await?);
-        }
-        let Some(sql) = &self.sql else { return Ok(()) };
-        let epoch = self.control.next_epoch();
-        let rows = sql.query(RUNNING, &[]).await?;
-        let running: Running = rows.iter().map(|row| row.get(0)).collect();
-        let end: String = sql.query_one(END, &[]).await?.get(0);
-        let end: Lsn = end.parse().map_err(|_| Error::Refused(format!("{end} is no LSN")))?;
-        self.horizon.looked(epoch, running, end);
-        self.still = if self.horizon.waits_for_log() { self.still + 1 } else { 0 };
-        if self.still > STILL_LOOKS {
-            self.still = 0;
-            sql.batch_execute(PUSH).await?;
-        }
-        Ok(())
-    }
-
-    async fn drop_pages(&mut self, inventory: Inventory, target: u64, everything: bool) -> Result<(), Error> {
+    async fn drop_pages(&mut self, inventory: Inventory, target: u64, everything: bool) -> Result<u64, Error> {
         let page_bytes = quire_types::PAGE_SIZE as u64;
         let pages = if everything { u64::MAX } else { inventory.bytes.saturating_sub(target) / page_bytes };
         if pages == 0 {
-            return Ok(());
+            return Ok(0);
         }
-        let quota = Quota { pages, safe_epoch: self.horizon.safe(), readable: self.readable, everything };
+        let Safe { epoch, readable } = *self.safe.borrow();
+        let quota = Quota { pages, safe_epoch: epoch, readable, everything };
         let (pgdata, files, mut hand) = (self.config.pgdata(), self.files.clone(), self.hand);
         let work = move || (sweep(&pgdata, &files, &inventory, &mut hand, quota), hand);
         let swept = tokio::task::spawn_blocking(work).await;
         let (dropped, hand) = swept.map_err(|_| Error::ShuttingDown)?;
         self.hand = hand;
         self.metrics.dropped(dropped);
-        Ok(())
+        self.fullness.shrank(dropped.saturating_mul(page_bytes));
+        Ok(dropped)
     }
-}
-
-/// From how many bytes on it is prepared that pages leave.
-fn busy_bytes(limit: u64) -> u64 {
-    limit / 4 * 3
 }
 
 /// How long `bytes` more cannot be there sooner than.

@@ -8,6 +8,7 @@ use super::files::{CacheFile, Files};
 use super::prefetch::PrefetchQueue;
 use super::read_ahead::{ReadAhead, Step, WINDOW_BLOCKS_MAX};
 use crate::Config;
+use crate::bound::Fullness;
 use crate::metrics::{FetchReason, Metrics};
 use crate::page_client::PageClient;
 use quire_cache::FileId;
@@ -35,6 +36,7 @@ pub struct Fetcher {
     files: Arc<Files>,
     client: PageClient,
     metrics: Arc<Metrics>,
+    fullness: Arc<Fullness>,
     read_ahead: Mutex<ReadAhead>,
     ahead_requests: Arc<Semaphore>,
     prefetches: Mutex<PrefetchQueue>,
@@ -46,11 +48,18 @@ pub struct Fetcher {
 
 impl Fetcher {
     /// Fetches into `files` from where `client` leads.
-    pub fn new(config: &Config, files: Arc<Files>, client: PageClient, metrics: Arc<Metrics>) -> Fetcher {
+    pub fn new(
+        config: &Config,
+        files: Arc<Files>,
+        client: PageClient,
+        metrics: Arc<Metrics>,
+        fullness: Arc<Fullness>,
+    ) -> Fetcher {
         Fetcher {
             files,
             client,
             metrics,
+            fullness,
             read_ahead: Mutex::new(ReadAhead::new(window_blocks_max(config.cache_bytes))),
             ahead_requests: Arc::new(Semaphore::new(AHEAD_REQUESTS_MAX)),
             prefetches: Mutex::default(),
@@ -136,8 +145,11 @@ impl Fetcher {
         true
     }
 
-    /// Brings in what nobody waits for; a failure is left to those who will ask.
+    /// Brings in what nobody waits for, if there is room; a failure is left to those who will ask.
     async fn fetch_unasked(&self, file: &Arc<CacheFile>, ranges: Vec<Range<u32>>, reason: FetchReason) {
+        if !self.fullness.has_room() {
+            return;
+        }
         if let Err(error) = self.fetch(file, ranges, reason).await {
             tracing::debug!(%error, file = ?file.meta().file(), "blocks were not fetched ahead");
         }
@@ -160,7 +172,9 @@ impl Fetcher {
         let lsn = file.meta().request_lsn();
         let pages = self.client.get_pages(lsn, claims.keys(), patience).await?;
         self.metrics.fetched(reason, pages.len(), begun.elapsed());
-        claims.install(&pages).map_err(FillError::Write)
+        claims.install(&pages).map_err(FillError::Write)?;
+        self.fullness.grew((pages.len() * PAGE_SIZE) as u64);
+        Ok(())
     }
 
     fn read_ahead(&self) -> MutexGuard<'_, ReadAhead> {
