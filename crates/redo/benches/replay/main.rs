@@ -30,6 +30,7 @@
 //! change of an account prunes its page; and waits for memory, because the accounts are 160 MiB in no order. PostgreSQL
 //! has all three as well.
 
+mod arena;
 #[path = "../../tests/oracle/cluster.rs"]
 #[expect(dead_code, reason = "shared with the oracle, which needs more of it")]
 mod cluster;
@@ -40,6 +41,7 @@ mod native;
 #[path = "../../tests/oracle/pages.rs"]
 #[expect(dead_code, reason = "shared with the oracle, which needs more of it")]
 mod pages;
+mod prefetch;
 mod recovery;
 mod store;
 #[path = "../../tests/oracle/unreferenced.rs"]
@@ -47,6 +49,7 @@ mod unreferenced;
 mod verify;
 
 use anyhow::{Result, ensure};
+use arena::Arena;
 use crash::{Crashed, Size};
 use native::Replay;
 use recovery::recover;
@@ -55,19 +58,26 @@ use std::time::Duration;
 fn main() -> Result<()> {
     let size = Size::from_environment()?;
     println!("pgbench: {size}");
+    let mut arena = Arena::reserve()?;
     for full_page_writes in ["off", "on"] {
         let crashed = Crashed::make(&size, full_page_writes)?;
-        let ratios = (0..size.rounds).map(|_| round(&crashed)).collect::<Result<Vec<f64>>>()?;
+        let mut ratios = Vec::new();
+        for _ in 0..size.rounds {
+            let ratio;
+            (ratio, arena) = round(&crashed, arena)?;
+            ratios.push(ratio);
+        }
         println!("full_page_writes = {full_page_writes}: {:.2} times PostgreSQL (median)\n", median(ratios));
     }
     Ok(())
 }
 
-/// Replays and recovers once, compares, prints; how many times PostgreSQL's records per CPU second ours are.
-fn round(crashed: &Crashed) -> Result<f64> {
+/// Replays and recovers once, compares, prints; how many times PostgreSQL's records per CPU second ours are, and the
+/// memory back.
+fn round(crashed: &Crashed, arena: Arena) -> Result<(f64, Arena)> {
     let data = crashed.restore()?;
     let control = crashed.control_file()?;
-    let replay = Replay::run(&data, &control)?;
+    let replay = Replay::run(&data, &control, arena)?;
     let recovery = recover(&crashed.cluster)?;
     ensure!(
         (replay.first_record, replay.last_record) == (recovery.first_record, recovery.last_record),
@@ -84,7 +94,7 @@ fn round(crashed: &Crashed) -> Result<f64> {
     }
     report("native", replay.records, replay.cpu, None);
     report("PostgreSQL", replay.records, recovery.cpu, Some(recovery.elapsed));
-    Ok(recovery.cpu.as_secs_f64() / replay.cpu.as_secs_f64())
+    Ok((recovery.cpu.as_secs_f64() / replay.cpu.as_secs_f64(), replay.store.into_arena()))
 }
 
 fn report(who: &str, records: u64, cpu: Duration, elapsed: Option<Duration>) {
