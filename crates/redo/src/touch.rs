@@ -15,7 +15,7 @@ use std::ops::Range;
 /// Bytes that a page's header and the line pointers of a usual heap page take.
 const HEAD_BYTES: usize = 320;
 /// Of a tuple, what is fetched of its beginning.
-const TUPLE_BYTES: usize = 64;
+const TUPLE_BYTES: usize = 128;
 
 /// What is touched on every page: its header, and the line pointers or most of them.
 pub const HEAD: Range<usize> = 0..HEAD_BYTES;

@@ -1,8 +1,6 @@
 //! Packing a page's items against its special space, after some of them went. Source: `compactify_tuples`.
 
-use super::{
-    Bounds, HEADER_BYTES, ITEM_ID_BYTES, ItemId, Page, align, moved_to, put, set_upper, u32_at, write_item_id,
-};
+use super::{Bounds, HEADER_BYTES, ITEM_ID_BYTES, ItemId, Page, align, moved_to, put, set_upper};
 use crate::error::Misfit;
 use std::ops::Range;
 
