@@ -3,13 +3,16 @@
 //! A server with an initialised `pgbench` takes a checkpoint, runs TPC-B and is stopped as by a crash. Then, round by
 //! round, on a fresh copy of its data directory:
 //!
-//! - *natively*: the WAL since the checkpoint is read from its files, cut into records and their CRCs checked, every record
-//!   turned into deltas and these applied to pages in memory, which are read from the data directory when they
-//!   are first touched. One thread; all of this is in its CPU time, the system's part included.
+//! - *natively*: the WAL since the checkpoint is read from its files, cut into records and their CRCs checked, and every
+//!   record applied to pages in memory, which are read from the data directory, 32 neighbours at a time, when the first of
+//!   them is touched. One thread; all of this is in its CPU time, the system's part included. The memory of the pages is
+//!   kept from round to round, so that only the first one has it given by the system, in huge pages where there are any.
 //! - *PostgreSQL* recovers the directory: the CPU time is what it prints when redo is done, which is that of the same work
 //!   in its startup process, one thread too. Its buffers hold all pages, so that it need not write any meanwhile, and the
 //!   checkpoint afterwards is not counted. Unlike us it also notes free space that it learns of, and could serve its
-//!   buffers to others, which is what it has locks for.
+//!   buffers to others, which is what it has locks for; and the system
+//!   gives it the memory of its buffers during each recovery, in small pages as it is set up here; touching
+//!   as much anonymous memory takes 60 ms.
 //!
 //! After PostgreSQL was stopped cleanly, its files must equal our pages under the masks, and hold no page changed since
 //! the checkpoint that we have not touched: a wrong replay is no result.
@@ -17,18 +20,20 @@
 //! Full-page writes are off, which is how Quire's computes run, and then on, where both mostly copy images.
 //! `REPLAY_SCALE`, `REPLAY_TRANSACTIONS`, `REPLAY_CLIENTS` and `REPLAY_ROUNDS` change the size.
 //!
-//! Figures of a virtual machine with two cores of an AMD EPYC (Zen 5) that others worked on too, PostgreSQL 15.18; the
-//! median of three rounds, in millions of records per CPU second:
+//! Figures of a virtual machine with two cores of an AMD EPYC (Zen 5) that others worked on too (load average 7 to 10),
+//! PostgreSQL 15.18; the median of three rounds, in millions of records per CPU second:
 //!
 //! | full-page writes | records | native | PostgreSQL | ratio |
 //! |---|---|---|---|---|
-//! | off | 1,274,159 | 1.72 | 1.46 | 1.2 |
-//! | on | 1,235,836 | 1.64 | 1.47 | 1.1 |
+//! | off | 1,238,731 | 3.85 | 1.74 | 2.5 |
+//! | on | 1,274,377 | 3.51 | 1.52 | 2.4 |
 //!
-//! The same kinds of records take 65 to 115 ns each in `benches/pages`, where the page is at hand. Here the profile shows
-//! a fifth of the time in the kernel, which reads files and hands out memory; as much in pruning, because nearly every
-//! change of an account prunes its page; and waits for memory, because the accounts are 160 MiB in no order. PostgreSQL
-//! has all three as well.
+//! The other load moves single rounds by a third either way, and the first one is the slowest.
+//!
+//! The same kinds of records take 65 to 115 ns each in `benches/pages`, where the page is at hand. Here the accounts are
+//! 160 MiB in no order, and waiting for them one after the other took longer than all else: hence the look-ahead of
+//! `native`. What is left, by the profile, is pruning, because nearly every change of an account prunes its page (a
+//! fifth); reading files (a tenth); CRCs (a twentieth); and walking headers and applying the rest.
 
 mod arena;
 #[path = "../../tests/oracle/cluster.rs"]
