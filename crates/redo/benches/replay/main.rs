@@ -10,9 +10,8 @@
 //! - *PostgreSQL* recovers the directory: the CPU time is what it prints when redo is done, which is that of the same work
 //!   in its startup process, one thread too. Its buffers hold all pages, so that it need not write any meanwhile, and the
 //!   checkpoint afterwards is not counted. Unlike us it also notes free space that it learns of, and could serve its
-//!   buffers to others, which is what it has locks for; and the system
-//!   gives it the memory of its buffers during each recovery, in small pages as it is set up here; touching
-//!   as much anonymous memory takes 60 ms.
+//!   buffers to others, which is what it has locks for; and the system gives it the memory of its buffers during each
+//!   recovery, in small pages as it is set up here. Touching as much anonymous memory takes 60 ms of CPU.
 //!
 //! After PostgreSQL was stopped cleanly, its files must equal our pages under the masks, and hold no page changed since
 //! the checkpoint that we have not touched: a wrong replay is no result.
@@ -31,9 +30,9 @@
 //! The other load moves single rounds by a third either way, and the first one is the slowest.
 //!
 //! The same kinds of records take 65 to 115 ns each in `benches/pages`, where the page is at hand. Here the accounts are
-//! 160 MiB in no order, and waiting for them one after the other took longer than all else: hence the look-ahead of
-//! `native`. What is left, by the profile, is pruning, because nearly every change of an account prunes its page (a
-//! fifth); reading files (a tenth); CRCs (a twentieth); and walking headers and applying the rest.
+//! 160 MiB in no order, which is what the look-ahead of `native` is for. What is left, by the profile, is pruning, because
+//! nearly every change of an account prunes its page (a fifth); reading files (a tenth); CRCs (a twentieth); and for the
+//! rest walking headers, applying, and still waiting for memory.
 
 mod arena;
 #[path = "../../tests/oracle/cluster.rs"]
