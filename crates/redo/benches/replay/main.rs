@@ -19,15 +19,15 @@
 //! Full-page writes are off, which is how Quire's computes run, and then on, where both mostly copy images.
 //! `REPLAY_SCALE`, `REPLAY_TRANSACTIONS`, `REPLAY_CLIENTS` and `REPLAY_ROUNDS` change the size.
 //!
-//! Figures of a virtual machine with two cores of an AMD EPYC (Zen 5) that others worked on too (load average 7 to 10),
-//! PostgreSQL 15.18; the median of three rounds, in millions of records per CPU second:
+//! Figures of a virtual machine with two cores of an AMD EPYC (Zen 5) that others worked on too (load average 7),
+//! PostgreSQL 15.18; the median of five rounds, in millions of records per CPU second:
 //!
 //! | full-page writes | records | native | PostgreSQL | ratio |
 //! |---|---|---|---|---|
-//! | off | 1,238,731 | 3.85 | 1.74 | 2.5 |
-//! | on | 1,274,377 | 3.51 | 1.52 | 2.4 |
+//! | off | 1,238,171 | 3.97 | 1.55 | 2.5 |
+//! | on | 1,238,743 | 3.60 | 1.59 | 2.3 |
 //!
-//! The other load moves single rounds by a third either way, and the first one is the slowest.
+//! The first round took 0.65 s with full-page writes off, twice what the others took, because the system gave it memory.
 //!
 //! The same kinds of records take 65 to 115 ns each in `benches/pages`, where the page is at hand. Here the accounts are
 //! 160 MiB in no order, which is what the look-ahead of `native` is for. What is left, by the profile, is pruning, because
