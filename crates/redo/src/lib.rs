@@ -40,17 +40,17 @@ mod spgist;
 mod test_record;
 #[cfg(test)]
 mod tests;
+pub mod touch;
 pub mod visibility_map;
 mod xlog;
 
 pub use delta::{Delta, MultixactMember, TransactionStatus};
 pub use error::{Effect, Malformed, Misfit, RecordKind, RedoError};
-pub use record_view::RecordView;
+pub use record_view::{BlockView, RecordView};
 
-use bytes::Bytes;
 use manager::{BlockRedo, after_image, is_without_pages, resource_manager};
 use quire_types::{Key, Lsn, PAGE_SIZE};
-use quire_wal::{Record, page};
+use quire_wal::{page, record};
 use record_view::ImageUse;
 
 /// Changes `page`, which is the page of `key`, as `delta` says. `lsn` is the end of the record that the delta came
@@ -84,44 +84,63 @@ pub fn finish_image(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &[u8]
     let (record, block) = RecordView::parse_for(bytes, key).map_err(|reason| RedoError::Malformed { start, reason })?;
     let block = block.ok_or(RedoError::NotReferenced { start, key })?;
     let kind = RecordKind { rmgr: record.rmgr, info: record.info };
-    after_image(page, &BlockRedo { record, block, lsn }).map_err(|reason| RedoError::Misfit { kind, lsn, key, reason })
+    after_image(page, &BlockRedo { record: &record, block: &block, lsn }).map_err(|reason| RedoError::Misfit {
+        kind,
+        lsn,
+        key,
+        reason,
+    })
 }
 
-fn apply_record(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &Bytes, start: Lsn) -> Result<(), RedoError> {
+fn apply_record(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &[u8], start: Lsn) -> Result<(), RedoError> {
     let (record, block) = RecordView::parse_for(bytes, key).map_err(|reason| RedoError::Malformed { start, reason })?;
     let block = block.ok_or(RedoError::NotReferenced { start, key })?;
-    if block.image == ImageUse::Restore {
-        restore_image(page, key, lsn, bytes, start, block.id)?;
-        return finish_image(page, key, lsn, bytes, start);
-    }
+    apply_block(page, &record, &block, start, lsn)
+}
+
+/// [`apply`] for a record that was parsed already: does to `page` what the record does to this one of its block
+/// references. For readers that replay a whole log, and so come across each reference of a record with the record
+/// itself at hand. `start` is the record's first byte, `lsn` its end.
+///
+/// # Errors
+/// See [`RedoError`]; the page's contents are undefined then.
+pub fn apply_block(
+    page: &mut [u8; PAGE_SIZE],
+    record: &RecordView<'_>,
+    block: &BlockView<'_>,
+    start: Lsn,
+    lsn: Lsn,
+) -> Result<(), RedoError> {
     let kind = RecordKind { rmgr: record.rmgr, info: record.info };
+    let redo = BlockRedo { record, block, lsn };
+    let misfit = |reason| RedoError::Misfit { kind, lsn, key: key_of(block), reason };
+    if block.image == ImageUse::Restore {
+        restore_image(page, block, start, lsn)?;
+        return after_image(page, &redo).map_err(misfit);
+    }
     let manager = resource_manager(record.rmgr).filter(|manager| (manager.supports)(record.info));
     let manager = manager.ok_or(RedoError::Unsupported { start, kind })?;
     if block.will_init {
         // Redo must not lean on what was there before.
         page.fill(0);
     } else if page::lsn(page) >= lsn {
-        return Err(RedoError::NotNewer { key, page_lsn: page::lsn(page), lsn });
+        return Err(RedoError::NotNewer { key: key_of(block), page_lsn: page::lsn(page), lsn });
     }
-    let redo = BlockRedo { record, block, lsn };
-    (manager.redo)(page, &redo).map_err(|reason| RedoError::Misfit { kind, lsn, key, reason })
+    (manager.redo)(page, &redo).map_err(misfit)
+}
+
+fn key_of(block: &BlockView<'_>) -> Key {
+    Key::RelBlock { rel: block.rel, block: block.block }
 }
 
 /// `XLogReadBufferForRedoExtended` for a block with an image. An image of a page that was never initialised has no LSN
 /// to set.
-fn restore_image(
-    page: &mut [u8; PAGE_SIZE],
-    key: Key,
-    lsn: Lsn,
-    bytes: &Bytes,
-    start: Lsn,
-    block_id: u8,
-) -> Result<(), RedoError> {
-    let failed = |source| RedoError::Image { start, key, source };
-    let record = Record::decode(start, lsn, bytes.clone()).map_err(failed)?;
-    let image = record.block(block_id).and_then(|block| block.image.as_ref());
-    let image = image.ok_or(RedoError::NotReferenced { start, key })?;
-    *page = *image.restore().map_err(failed)?;
+fn restore_image(page: &mut [u8; PAGE_SIZE], block: &BlockView<'_>, start: Lsn, lsn: Lsn) -> Result<(), RedoError> {
+    record::restore_image(block.image_header, block.image_bytes, page).map_err(|source| RedoError::Image {
+        start,
+        key: key_of(block),
+        source,
+    })?;
     if !page::is_new(page) {
         page::set_lsn(page, lsn);
     }

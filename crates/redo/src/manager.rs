@@ -11,16 +11,19 @@ use quire_wal::rmgr;
 #[derive(Clone, Copy)]
 pub(crate) struct BlockRedo<'a> {
     /// The record.
-    pub record: RecordView<'a>,
+    pub record: &'a RecordView<'a>,
     /// The reference to the page.
-    pub block: BlockView<'a>,
+    pub block: &'a BlockView<'a>,
     /// The record's end, which becomes the page's LSN.
     pub lsn: Lsn,
 }
 
 impl BlockRedo<'_> {
-    /// The block number of another reference of the record.
+    /// The block number of a reference of the record.
     pub fn block_number(&self, id: u8) -> Result<u32, Misfit> {
+        if id == self.block.id {
+            return Ok(self.block.block);
+        }
         self.record.block(id).map(|block| block.block).ok_or(Misfit::MissingBlock(id))
     }
 

@@ -52,6 +52,10 @@ pub struct BlockView<'a> {
     pub will_init: bool,
     /// What its page image is for.
     pub image: ImageUse,
+    /// The image's header within the block reference, empty if there is no image.
+    pub image_header: &'a [u8],
+    /// The image as logged, empty if there is none.
+    pub image_bytes: &'a [u8],
     /// `XLogRecGetBlockData`, empty if there is none.
     pub data: &'a [u8],
 }
@@ -76,6 +80,27 @@ impl<'a> RecordView<'a> {
         RecordView::walk(bytes, |_, _| ())
     }
 
+    /// [`RecordView::parse`], the first block reference and the others: one walk, if there are no others, which most
+    /// records have not.
+    ///
+    /// # Errors
+    /// What is wrong with the record.
+    #[inline]
+    pub fn parse_first(bytes: &'a [u8]) -> Result<(RecordView<'a>, Option<BlockView<'a>>, Blocks<'a>), Malformed> {
+        let (mut first, mut count) = (None, 0);
+        let record = RecordView::walk(bytes, |header, _| {
+            first.get_or_insert(header);
+            count += 1;
+        })?;
+        let first = first.and_then(|header| header.view(record.payload)).map(|(view, _)| view);
+        let mut others = record.blocks();
+        match count {
+            0 | 1 => others.headers.left = &[],
+            _ => _ = others.next(),
+        }
+        Ok((record, first, others))
+    }
+
     /// [`RecordView::parse`] and [`RecordView::block_of`] in one walk.
     pub(crate) fn parse_for(bytes: &'a [u8], key: Key) -> Result<(RecordView<'a>, Option<BlockView<'a>>), Malformed> {
         let mut found = None;
@@ -91,7 +116,7 @@ impl<'a> RecordView<'a> {
 
     /// Shows each block reference's header, and where in the payload its image and data begin.
     #[inline]
-    fn walk(bytes: &'a [u8], mut visit: impl FnMut(BlockHeader, usize)) -> Result<RecordView<'a>, Malformed> {
+    fn walk(bytes: &'a [u8], mut visit: impl FnMut(BlockHeader<'a>, usize)) -> Result<RecordView<'a>, Malformed> {
         let (fixed, rest) = bytes.split_first_chunk::<HEADER_BYTES>().ok_or(Malformed::Length)?;
         let total = u32::from_le_bytes([fixed[0], fixed[1], fixed[2], fixed[3]]);
         if usize::try_from(total) != Ok(bytes.len()) {
@@ -159,28 +184,29 @@ impl<'a> Iterator for Blocks<'a> {
 }
 
 #[derive(Clone, Copy)]
-struct BlockHeader {
+struct BlockHeader<'a> {
     id: u8,
     rel: RelTag,
     block: u32,
     will_init: bool,
     image: ImageUse,
+    image_header: &'a [u8],
     image_bytes: usize,
     data_bytes: usize,
 }
 
-impl BlockHeader {
+impl<'a> BlockHeader<'a> {
     fn is_of(&self, key: Key) -> bool {
         matches!(key, Key::RelBlock { rel, block } if self.block == block && self.rel == rel)
     }
 
     /// The block reference whose image and data `payload` starts with, and what follows them.
     #[inline]
-    fn view<'a>(&self, payload: &'a [u8]) -> Option<(BlockView<'a>, &'a [u8])> {
-        let BlockHeader { id, rel, block, will_init, image, .. } = *self;
-        let (_image, rest) = payload.split_at_checked(self.image_bytes)?;
+    fn view(&self, payload: &'a [u8]) -> Option<(BlockView<'a>, &'a [u8])> {
+        let BlockHeader { id, rel, block, will_init, image, image_header, .. } = *self;
+        let (image_bytes, rest) = payload.split_at_checked(self.image_bytes)?;
         let (data, rest) = rest.split_at_checked(self.data_bytes)?;
-        Some((BlockView { id, rel, block, will_init, image, data }, rest))
+        Some((BlockView { id, rel, block, will_init, image, image_header, image_bytes, data }, rest))
     }
 }
 
@@ -206,7 +232,7 @@ impl<'a> Headers<'a> {
     }
 
     #[inline]
-    fn next(&mut self) -> Result<Option<BlockHeader>, Malformed> {
+    fn next(&mut self) -> Result<Option<BlockHeader<'a>>, Malformed> {
         while self.left.len() > if self.data_cut_off { 0 } else { self.announced } {
             match self.u8()? {
                 MAIN_DATA_SHORT_ID => return self.end(|headers| headers.u8().map(usize::from)),
@@ -226,14 +252,14 @@ impl<'a> Headers<'a> {
     fn end(
         &mut self,
         length: impl FnOnce(&mut Headers<'a>) -> Result<usize, Malformed>,
-    ) -> Result<Option<BlockHeader>, Malformed> {
+    ) -> Result<Option<BlockHeader<'a>>, Malformed> {
         self.main_data = length(self)?;
         self.announced = self.announced.saturating_add(self.main_data);
         Ok(None)
     }
 
     #[inline]
-    fn block(&mut self, id: u8) -> Result<BlockHeader, Malformed> {
+    fn block(&mut self, id: u8) -> Result<BlockHeader<'a>, Malformed> {
         if id < self.least_id {
             return Err(Malformed::BlockOrder(id));
         }
@@ -243,11 +269,22 @@ impl<'a> Headers<'a> {
         if (flags & HAS_DATA != 0) != (data_bytes > 0) {
             return Err(Malformed::Truncated);
         }
+        let from_image = self.left;
         let (image, image_bytes) = if flags & HAS_IMAGE != 0 { self.image()? } else { (ImageUse::Absent, 0) };
+        let image_header = &from_image[..from_image.len() - self.left.len()];
         self.announced += data_bytes + image_bytes;
         let rel = self.relation(id, flags)?;
         let block = self.u32()?;
-        Ok(BlockHeader { id, rel, block, will_init: flags & WILL_INIT != 0, image, image_bytes, data_bytes })
+        Ok(BlockHeader {
+            id,
+            rel,
+            block,
+            will_init: flags & WILL_INIT != 0,
+            image,
+            image_header,
+            image_bytes,
+            data_bytes,
+        })
     }
 
     #[inline]
@@ -345,6 +382,8 @@ mod tests {
                 let seen = view.blocks().map(|b| (b.id, b.rel, b.block, b.will_init, b.data.to_vec()));
                 let decoded = record.blocks.iter().map(|b| (b.id, b.rel, b.block, b.will_init, b.data.to_vec()));
                 prop_assert!(seen.eq(decoded));
+                let (_, first, others) = RecordView::parse_first(&bytes).unwrap();
+                prop_assert!(first.into_iter().chain(others).map(|b| b.id).eq(view.blocks().map(|b| b.id)));
                 for block in &record.blocks {
                     let page = Key::RelBlock { rel: block.rel, block: block.block };
                     let (found, first) = (RecordView::parse_for(&bytes, page).unwrap().1, view.block_of(page));

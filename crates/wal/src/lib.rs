@@ -25,5 +25,5 @@ pub use checkpoint::CheckpointState;
 pub use control_file::{ControlFile, ControlFileError, DataLayout, DatabaseState};
 pub use path::DataPath;
 pub use record::{Block, BlockImage, ImageCompression, Record, WalError};
-pub use stream::{RawRecord, WalStream};
+pub use stream::{RawRecord, RecordRef, RecordRun, WalStream};
 pub use writer::WalWriter;

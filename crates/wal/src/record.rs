@@ -5,7 +5,7 @@
 
 mod image;
 
-pub use image::{BlockImage, ImageCompression};
+pub use image::{BlockImage, ImageCompression, restore_image};
 
 use bytes::Bytes;
 use quire_types::{CodecError, Fork, Lsn, Reader, RelTag};

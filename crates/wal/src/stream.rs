@@ -22,6 +22,10 @@
 //! - After the end of what is written, or an error, the stream stays there and drops what it is fed, until
 //!   [`WalStream::rewind_to_boundary`].
 
+mod run;
+
+pub use run::{RecordRef, RecordRun};
+
 use crate::record::{HEADER_BYTES, RECORD_BYTES_MAX, RecordHeader, WalError, record_crc};
 use crate::rmgr;
 use crate::version::is_valid_segment_bytes;
@@ -82,6 +86,12 @@ struct Partial {
     start: Lsn,
     total_bytes: usize,
     bytes: BytesMut,
+}
+
+/// A record that lies in one page of the log.
+struct Whole {
+    end: Lsn,
+    total_bytes: usize,
 }
 
 impl Partial {
@@ -177,35 +187,79 @@ impl WalStream {
         Ok(self.take_complete())
     }
 
+    /// The records that come next, as many as lie whole in this page of the log and were fed; or one that does not.
+    /// The records are those of [`WalStream::next_record`], which does the same one by one: `false` is its `None`, and an
+    /// error comes once all records before it were given out. What `run` held is let go of.
+    pub fn next_run(&mut self, run: &mut RecordRun) -> Result<bool, WalError> {
+        run.clear();
+        self.take_run(run);
+        if run.is_empty()
+            && let Some(record) = self.next_record()?
+        {
+            run.hold_one(record);
+        }
+        Ok(!run.is_empty())
+    }
+
+    /// Takes whole records until there is none, or something is wrong with the next one, which is found out again when
+    /// that one is asked for alone.
+    fn take_run(&mut self, run: &mut RecordRun) {
+        let start = self.cursor;
+        let mut taken_bytes = 0;
+        while let Ok(Some(Whole { end, total_bytes })) = self.whole_at(taken_bytes) {
+            run.add(self.cursor, end, taken_bytes, total_bytes);
+            taken_bytes += end.bytes_since(self.cursor) as usize;
+            self.last_record = Some(self.cursor);
+            self.cursor = end;
+        }
+        if self.cursor > start {
+            run.hold(self.buffer.split_to(taken_bytes).freeze());
+            self.note_end(self.cursor);
+        }
+    }
+
     /// The record at the cursor, if all of it and of its padding lies in this page and was fed. Most do; all else goes
     /// step by step.
     fn take_whole(&mut self) -> Result<Option<RawRecord>, WalError> {
-        if !matches!(self.state, State::Between) || self.cursor.0.is_multiple_of(WAL_PAGE_BYTES) {
-            return Ok(None);
-        }
-        let Some(header) = self.buffer.get(..HEADER_BYTES).and_then(|bytes| RecordHeader::read(bytes).ok()) else {
-            return Ok(None);
-        };
-        let (start, total_bytes) = (self.cursor, header.total_bytes as usize);
-        let end = start.add(total_bytes as u64).align_up();
-        let padded_bytes = end.bytes_since(start) as usize;
-        let is_whole = total_bytes >= HEADER_BYTES && padded_bytes <= self.buffer.len().min(self.page_room());
-        if !is_whole || is_switch(&header) {
-            return Ok(None);
-        }
-        check_header(&header, start, self.last_record)?;
-        check_crc(&header, start, &self.buffer[..total_bytes])?;
+        let Some(Whole { end, total_bytes }) = self.whole_at(0)? else { return Ok(None) };
+        let start = self.cursor;
         let bytes = self.buffer.split_to(total_bytes).freeze();
-        self.buffer.advance(padded_bytes - total_bytes);
+        self.buffer.advance(end.bytes_since(start) as usize - total_bytes);
         self.cursor = end;
         let record = RawRecord { start, end, bytes };
         self.note_taken(&record);
         Ok(Some(record))
     }
 
+    /// Looks for a whole record at the cursor, which is `at` bytes into the buffer.
+    #[inline]
+    fn whole_at(&self, at: usize) -> Result<Option<Whole>, WalError> {
+        if !matches!(self.state, State::Between) || self.cursor.0.is_multiple_of(WAL_PAGE_BYTES) {
+            return Ok(None);
+        }
+        let left = &self.buffer[at..];
+        let Some(header) = left.get(..HEADER_BYTES).and_then(|bytes| RecordHeader::read(bytes).ok()) else {
+            return Ok(None);
+        };
+        let (start, total_bytes) = (self.cursor, header.total_bytes as usize);
+        let end = start.add(total_bytes as u64).align_up();
+        let padded_bytes = end.bytes_since(start) as usize;
+        let is_whole = total_bytes >= HEADER_BYTES && padded_bytes <= left.len().min(self.page_room());
+        if !is_whole || is_switch(&header) {
+            return Ok(None);
+        }
+        check_header(&header, start, self.last_record)?;
+        check_crc(&header, start, &left[..total_bytes])?;
+        Ok(Some(Whole { end, total_bytes }))
+    }
+
     fn note_taken(&mut self, record: &RawRecord) {
-        self.boundary = record.end;
         self.last_record = Some(record.start);
+        self.note_end(record.end);
+    }
+
+    fn note_end(&mut self, end: Lsn) {
+        self.boundary = end;
         self.may_skip = false;
     }
 

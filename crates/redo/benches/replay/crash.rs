@@ -35,7 +35,7 @@ impl Size {
             scale: number("REPLAY_SCALE", 10)?,
             transactions: number("REPLAY_TRANSACTIONS", 200_000)?,
             clients: number("REPLAY_CLIENTS", 4)?.max(1),
-            rounds: number("REPLAY_ROUNDS", 3)?.max(1),
+            rounds: number("REPLAY_ROUNDS", 5)?.max(1),
         })
     }
 }

@@ -1,28 +1,46 @@
-//! WAL replayed natively: each record is turned into deltas, and these are applied to pages.
+//! WAL replayed natively: records are applied to pages, a page of WAL at a time.
+//!
+//! What waits for memory waits together: all records of a run are parsed, and the beginnings of their pages fetched
+//! meanwhile; then the parts of these that they are going to touch; then they are applied, in the order of the log.
 
+use crate::arena::Arena;
+use crate::prefetch::prefetch;
 use crate::store::Store;
 use crate::unreferenced::{status_deltas, visibility_deltas, zeroed_page};
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
-use quire_redo::{Delta, RecordView, RedoError, TransactionStatus, apply, clog, visibility_map};
+use quire_redo::{
+    BlockView, Delta, RecordView, RedoError, TransactionStatus, apply, apply_block, clog, touch, visibility_map,
+};
 use quire_types::{Fork, Key, Lsn, Slru};
 use quire_wal::effects::heap::may_clear_visibility;
 use quire_wal::effects::smgr::{self, SmgrEffect};
 use quire_wal::effects::xact::{self, XactEffect};
-use quire_wal::{ControlFile, DataPath, RawRecord, Record, WalStream, rmgr};
+use quire_wal::{ControlFile, DataPath, Record, RecordRef, RecordRun, WalStream, rmgr};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
 /// Bytes of WAL that are given to the stream at once.
-const PIECE_BYTES: usize = 1 << 18;
+const PIECE_BYTES: usize = 1 << 17;
+
+/// A change that is to be made.
+enum Step<'a> {
+    /// What the record does to one of its pages, and where this lies.
+    Block { record: RecordRef<'a>, view: RecordView<'a>, block: BlockView<'a>, place: u32 },
+    /// Bits of the visibility map that a heap record clears without naming the map's page.
+    Visibility(RecordRef<'a>),
+}
 
 /// What came of a replay.
 pub struct Replay {
     /// The pages.
     pub store: Store,
+    /// Transactions that ended, not yet noted in the commit log.
+    ended: Vec<(TransactionStatus, u32)>,
     /// Records replayed.
     pub records: u64,
     /// Changes that a page already had, because it was written between the change and the crash.
@@ -37,11 +55,12 @@ pub struct Replay {
 
 impl Replay {
     /// Replays the WAL in a data directory from the last checkpoint's redo point to the end.
-    pub fn run(data: &Path, control: &ControlFile) -> Result<Replay> {
+    pub fn run(data: &Path, control: &ControlFile, arena: Arena) -> Result<Replay> {
         let before = thread_cpu()?;
         let start = control.checkpoint_copy.redo;
         let mut replay = Replay {
-            store: Store::new(data),
+            store: Store::new(data, arena),
+            ended: Vec::new(),
             records: 0,
             skipped: 0,
             first_record: start,
@@ -60,40 +79,86 @@ impl Replay {
         let mut stream = WalStream::new(self.first_record, segment_bytes, Some(control.system_identifier));
         let mut offset = self.first_record.segment_offset(segment_bytes);
         let mut piece = vec![0; PIECE_BYTES];
+        let mut run = RecordRun::default();
         for segment_number in self.first_record.segment_number(segment_bytes).. {
             let path = DataPath::WalSegment { timeline: 1, segment_number }.to_path_sized(segment_bytes);
             let Ok(mut segment) = File::open(data.join(path)) else { break };
             segment.seek(SeekFrom::Start(std::mem::take(&mut offset)))?;
             while let count @ 1.. = segment.read(&mut piece)? {
                 stream.feed(&piece[..count]);
-                while let Ok(Some(raw)) = stream.next_record() {
-                    let start = raw.start;
-                    self.record(raw).with_context(|| format!("record at {start}"))?;
+                while let Ok(true) = stream.next_run(&mut run) {
+                    self.run_records(&run)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn record(&mut self, raw: RawRecord) -> Result<()> {
-        self.records += 1;
-        self.last_record = raw.start;
-        let delta = Delta::Record(raw.bytes, raw.start);
-        let Delta::Record(bytes, start) = &delta else { bail!("a record's delta is a record") };
-        let record = RecordView::parse(bytes)?;
-        for block in record.blocks().filter(|block| block.rel.fork != Fork::FreeSpaceMap) {
-            self.change(Key::RelBlock { rel: block.rel, block: block.block }, raw.end, &delta)?;
+    fn run_records(&mut self, run: &RecordRun) -> Result<()> {
+        let mut plan = Vec::with_capacity(2 * run.records().len());
+        for record in run.records() {
+            self.records += 1;
+            self.last_record = record.start;
+            self.plan(record, &mut plan).with_context(|| format!("record at {}", record.start))?;
         }
-        let decode = || Record::decode(*start, raw.end, bytes.clone());
-        match record.rmgr {
-            rmgr::HEAP | rmgr::HEAP2 if may_clear_visibility(record.rmgr, record.info, record.main_data) => {
-                self.visibility(&decode()?)
+        self.carry_out(&mut plan)?;
+        self.note_ended()
+    }
+
+    /// Finds the pages of a record and starts to fetch them. What is no change of these pages is done at once, if no
+    /// change that is only planned can meet with it, and after those otherwise.
+    fn plan<'a>(&mut self, record: RecordRef<'a>, plan: &mut Vec<Step<'a>>) -> Result<()> {
+        let (view, first, others) = RecordView::parse_first(record.bytes)?;
+        for block in first.into_iter().chain(others).filter(|block| block.rel.fork != Fork::FreeSpaceMap) {
+            let place = self.store.place(Key::RelBlock { rel: block.rel, block: block.block })?;
+            prefetch(self.store.at(place), touch::HEAD);
+            plan.push(Step::Block { record, view, block, place });
+        }
+        match view.rmgr {
+            rmgr::HEAP | rmgr::HEAP2 if may_clear_visibility(view.rmgr, view.info, view.main_data) => {
+                plan.push(Step::Visibility(record));
             }
-            rmgr::XACT => self.transaction(&record, raw.end),
-            rmgr::SMGR => self.truncation(&record, raw.end),
-            rmgr::CLOG | rmgr::MULTIXACT => self.status(&decode()?),
+            rmgr::XACT if view.info & rmgr::XLOG_XACT_HAS_INFO == 0 => self.transaction(&view)?,
+            rmgr::XACT | rmgr::SMGR | rmgr::CLOG | rmgr::MULTIXACT => {
+                self.carry_out(plan)?;
+                self.note_ended()?;
+                self.other(record, &view)?;
+            }
             rmgr::DBASE | rmgr::TBLSPC => bail!("databases and tablespaces are no part of this run"),
-            _ => Ok(()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Does what was planned, and forgets it.
+    fn carry_out(&mut self, plan: &mut Vec<Step<'_>>) -> Result<()> {
+        for step in plan.iter() {
+            if let Step::Block { view, block, place, .. } = step {
+                let page = self.store.at(*place);
+                touch::touched(page, view, block).into_iter().for_each(|part| prefetch(page, part));
+            }
+        }
+        for step in plan.iter() {
+            match step {
+                Step::Block { record, view, block, place } => {
+                    match apply_block(self.store.at(*place), view, block, record.start, record.end) {
+                        Err(RedoError::NotNewer { .. }) => self.skipped += 1,
+                        result => result?,
+                    }
+                }
+                Step::Visibility(record) => self.visibility(&decode(*record)?)?,
+            }
+        }
+        plan.clear();
+        Ok(())
+    }
+
+    /// What changes the commit log's pages as a whole, or which pages there are.
+    fn other(&mut self, record: RecordRef<'_>, view: &RecordView<'_>) -> Result<()> {
+        match view.rmgr {
+            rmgr::XACT => self.transaction(view),
+            rmgr::SMGR => self.truncation(view, record.end),
+            _ => self.status(&decode(record)?),
         }
     }
 
@@ -131,20 +196,34 @@ impl Replay {
     }
 
     /// A transaction's end: its status and its subtransactions', and the relations that go with it.
-    fn transaction(&mut self, record: &RecordView<'_>, lsn: Lsn) -> Result<()> {
+    fn transaction(&mut self, record: &RecordView<'_>) -> Result<()> {
         let (status, end) = match xact::parse(record.info, record.main_data)? {
             XactEffect::Commit(end) => (TransactionStatus::Committed, end),
             XactEffect::Abort(end) => (TransactionStatus::Aborted, end),
             _ => return Ok(()),
         };
         let own = end.prepared_xid.unwrap_or(record.xid);
-        for xid in end.subxacts.into_iter().chain([own]).filter(|xid| *xid != 0) {
-            let key = Key::SlruBlock { slru: Slru::Clog, page: clog::page_of(xid) };
-            self.change(key, lsn, &Delta::ClogStatus { status, xids: vec![xid] })?;
-        }
+        let xids = end.subxacts.into_iter().chain([own]).filter(|xid| *xid != 0);
+        self.ended.extend(xids.map(|xid| (status, xid)));
         end.dropped.into_iter().for_each(|rel| self.store.drop_relation(rel));
         Ok(())
     }
+
+    /// Notes in the commit log how transactions ended, those together that are on the same page.
+    fn note_ended(&mut self) -> Result<()> {
+        let ended = std::mem::take(&mut self.ended);
+        for alike in ended.chunk_by(|a, b| a.0 == b.0 && clog::page_of(a.1) == clog::page_of(b.1)) {
+            let [(status, xid), ..] = *alike else { continue };
+            let key = Key::SlruBlock { slru: Slru::Clog, page: clog::page_of(xid) };
+            let xids = alike.iter().map(|(_, xid)| *xid).collect();
+            self.change(key, self.last_record, &Delta::ClogStatus { status, xids })?;
+        }
+        Ok(())
+    }
+}
+
+fn decode(record: RecordRef<'_>) -> Result<Record> {
+    Ok(Record::decode(record.start, record.end, Bytes::copy_from_slice(record.bytes))?)
 }
 
 fn thread_cpu() -> Result<Duration> {

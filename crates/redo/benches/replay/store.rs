@@ -1,13 +1,12 @@
-//! Pages in memory, read from a data directory when they are first touched.
+//! Pages in memory, read from a data directory when they or their neighbours are first touched.
 
-use anyhow::{Context, Result, bail};
+use crate::arena::Arena;
+use anyhow::{Result, bail};
 use quire_types::{Fork, Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES, Slru};
 use quire_wal::DataPath;
 use std::collections::HashMap;
 use std::fs::File;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 pub use crate::files::Page;
@@ -50,85 +49,73 @@ impl Area {
     }
 }
 
-/// Mixes the few numbers that an area is; nobody chooses them so that they collide.
-#[derive(Default)]
-struct AreaHasher(u64);
+/// Pages that are read together, and lie together in the arena. A power of two that divides a segment of any area.
+const RUN_PAGES: u32 = 32;
+/// Areas that are found without looking for them in a map.
+const RECENT_AREAS: usize = 64;
 
-impl Hasher for AreaHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
-    }
+/// Neighbouring pages, read from their file at once.
+#[derive(Clone, Copy)]
+struct Run {
+    /// The first page's place in the arena.
+    place: u32,
+    /// A bit for each page that was touched.
+    touched: u32,
+}
 
-    fn write_u32(&mut self, number: u32) {
-        self.write_u64(number.into());
-    }
-
-    fn write_isize(&mut self, number: isize) {
-        self.write_u64(number as u64);
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0.rotate_left(26)
+impl Run {
+    fn of(number: u32) -> (usize, u32) {
+        ((number / RUN_PAGES) as usize, number % RUN_PAGES)
     }
 }
 
 /// The pages of one area.
 struct Pages {
-    touched: Vec<Option<Box<Page>>>,
-    files: Files,
+    area: Area,
+    runs: Vec<Option<Run>>,
+    /// The segment that was read last, and its file if there is one.
+    open: Option<(u32, Option<File>)>,
     /// Pages from here on were truncated away: what their file says does not count.
     end_of_file: u32,
 }
 
 impl Pages {
     fn new(area: Area) -> Pages {
-        Pages { touched: Vec::new(), files: Files { area, open: None }, end_of_file: u32::MAX }
+        Pages { area, runs: Vec::new(), open: None, end_of_file: u32::MAX }
     }
 
-    fn page(&mut self, number: u32, data: &Path) -> Result<&mut Page> {
-        let index = number as usize;
-        if index >= self.touched.len() {
-            self.touched.resize_with(index + 1, || None);
+    /// The page's place in the arena.
+    #[inline]
+    fn touch(&mut self, number: u32, arena: &mut Arena, data: &Path) -> Result<u32> {
+        let (index, within) = Run::of(number);
+        if let Some(Some(run)) = self.runs.get_mut(index) {
+            run.touched |= 1 << within;
+            return Ok(run.place + within);
         }
-        let page = &mut self.touched[index];
-        if page.is_none() {
-            let mut new = Box::new([0; PAGE_SIZE]);
-            if number < self.end_of_file {
-                self.files.read(number, &mut new, data)?;
-            }
-            *page = Some(new);
+        let place = self.read(number - within, arena, data)?;
+        if index >= self.runs.len() {
+            self.runs.resize(index + 1, None);
         }
-        page.as_deref_mut().context("the page was read just now")
+        self.runs[index] = Some(Run { place, touched: 1 << within });
+        Ok(place + within)
     }
 
-    fn truncate(&mut self, end: u32) {
-        self.touched.truncate(end as usize);
-        self.end_of_file = self.end_of_file.min(end);
-    }
-}
-
-/// The segment files of an area, of which one is open.
-struct Files {
-    area: Area,
-    /// The segment, and its file if there is one.
-    open: Option<(u32, Option<File>)>,
-}
-
-impl Files {
-    /// Reads a page, if the file has it.
-    fn read(&mut self, number: u32, page: &mut Page, data: &Path) -> Result<()> {
+    /// Reads the run that starts at this page, as far as the file has it; the rest is zeroes.
+    #[cold]
+    fn read(&mut self, first: u32, arena: &mut Arena, data: &Path) -> Result<u32> {
+        let places = arena.take(RUN_PAGES)?;
+        let wanted = self.end_of_file.saturating_sub(first).min(RUN_PAGES);
         let segment_pages = self.area.segment_pages();
-        let offset = u64::from(number % segment_pages) * PAGE_SIZE as u64;
-        let Some(file) = self.segment(number / segment_pages, data)? else { return Ok(()) };
-        match file.read_exact_at(page.as_mut_slice(), offset) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => page.fill(0),
-            result => result?,
+        let start = u64::from(first % segment_pages) * PAGE_SIZE as u64;
+        let (from_file, truncated) = arena.pages(places.clone()).split_at_mut(wanted as usize);
+        truncated.as_flattened_mut().fill(0);
+        let mut missing = from_file.as_flattened_mut();
+        if let Some(mut file) = self.segment(first / segment_pages, data)? {
+            file.seek(SeekFrom::Start(start))?;
+            missing = fill(file, missing)?;
         }
-        Ok(())
+        missing.fill(0);
+        Ok(places.start)
     }
 
     fn segment(&mut self, segment: u32, data: &Path) -> Result<Option<&File>> {
@@ -141,34 +128,106 @@ impl Files {
         }
         Ok(self.open.as_ref().and_then(|(_, file)| file.as_ref()))
     }
+
+    fn truncate(&mut self, end: u32, arena: &mut Arena) {
+        self.end_of_file = self.end_of_file.min(end);
+        let (index, within) = Run::of(end);
+        if let Some(Some(run)) = self.runs.get_mut(index) {
+            run.touched &= (1 << within) - 1;
+            arena.pages(run.place + within..run.place + RUN_PAGES).as_flattened_mut().fill(0);
+        }
+        self.runs.truncate(index + 1);
+    }
+
+    /// The pages that were touched, and their places.
+    fn touched(&self) -> impl Iterator<Item = (u32, u32)> {
+        let runs = (0u32..).zip(&self.runs).filter_map(|(index, run)| Some((index, (*run)?)));
+        runs.flat_map(|(index, run)| {
+            let touched = (0..RUN_PAGES).filter(move |within| run.touched >> within & 1 == 1);
+            touched.map(move |within| (index * RUN_PAGES + within, run.place + within))
+        })
+    }
+}
+
+/// Reads to the end of `bytes` or of the file; gives back what the file did not have.
+fn fill<'b>(mut file: &File, mut bytes: &'b mut [u8]) -> Result<&'b mut [u8]> {
+    while !bytes.is_empty() {
+        match file.read(bytes)? {
+            0 => break,
+            count => bytes = &mut bytes[count..],
+        }
+    }
+    Ok(bytes)
 }
 
 /// All pages that were touched.
 pub struct Store {
     data: PathBuf,
-    areas: HashMap<Area, Pages, BuildHasherDefault<AreaHasher>>,
+    arena: Arena,
+    areas: Vec<Pages>,
+    by_area: HashMap<Area, usize>,
+    /// By the low bits of the relation's number: an area and its index.
+    recent: [(Area, usize); RECENT_AREAS],
 }
 
 impl Store {
     /// Nothing touched yet of this data directory.
-    pub fn new(data: &Path) -> Store {
-        Store { data: data.to_owned(), areas: HashMap::default() }
+    pub fn new(data: &Path, mut arena: Arena) -> Store {
+        arena.clear();
+        let areas = vec![Pages::new(Area::Slru(Slru::Clog))];
+        let by_area = HashMap::from([(areas[0].area, 0)]);
+        let recent = [(areas[0].area, 0); RECENT_AREAS];
+        Store { data: data.to_owned(), arena, areas, by_area, recent }
     }
 
-    fn pages(&mut self, area: Area) -> &mut Pages {
-        self.areas.entry(area).or_insert_with(|| Pages::new(area))
+    /// The pages' memory, for another store.
+    pub fn into_arena(self) -> Arena {
+        self.arena
+    }
+
+    #[inline]
+    fn area_index(&mut self, area: Area) -> usize {
+        let slot = match area {
+            Area::Relation(rel) => rel.relation as usize % RECENT_AREAS,
+            Area::Slru(_) => 0,
+        };
+        if self.recent[slot].0 != area {
+            self.recent[slot] = (area, self.look_up(area));
+        }
+        self.recent[slot].1
+    }
+
+    fn look_up(&mut self, area: Area) -> usize {
+        *self.by_area.entry(area).or_insert_with(|| {
+            self.areas.push(Pages::new(area));
+            self.areas.len() - 1
+        })
+    }
+
+    /// Where a page lies, which is going to be changed. It stays there until it is truncated away.
+    #[inline]
+    pub fn place(&mut self, key: Key) -> Result<u32> {
+        let (area, number) = Area::of(key)?;
+        let index = self.area_index(area);
+        self.areas[index].touch(number, &mut self.arena, &self.data)
+    }
+
+    /// The page at this place.
+    #[inline]
+    pub fn at(&mut self, place: u32) -> &mut Page {
+        self.arena.page(place)
     }
 
     /// The page, to be changed.
     pub fn page(&mut self, key: Key) -> Result<&mut Page> {
-        let (area, number) = Area::of(key)?;
-        let pages = self.areas.entry(area).or_insert_with(|| Pages::new(area));
-        pages.page(number, &self.data)
+        let place = self.place(key)?;
+        Ok(self.at(place))
     }
 
     /// Forgets a fork's pages from block `blocks` on.
     pub fn truncate(&mut self, rel: RelTag, blocks: u32) {
-        self.pages(Area::Relation(rel)).truncate(blocks);
+        let index = self.area_index(Area::Relation(rel));
+        self.areas[index].truncate(blocks, &mut self.arena);
     }
 
     /// Forgets all forks of a relation.
@@ -179,14 +238,16 @@ impl Store {
     /// The page, if it was touched.
     pub fn get(&self, key: Key) -> Option<&Page> {
         let (area, number) = Area::of(key).ok()?;
-        self.areas.get(&area)?.touched.get(number as usize)?.as_deref()
+        let pages = &self.areas[*self.by_area.get(&area)?];
+        let (index, within) = Run::of(number);
+        let run = pages.runs.get(index).copied()??;
+        (run.touched >> within & 1 == 1).then(|| self.arena.get(run.place + within))
     }
 
     /// The pages that were touched.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &Page)> {
-        self.areas.iter().flat_map(|(area, pages)| {
-            let numbered = (0..).zip(&pages.touched);
-            numbered.filter_map(|(number, page)| Some((area.key(number), page.as_deref()?)))
-        })
+        self.areas
+            .iter()
+            .flat_map(|pages| pages.touched().map(|(number, place)| (pages.area.key(number), self.arena.get(place))))
     }
 }

@@ -70,8 +70,43 @@ fn step(page: &mut Page, model: &mut Vec<Vec<u8>>, operation: Operation) {
     }
 }
 
+fn add_filled(page: &mut Page, number: u16, size: usize) {
+    let start = add_heap_item(page, number, size).unwrap();
+    page[start..start + size].fill(number as u8);
+}
+
+/// The items lie one below the other in the order of their numbers, each with its own bytes.
+fn check_packed(page: &Page, numbers: &[u16]) {
+    let bounds = Bounds::of(page).unwrap();
+    let end = numbers.iter().fold(bounds.special, |end, number| {
+        let range = normal_item(page, *number).unwrap();
+        assert_eq!(range.start + align(range.len()), end);
+        assert!(page[range.clone()].iter().all(|byte| *byte == *number as u8));
+        range.start
+    });
+    assert_eq!(end, bounds.upper);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn repair_packs_items_in_order_whose_line_pointers_were_taken_again(
+        sizes in proptest::collection::vec(1usize..60, 30),
+        unused in proptest::collection::vec(proptest::collection::vec(0u16..30, 0..6), 1..8),
+    ) {
+        let mut page = empty_page(0);
+        (1..).zip(&sizes).for_each(|(number, size)| add_filled(&mut page, number, *size));
+        for offsets in unused {
+            let gone: std::collections::HashSet<u16> = offsets.iter().map(|offset| offset + 1).collect();
+            gone.iter().for_each(|number| set_item_id(&mut page, *number, ItemId::UNUSED).unwrap());
+            repair_fragmentation(&mut page).unwrap();
+            check_packed(&page, &(1..=30).filter(|number| !gone.contains(number)).collect::<Vec<_>>());
+            let mut again: Vec<u16> = gone.into_iter().collect();
+            again.sort_unstable();
+            again.iter().for_each(|number| add_filled(&mut page, *number, sizes[usize::from(*number) - 1]));
+        }
+    }
 
     #[test]
     fn an_index_page_holds_what_was_put_on_it_without_gaps(

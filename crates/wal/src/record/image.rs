@@ -44,32 +44,45 @@ impl BlockImage {
     /// The page: decompressed, its hole refilled with zeroes, its LSN as logged (which is the one *before* the record;
     /// redo sets it to the record's end).
     pub fn restore(&self) -> Result<Box<[u8; PAGE_SIZE]>, WalError> {
-        let (hole_start, hole_bytes) = (usize::from(self.hole_offset), usize::from(self.hole_length));
-        if hole_start + hole_bytes > PAGE_SIZE {
-            return Err(invalid(format!("a hole of {hole_bytes} bytes at {hole_start} leaves the page")));
-        }
         let mut page = Box::new([0; PAGE_SIZE]);
-        let logged_bytes = PAGE_SIZE - hole_bytes;
-        self.decompress(&mut page[..logged_bytes])?;
-        page.copy_within(hole_start..logged_bytes, hole_start + hole_bytes);
-        page[hole_start..hole_start + hole_bytes].fill(0);
+        restore(self, &self.bytes, &mut page)?;
         Ok(page)
     }
+}
 
-    /// Fills `logged`, the page without its hole, exactly.
-    fn decompress(&self, logged: &mut [u8]) -> Result<(), WalError> {
-        let written = match self.compression {
-            ImageCompression::None => copy(&self.bytes, logged),
-            ImageCompression::Pglz => pglz::decompress_exact(&self.bytes, logged),
-            ImageCompression::Lz4 => lz4_flex::block::decompress_into(&self.bytes, logged).ok(),
-            ImageCompression::Zstd => zstd::bulk::decompress_to_buffer(&self.bytes[..], logged).ok(),
-        };
-        if written == Some(logged.len()) {
-            return Ok(());
-        }
-        let (bytes, wanted) = (self.bytes.len(), logged.len());
-        Err(invalid(format!("{bytes} bytes ({:?}) do not restore {wanted} bytes of page", self.compression)))
+/// [`BlockImage::restore`] into `page`, for a reader that looks at a record in place: `header` is the image's header
+/// within the block reference, and `logged` the image's bytes.
+pub fn restore_image(header: &[u8], logged: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), WalError> {
+    let (image, _) = read_header(&mut Reader::new(header)).map_err(|fault| invalid(fault.0))?;
+    restore(&image, logged, page)
+}
+
+/// Fills `page` from an image whose bytes are `logged`.
+fn restore(image: &BlockImage, logged: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), WalError> {
+    let (hole_start, hole_bytes) = (usize::from(image.hole_offset), usize::from(image.hole_length));
+    if hole_start + hole_bytes > PAGE_SIZE {
+        return Err(invalid(format!("a hole of {hole_bytes} bytes at {hole_start} leaves the page")));
     }
+    let logged_bytes = PAGE_SIZE - hole_bytes;
+    decompress(image.compression, logged, &mut page[..logged_bytes])?;
+    page.copy_within(hole_start..logged_bytes, hole_start + hole_bytes);
+    page[hole_start..hole_start + hole_bytes].fill(0);
+    Ok(())
+}
+
+/// Fills `to`, the page without its hole, exactly.
+fn decompress(compression: ImageCompression, from: &[u8], to: &mut [u8]) -> Result<(), WalError> {
+    let written = match compression {
+        ImageCompression::None => copy(from, to),
+        ImageCompression::Pglz => pglz::decompress_exact(from, to),
+        ImageCompression::Lz4 => lz4_flex::block::decompress_into(from, to).ok(),
+        ImageCompression::Zstd => zstd::bulk::decompress_to_buffer(from, to).ok(),
+    };
+    if written == Some(to.len()) {
+        return Ok(());
+    }
+    let (bytes, wanted) = (from.len(), to.len());
+    Err(invalid(format!("{bytes} bytes ({compression:?}) do not restore {wanted} bytes of page")))
 }
 
 fn copy(from: &[u8], to: &mut [u8]) -> Option<usize> {

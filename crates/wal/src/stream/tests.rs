@@ -25,6 +25,21 @@ fn drain(stream: &mut WalStream) -> Vec<RawRecord> {
     std::iter::from_fn(|| stream.next_record().expect("valid WAL")).collect()
 }
 
+/// The same records, and what the stream says after them, taken in runs.
+fn drain_runs(stream: &mut WalStream) -> (Vec<RawRecord>, Result<(), WalError>) {
+    let (mut run, mut records) = (RecordRun::default(), Vec::new());
+    loop {
+        match stream.next_run(&mut run) {
+            Ok(true) => records.extend(run.records().map(|record| RawRecord {
+                start: record.start,
+                end: record.end,
+                bytes: Bytes::copy_from_slice(record.bytes),
+            })),
+            other => return (records, other.map(drop)),
+        }
+    }
+}
+
 fn bounds_of(records: &[RawRecord]) -> Vec<(Lsn, Lsn)> {
     records.iter().map(|record| (record.start, record.end)).collect()
 }
@@ -195,6 +210,30 @@ fn damage_anywhere_in_a_record_or_page_header_is_an_error() {
 }
 
 #[test]
+fn a_run_gives_every_record_before_damage() {
+    let (mut bytes, bounds) = log(Lsn(SEGMENT), &[8, 8, 8, 9000, 8]);
+    let mut whole = stream(Lsn(SEGMENT));
+    whole.feed(&bytes);
+    let mut run = RecordRun::default();
+    // The record behind a page's header comes alone.
+    for expected in [&bounds[..1], &bounds[1..3], &bounds[3..4]] {
+        assert!(whole.next_run(&mut run).unwrap());
+        assert_eq!(run.records().map(|record| (record.start, record.end)).collect::<Vec<_>>(), expected);
+        assert_eq!(
+            (whole.last_record(), whole.boundary()),
+            expected.last().map(|last| (Some(last.0), last.1)).unwrap()
+        );
+    }
+    bytes[(bounds[2].0.0 - SEGMENT) as usize + 30] ^= 0x40;
+    let mut damaged = stream(Lsn(SEGMENT));
+    damaged.feed(&bytes);
+    let (records, end) = drain_runs(&mut damaged);
+    assert_eq!(bounds_of(&records), bounds[..2]);
+    assert!(end.is_err());
+    assert!(damaged.next_run(&mut run).is_err() && run.is_empty());
+}
+
+#[test]
 fn a_chain_that_does_not_name_the_record_before_is_an_error() {
     let (bytes, bounds) = log(Lsn(SEGMENT), &[8, 8]);
     let tail = &bytes[(bounds[1].0.0 - SEGMENT) as usize..];
@@ -259,7 +298,22 @@ proptest! {
         whole.feed(&bytes);
         let records = drain(&mut whole);
         prop_assert_eq!(bounds_of(&records), bounds);
-        prop_assert_eq!(read_in_pieces(start, &bytes, &pieces)?, records);
+        prop_assert_eq!(&read_in_pieces(start, &bytes, &pieces)?, &records);
+        let (mut in_runs, mut rest) = (stream(start), &bytes[..]);
+        let mut from_runs = Vec::new();
+        for &piece in pieces.iter().cycle() {
+            let (now, later) = rest.split_at(piece.min(rest.len()));
+            in_runs.feed(now);
+            rest = later;
+            let (records, end) = drain_runs(&mut in_runs);
+            prop_assert_eq!(end, Ok(()));
+            from_runs.extend(records);
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(from_runs, records);
+        prop_assert_eq!((in_runs.boundary(), in_runs.last_record()), (whole.boundary(), whole.last_record()));
     }
 
     #[test]
