@@ -14,8 +14,7 @@ const PAGES_MAX: u32 = 4 << 20;
 const ARENA_BYTES: usize = PAGES_MAX as usize * PAGE_SIZE;
 
 /// Pages in one range of addresses. The system gives memory for those that are taken, in huge pages if it can: there is
-/// less to fault in, and the processor finds more of them without walking tables. The memory is kept for the next round,
-/// as a server that has run for a while has its own already.
+/// less to fault in, and the processor finds more of them without walking tables.
 pub struct Arena {
     memory: NonNull<Page>,
     taken: u32,
@@ -32,11 +31,6 @@ impl Arena {
         // by a system without huge pages, and then they are small.
         let _huge_or_not = unsafe { madvise(memory, length.get(), MmapAdvise::MADV_HUGEPAGE) };
         Ok(Arena { memory: memory.cast(), taken: 0 })
-    }
-
-    /// Takes all pages back, and keeps their memory.
-    pub fn clear(&mut self) {
-        self.taken = 0;
     }
 
     /// The places of `count` pages that lie together and hold anything.

@@ -5,13 +5,13 @@
 //!
 //! - *natively*: the WAL since the checkpoint is read from its files, cut into records and their CRCs checked, and every
 //!   record applied to pages in memory, which are read from the data directory, 32 neighbours at a time, when the first of
-//!   them is touched. One thread; all of this is in its CPU time, the system's part included. The memory of the pages is
-//!   kept from round to round, so that only the first one has it given by the system, in huge pages where there are any.
+//!   them is touched. One thread; all of this is in its CPU time, the system's part included. The system
+//!   gives the memory of the pages meanwhile, in huge pages where there are any.
 //! - *PostgreSQL* recovers the directory: the CPU time is what it prints when redo is done, which is that of the same work
 //!   in its startup process, one thread too. Its buffers hold all pages, so that it need not write any meanwhile, and the
 //!   checkpoint afterwards is not counted. Unlike us it also notes free space that it learns of, and could serve its
-//!   buffers to others, which is what it has locks for; and the system gives it the memory of its buffers during each
-//!   recovery, in small pages as it is set up here. Touching as much anonymous memory takes 60 ms of CPU.
+//!   buffers to others, which is what it has locks for; and the system gives it the memory of its buffers meanwhile, in
+//!   small pages as it is set up here.
 //!
 //! After PostgreSQL was stopped cleanly, its files must equal our pages under the masks, and hold no page changed since
 //! the checkpoint that we have not touched: a wrong replay is no result.
@@ -24,10 +24,11 @@
 //!
 //! | full-page writes | records | native | PostgreSQL | ratio |
 //! |---|---|---|---|---|
-//! | off | 1,238,171 | 3.97 | 1.55 | 2.5 |
-//! | on | 1,238,743 | 3.60 | 1.59 | 2.3 |
+//! | off | 1,238,208 | 3.20 | 1.59 | 2.0 |
+//! | on | 1,236,286 | 2.06 | 1.63 | 1.3 |
 //!
-//! The first round took 0.65 s with full-page writes off, twice what the others took, because the system gave it memory.
+//! Single rounds lay between 1.1 and 2.7 with full-page writes off: giving 160 MiB of memory to the pages takes the system up to as long
+//! as all the rest (0.3 s). With memory that was kept from the round before it was 2.5 and 2.3 times.
 //!
 //! The same kinds of records take 65 to 115 ns each in `benches/pages`, where the page is at hand. Here the accounts are
 //! 160 MiB in no order, which is what the look-ahead of `native` is for. What is left, by the profile, is pruning, because
@@ -53,7 +54,6 @@ mod unreferenced;
 mod verify;
 
 use anyhow::{Result, ensure};
-use arena::Arena;
 use crash::{Crashed, Size};
 use native::Replay;
 use recovery::recover;
@@ -62,26 +62,22 @@ use std::time::Duration;
 fn main() -> Result<()> {
     let size = Size::from_environment()?;
     println!("pgbench: {size}");
-    let mut arena = Arena::reserve()?;
     for full_page_writes in ["off", "on"] {
         let crashed = Crashed::make(&size, full_page_writes)?;
         let mut ratios = Vec::new();
         for _ in 0..size.rounds {
-            let ratio;
-            (ratio, arena) = round(&crashed, arena)?;
-            ratios.push(ratio);
+            ratios.push(round(&crashed)?);
         }
         println!("full_page_writes = {full_page_writes}: {:.2} times PostgreSQL (median)\n", median(ratios));
     }
     Ok(())
 }
 
-/// Replays and recovers once, compares, prints; how many times PostgreSQL's records per CPU second ours are, and the
-/// memory back.
-fn round(crashed: &Crashed, arena: Arena) -> Result<(f64, Arena)> {
+/// Replays and recovers once, compares, prints; how many times PostgreSQL's records per CPU second ours are.
+fn round(crashed: &Crashed) -> Result<f64> {
     let data = crashed.restore()?;
     let control = crashed.control_file()?;
-    let replay = Replay::run(&data, &control, arena)?;
+    let replay = Replay::run(&data, &control)?;
     let recovery = recover(&crashed.cluster)?;
     ensure!(
         (replay.first_record, replay.last_record) == (recovery.first_record, recovery.last_record),
@@ -98,7 +94,7 @@ fn round(crashed: &Crashed, arena: Arena) -> Result<(f64, Arena)> {
     }
     report("native", replay.records, replay.cpu, None);
     report("PostgreSQL", replay.records, recovery.cpu, Some(recovery.elapsed));
-    Ok((recovery.cpu.as_secs_f64() / replay.cpu.as_secs_f64(), replay.store.into_arena()))
+    Ok(recovery.cpu.as_secs_f64() / replay.cpu.as_secs_f64())
 }
 
 fn report(who: &str, records: u64, cpu: Duration, elapsed: Option<Duration>) {

@@ -3,7 +3,6 @@
 //! What waits for memory waits together: all records of a run are parsed, and the beginnings of their pages fetched
 //! meanwhile; then the parts of these that they are going to touch; then they are applied, in the order of the log.
 
-use crate::arena::Arena;
 use crate::prefetch::prefetch;
 use crate::store::Store;
 use crate::unreferenced::{status_deltas, visibility_deltas, zeroed_page};
@@ -55,11 +54,11 @@ pub struct Replay {
 
 impl Replay {
     /// Replays the WAL in a data directory from the last checkpoint's redo point to the end.
-    pub fn run(data: &Path, control: &ControlFile, arena: Arena) -> Result<Replay> {
+    pub fn run(data: &Path, control: &ControlFile) -> Result<Replay> {
         let before = thread_cpu()?;
         let start = control.checkpoint_copy.redo;
         let mut replay = Replay {
-            store: Store::new(data, arena),
+            store: Store::new(data)?,
             ended: Vec::new(),
             records: 0,
             skipped: 0,

@@ -172,17 +172,12 @@ pub struct Store {
 
 impl Store {
     /// Nothing touched yet of this data directory.
-    pub fn new(data: &Path, mut arena: Arena) -> Store {
-        arena.clear();
+    pub fn new(data: &Path) -> Result<Store> {
+        let arena = Arena::reserve()?;
         let areas = vec![Pages::new(Area::Slru(Slru::Clog))];
         let by_area = HashMap::from([(areas[0].area, 0)]);
         let recent = [(areas[0].area, 0); RECENT_AREAS];
-        Store { data: data.to_owned(), arena, areas, by_area, recent }
-    }
-
-    /// The pages' memory, for another store.
-    pub fn into_arena(self) -> Arena {
-        self.arena
+        Ok(Store { data: data.to_owned(), arena, areas, by_area, recent })
     }
 
     #[inline]
