@@ -9,6 +9,7 @@ mod coverage;
 mod extra;
 mod kind;
 mod suite;
+mod test_line;
 
 use crate::cluster::Cluster;
 use crate::files::Files;
