@@ -38,7 +38,7 @@ regress: install build ## PostgreSQL's regression suite on a Quire: whole cache,
 	suite=$$(scripts/postgres-source.sh) && QUIRE_PG_SUITE="$$suite" \
 	$(CARGO) test --locked -p quire-tests --test regression_suite -- --ignored --nocapture --test-threads=1
 
-fuzz: ## Run every fuzz target under libFuzzer, FUZZ_SECONDS each (300); what it finds is in fuzz/artifacts
+fuzz: ## Run every fuzz target under libFuzzer, FUZZ_SECONDS each (300), with FUZZ_SANITIZER=address too; finds are in fuzz/artifacts
 	CARGO="$(CARGO)" scripts/fuzz.sh $(FUZZ_TARGETS)
 
 corpus: install ## Make the seeds of the fuzz targets anew from a server's WAL: some minutes

@@ -1,6 +1,9 @@
 #!/bin/sh
-# Runs fuzz targets under libFuzzer: those named, or all. FUZZ_SECONDS says how long each runs; without FUZZ_SANITIZER
-# there is none, because with stable Rust only `none` is supported.
+# Runs fuzz targets under libFuzzer: those named, or all. FUZZ_SECONDS says how long each runs.
+#
+# FUZZ_SANITIZER=address builds them with AddressSanitizer, which takes a few minutes more, and they run slower. It
+# sees what `unsafe` Rust does to memory, but not the C of zstd, which is compiled without it, nor files that are mapped.
+# Without it there is none, the only thing that stable Rust calls supported.
 set -eu
 
 cd "$(dirname "$0")/.."

@@ -2,6 +2,9 @@
 //!
 //! It is PostgreSQL's `pg_regress` that runs it and compares what `psql` prints with what the source package expects.
 
+#[path = "../../crates/redo/tests/oracle/regress/test_line.rs"]
+mod test_line;
+
 use crate::Quire;
 use crate::processes::{give_to_server, postgres_program, server_user};
 use std::collections::BTreeSet;
@@ -47,7 +50,7 @@ pub fn run(quire: &Quire) -> Outcome {
     let output = BufReader::new(driver.stdout.take().expect("piped"));
     for line in output.lines().map(|line| line.expect("pg_regress prints text")) {
         eprintln!("{line}");
-        if let Some((name, has_passed)) = parse_test(&line) {
+        if let Some((name, has_passed)) = test_line::parse(&line) {
             outcome.note(name, has_passed);
         }
     }
@@ -80,16 +83,6 @@ fn start(quire: &Quire, suite: &Path) -> Child {
     command.spawn().unwrap_or_else(|error| panic!("pg_regress: {error}"))
 }
 
-/// `name ... ok 12 ms`, after `test` if it runs alone; `FAILED` in place of `ok`, or `failed (ignored)` for a test that
-/// PostgreSQL knows to fail at times.
-fn parse_test(line: &str) -> Option<(&str, bool)> {
-    let (name, outcome) = line.split_once(" ... ")?;
-    let name = name.strip_prefix("test ").unwrap_or(name).trim();
-    let outcome = outcome.trim_start();
-    let has_passed = ["ok", "failed (ignored)"].iter().any(|passed| outcome.starts_with(passed));
-    (has_passed || outcome.starts_with("FAILED")).then_some((name, has_passed))
-}
-
 fn show_differences(suite: &Path, failed: &BTreeSet<String>) {
     if !failed.is_empty() {
         let differences = fs::read(suite.join("regression.diffs")).unwrap_or_default();
@@ -119,9 +112,18 @@ mod tests {
 
     #[test]
     fn a_line_of_the_driver_is_a_test_or_nothing() {
-        assert_eq!(parse_test("test tablespace                   ... ok          843 ms"), Some(("tablespace", true)));
-        assert_eq!(parse_test("     boolean                      ... FAILED     1924 ms"), Some(("boolean", false)));
-        assert_eq!(parse_test("     random                       ... failed (ignored)  5 ms"), Some(("random", true)));
-        assert_eq!(parse_test("parallel group (7 tests):  create_function_c create_operator"), None);
+        assert_eq!(
+            test_line::parse("test tablespace                   ... ok          843 ms"),
+            Some(("tablespace", true))
+        );
+        assert_eq!(
+            test_line::parse("     boolean                      ... FAILED     1924 ms"),
+            Some(("boolean", false))
+        );
+        assert_eq!(
+            test_line::parse("     random                       ... failed (ignored)  5 ms"),
+            Some(("random", true))
+        );
+        assert_eq!(test_line::parse("parallel group (7 tests):  create_function_c create_operator"), None);
     }
 }

@@ -8,9 +8,15 @@ use tokio_postgres::Client;
 const TABLE: &str = "CREATE TABLE wide (id int PRIMARY KEY, filler text);
     INSERT INTO wide SELECT n, repeat('x', 500) FROM generate_series(1, 60000) n";
 
-async fn fill(client: &Client) {
+/// A Quire that does nothing by itself, with the table, and how many pages its heap has.
+async fn filled() -> (Quire, u64) {
+    let quire = Quire::start();
+    quire.set("autovacuum = off");
+    let client = quire.connect().await;
     client.batch_execute(TABLE).await.expect("filled");
     client.batch_execute("VACUUM ANALYZE wide").await.expect("vacuumed");
+    let pages = u64::try_from(number(&client, "SELECT pg_relation_size('wide') / 8192").await).expect("a size");
+    (quire, pages)
 }
 
 fn cache(quire: &Quire) -> Value {
@@ -41,12 +47,7 @@ async fn cold(quire: &Quire, settings: &str, query: &str) -> (i64, u64, u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scans_in_order_wait_for_few_of_their_pages() {
-    let quire = Quire::start();
-    quire.set("autovacuum = off");
-    let client = quire.connect().await;
-    fill(&client).await;
-    let pages = u64::try_from(number(&client, "SELECT pg_relation_size('wide') / 8192").await).expect("a size");
-    drop(client);
+    let (quire, pages) = filled().await;
     let one_process = "SET max_parallel_workers_per_gather = 0;";
     let index_only = "SET enable_seqscan = off; SET enable_bitmapscan = off; SET max_parallel_workers_per_gather = 0;";
     let scans = [
@@ -78,12 +79,7 @@ async fn scans_in_order_wait_for_few_of_their_pages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_in_use_comes_back_by_itself_after_a_cold_restart() {
-    let quire = Quire::start();
-    quire.set("autovacuum = off");
-    let client = quire.connect().await;
-    fill(&client).await;
-    let pages = u64::try_from(number(&client, "SELECT pg_relation_size('wide') / 8192").await).expect("a size");
-    drop(client);
+    let (quire, pages) = filled().await;
     quire.cold_restart();
     let client = quire.connect().await;
     let warmed = async || (count(&cache(&quire), "warmed") >= pages).then_some(());
@@ -97,11 +93,7 @@ async fn what_was_in_use_comes_back_by_itself_after_a_cold_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_compute_is_warmed_up_by_what_the_session_before_it_left() {
-    let quire = Quire::start();
-    quire.set("autovacuum = off");
-    let client = quire.connect().await;
-    fill(&client).await;
-    drop(client);
+    let (quire, _) = filled().await;
     quire.cold_restart();
     // Nothing has touched the table since: it is on the list of the session that ended, and stays on it.
     quire_tests::processes::signal_all(&[quire.role("compute-main")], nix::sys::signal::Signal::SIGKILL);

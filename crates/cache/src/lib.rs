@@ -19,6 +19,7 @@
 pub mod control;
 pub mod error;
 pub mod file_area;
+pub mod file_id;
 pub mod flush;
 pub mod futex;
 pub mod layout;
@@ -30,9 +31,10 @@ pub mod request;
 pub use control::{AgentState, Control, ControlMap, ControlSettings};
 pub use error::CacheError;
 pub use file_area::FileArea;
+pub use file_id::FileId;
 pub use flush::{FlushOutcome, FlushRequest, FlushTicket};
 pub use layout::ComputeDir;
-pub use meta::{FileId, Meta, MetaSpec};
+pub use meta::{Meta, MetaSpec};
 pub use protocol::{BlockState, Blocks};
 pub use request::{Answer, Hello, Request};
 
@@ -42,9 +44,11 @@ pub const BUILD_ID: u64 = {
     let mut hash = FNV_OFFSET;
     hash = fnv1a(hash, include_bytes!("control.rs"));
     hash = fnv1a(hash, include_bytes!("file_area.rs"));
+    hash = fnv1a(hash, include_bytes!("file_id.rs"));
     hash = fnv1a(hash, include_bytes!("flush.rs"));
     hash = fnv1a(hash, include_bytes!("layout.rs"));
     hash = fnv1a(hash, include_bytes!("meta.rs"));
+    hash = fnv1a(hash, include_bytes!("meta/format.rs"));
     hash = fnv1a(hash, include_bytes!("protocol.rs"));
     fnv1a(hash, include_bytes!("request.rs"))
 };

@@ -13,201 +13,25 @@
 //! for each relation file that PostgreSQL creates. A file without one is wholly local.
 //! The inode ties it to that file: one of the same name that was made later is another file, and wholly local.
 
-use crate::BUILD_ID;
+mod format;
+
+pub use format::{MARKS, MetaSpec};
+
 use crate::error::{CacheError, io};
+use crate::file_id::FileId;
 use crate::mapping::Mapping;
 use crate::protocol::{BlockState, Blocks};
-use quire_types::{Fork, Lsn, RELATION_SEGMENT_BLOCKS, RelTag, Slru};
-use std::fs::{File, OpenOptions};
+use format::{ALL_ABSENT, BLOCKS_PER_WORD, HEADER_BYTES, Header, bytes_for, check, epochs_end, states_end};
+use quire_types::Lsn;
+use std::fs::OpenOptions;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
-
-/// `QuireMet` as a little-endian number.
-const META_MAGIC: u64 = 0x7465_4D65_7269_7551;
-
-/// Bytes before the state words.
-const HEADER_BYTES: usize = 128;
-
-/// Blocks whose states share a word.
-const BLOCKS_PER_WORD: u32 = 16;
-
-/// Sixteen absent blocks.
-const ALL_ABSENT: u32 = 0xAAAA_AAAA;
-
-/// How many marks of read-ahead a file has.
-pub const MARKS: usize = 4;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 
 /// Touches are not counted beyond this.
 pub const TOUCHES_MAX: u8 = 3;
-
-/// A file of pages: one segment of a relation's fork, or one of an SLRU area.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum FileId {
-    /// A relation's segment.
-    Relation {
-        /// The relation's fork.
-        rel: RelTag,
-        /// Segment number; its first block is this times [`RELATION_SEGMENT_BLOCKS`].
-        segment: u32,
-    },
-    /// A segment of an SLRU area.
-    Slru {
-        /// The area.
-        slru: Slru,
-        /// Segment number; its first page is this times 32.
-        segment: u32,
-    },
-}
-
-/// Words a [`FileId`] is written in.
-pub(crate) const FILE_ID_WORDS: usize = 6;
-
-impl FileId {
-    /// As six numbers: kind, tablespace, database, relation, fork or area, segment.
-    pub(crate) fn to_words(self) -> [u32; FILE_ID_WORDS] {
-        match self {
-            FileId::Relation { rel, segment } => {
-                [1, rel.tablespace, rel.database, rel.relation, rel.fork as u32, segment]
-            }
-            FileId::Slru { slru, segment } => [2, 0, 0, 0, slru as u32, segment],
-        }
-    }
-
-    /// Reads back [`FileId::to_words`].
-    pub(crate) fn from_words(words: [u32; FILE_ID_WORDS]) -> Result<FileId, CacheError> {
-        let [kind, tablespace, database, relation, small, segment] = words;
-        let wrong = |field, value: u32| CacheError::Invalid { field, value: value.into() };
-        let small_byte = u8::try_from(small).unwrap_or(u8::MAX);
-        match kind {
-            1 => {
-                let fork = Fork::from_number(small_byte).ok_or(wrong("fork", small))?;
-                Ok(FileId::Relation { rel: RelTag { tablespace, database, relation, fork }, segment })
-            }
-            2 => {
-                let slru = Slru::from_number(small_byte).ok_or(wrong("SLRU area", small))?;
-                Ok(FileId::Slru { slru, segment })
-            }
-            other => Err(wrong("file kind", other)),
-        }
-    }
-}
-
-/// The start of a meta file.
-#[repr(C)]
-#[derive(Debug)]
-struct Header {
-    magic: AtomicU64,
-    build_id: AtomicU64,
-    inode: AtomicU64,
-    request_lsn: AtomicU64,
-    drops: AtomicU64,
-    capacity: AtomicU32,
-    remote_nblocks: AtomicU32,
-    file: [AtomicU32; FILE_ID_WORDS],
-    cuts_begun: AtomicU64,
-    cuts_ended: AtomicU64,
-    bounded: AtomicU32,
-    marks: [AtomicU64; MARKS],
-}
-
-const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
-
-impl Header {
-    fn file_id(&self) -> Result<FileId, CacheError> {
-        FileId::from_words(self.file.each_ref().map(|word| word.load(Ordering::Relaxed)))
-    }
-}
-
-fn words_for(blocks: u32) -> usize {
-    blocks.div_ceil(BLOCKS_PER_WORD) as usize
-}
-
-/// Where the epochs begin.
-fn states_end(capacity: u32) -> usize {
-    HEADER_BYTES + words_for(capacity) * size_of::<u32>()
-}
-
-/// Where the touches begin.
-fn epochs_end(capacity: u32) -> usize {
-    states_end(capacity) + capacity as usize * size_of::<u32>()
-}
-
-fn bytes_for(capacity: u32, bounded: bool) -> usize {
-    if bounded { epochs_end(capacity) + capacity as usize } else { states_end(capacity) }
-}
-
-/// What a new meta file says; all blocks that storage has are absent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MetaSpec {
-    /// Which file it is about.
-    pub file: FileId,
-    /// Inode of that file.
-    pub inode: u64,
-    /// How many blocks of it storage has: at most [`RELATION_SEGMENT_BLOCKS`], and in an unbounded cache at least 1 (a file
-    /// with none needs no meta there).
-    pub remote_nblocks: u32,
-    /// Whether blocks may be dropped, also those that the file does not have yet: it has states for a whole segment then.
-    pub bounded: bool,
-    /// The LSN at which absent blocks are to be read.
-    pub request_lsn: Lsn,
-}
-
-impl MetaSpec {
-    /// Writes the file, which must not exist yet, readable and writable by its owner (for the agent, which may have
-    /// to change the owner by the handle that is returned).
-    pub fn create(&self, path: &Path) -> Result<File, CacheError> {
-        check_capacity(self.capacity())?;
-        check_capacity(self.remote_nblocks.max(1))?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        let file = options.open(path).map_err(io("cannot create a meta file"))?;
-        file.set_len(self.file_bytes()).map_err(io("cannot size a meta file"))?;
-        let raw = [&self.header()[..], &self.absent_words()].concat();
-        file.write_all_at(&raw, 0).map_err(io("cannot write a meta file"))?;
-        Ok(file)
-    }
-
-    fn capacity(&self) -> u32 {
-        if self.bounded { RELATION_SEGMENT_BLOCKS } else { self.remote_nblocks }
-    }
-
-    /// How long the file is.
-    pub fn file_bytes(&self) -> u64 {
-        bytes_for(self.capacity(), self.bounded) as u64
-    }
-
-    /// The state words of the blocks that storage has.
-    fn absent_words(&self) -> Vec<u8> {
-        let mut words = vec![ALL_ABSENT; words_for(self.remote_nblocks)];
-        let rest = self.remote_nblocks % BLOCKS_PER_WORD;
-        if let (Some(last), 1..) = (words.last_mut(), rest) {
-            *last &= (1 << (rest * 2)) - 1;
-        }
-        words.into_iter().flat_map(u32::to_ne_bytes).collect()
-    }
-
-    /// How the file begins: all of it that is not zeroes, if storage has no block.
-    pub fn header(&self) -> [u8; HEADER_BYTES] {
-        let mut raw = [0; HEADER_BYTES];
-        let longs = [META_MAGIC, BUILD_ID, self.inode, self.request_lsn.0, 0];
-        let shorts = [self.capacity(), self.remote_nblocks].into_iter().chain(self.file.to_words());
-        let tail = [0, 0, 0, 0, u32::from(self.bounded)];
-        let bytes = longs.into_iter().flat_map(u64::to_ne_bytes).chain(shorts.chain(tail).flat_map(u32::to_ne_bytes));
-        for (slot, byte) in raw.iter_mut().zip(bytes) {
-            *slot = byte;
-        }
-        raw
-    }
-}
-
-fn check_capacity(blocks: u32) -> Result<(), CacheError> {
-    let fits = (1..=RELATION_SEGMENT_BLOCKS).contains(&blocks);
-    fits.then_some(()).ok_or(CacheError::Invalid { field: "blocks of a meta file", value: blocks.into() })
-}
 
 /// A mapped meta file.
 #[derive(Debug)]
@@ -394,28 +218,6 @@ impl Meta {
     }
 }
 
-/// Makes sure that a mapping is a whole meta file of this build.
-fn check(mapping: &Mapping) -> Result<(), CacheError> {
-    if mapping.bytes() < HEADER_BYTES {
-        return Err(CacheError::Invalid { field: "length of a meta file", value: mapping.bytes() as u64 });
-    }
-    // SAFETY: page-aligned, long enough (just checked), atomics only.
-    let header: &Header = unsafe { mapping.start().cast().as_ref() };
-    if header.magic.load(Ordering::Relaxed) != META_MAGIC {
-        return Err(CacheError::WrongMagic("a meta file"));
-    }
-    let found = header.build_id.load(Ordering::Relaxed);
-    if found != BUILD_ID {
-        return Err(CacheError::WrongBuild { found, expected: BUILD_ID });
-    }
-    let capacity = header.capacity.load(Ordering::Relaxed);
-    check_capacity(capacity)?;
-    if mapping.bytes() != bytes_for(capacity, header.bounded.load(Ordering::Relaxed) != 0) {
-        return Err(CacheError::Invalid { field: "length of a meta file", value: mapping.bytes() as u64 });
-    }
-    header.file_id().map(drop)
-}
-
 impl Blocks for Meta {
     #[inline]
     fn capacity(&self) -> u32 {
@@ -478,117 +280,4 @@ impl Blocks for Meta {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::protocol::{claim, publish};
-
-    const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 1259, fork: Fork::VisibilityMap };
-
-    fn spec(remote_nblocks: u32) -> MetaSpec {
-        let file = FileId::Relation { rel: REL, segment: 2 };
-        MetaSpec { file, inode: 99, remote_nblocks, bounded: false, request_lsn: Lsn(0x100) }
-    }
-
-    #[test]
-    fn a_new_meta_says_what_it_was_made_with() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("1259_vm.2");
-        spec(33).create(&path).unwrap();
-        let meta = Meta::open(&path).unwrap();
-        assert_eq!(meta.file(), spec(33).file);
-        assert_eq!(
-            (meta.inode(), meta.request_lsn(), meta.capacity(), meta.remote_nblocks()),
-            (99, Lsn(0x100), 33, 33)
-        );
-        assert!((0..33).all(|block| meta.state(block) == BlockState::Absent));
-        assert_eq!(meta.state(33), BlockState::Present);
-    }
-
-    #[test]
-    fn a_mark_is_taken_once_by_whoever_reads_into_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("m");
-        spec(100).create(&path).unwrap();
-        let (agent, shim) = (Meta::open(&path).unwrap(), Meta::open(&path).unwrap());
-        assert_eq!(shim.take_mark(&(0..100)), None);
-        agent.set_mark(0, 8..16);
-        agent.set_mark(3, 40..50);
-        assert_eq!((shim.take_mark(&(0..8)), shim.take_mark(&(16..40))), (None, None));
-        assert_eq!((shim.take_mark(&(15..17)), shim.take_mark(&(8..16))), (Some(15), None));
-        assert_eq!((shim.take_mark(&(30..60)), shim.take_mark(&(30..60))), (Some(40), None));
-    }
-
-    #[test]
-    fn states_are_apart_and_shared() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("m");
-        spec(100).create(&path).unwrap();
-        let (agent, shim) = (Meta::open(&path).unwrap(), Meta::open(&path).unwrap());
-        let shim = shim.duplicate().unwrap();
-        for block in [0, 15, 16, 99] {
-            assert!(claim(&agent, block));
-            assert!(!claim(&shim, block));
-            publish(&agent, block);
-        }
-        let present: Vec<u32> = (0..100).filter(|block| shim.state(*block) == BlockState::Present).collect();
-        assert_eq!(present, [0, 15, 16, 99]);
-        assert!(!claim(&agent, 100), "a block past the capacity cannot be claimed");
-    }
-
-    #[test]
-    fn a_raw_address_is_the_same_meta() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("m");
-        spec(1).create(&path).unwrap();
-        let raw = Meta::open(&path).unwrap().into_raw();
-        // SAFETY: `raw` comes from `into_raw` and is taken back last.
-        assert_eq!(unsafe { Meta::borrow_raw(raw, Meta::file) }, spec(1).file);
-        // SAFETY: as above.
-        assert_eq!(unsafe { Meta::from_raw(raw) }.inode(), 99);
-    }
-
-    #[test]
-    fn a_damaged_meta_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("m");
-        let file = spec(100).create(&path).unwrap();
-        for (offset, bytes) in [(0, &[0][..]), (8, &[0; 8]), (40, &[0; 4]), (40, &[255; 4]), (48, &[9]), (64, &[4])] {
-            let mut before = vec![0; bytes.len()];
-            file.read_exact_at(&mut before, offset).unwrap();
-            file.write_all_at(bytes, offset).unwrap();
-            assert!(Meta::open(&path).is_err(), "{bytes:?} at {offset}");
-            file.write_all_at(&before, offset).unwrap();
-            assert!(Meta::open(&path).is_ok());
-        }
-        file.set_len(130).unwrap();
-        assert!(Meta::open(&path).is_err());
-    }
-
-    #[test]
-    fn a_bounded_meta_has_room_for_a_segment_and_notes_what_happens_to_blocks() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("m");
-        MetaSpec { bounded: true, ..spec(18) }.create(&path).unwrap();
-        let meta = Meta::open(&path).unwrap();
-        assert_eq!((meta.capacity(), meta.remote_nblocks()), (RELATION_SEGMENT_BLOCKS, 18));
-        assert!((0..18).all(|block| meta.state(block) == BlockState::Absent) && meta.are_sixteen_absent(0));
-        let last = RELATION_SEGMENT_BLOCKS - 1;
-        assert!([18, 31, last].map(|block| meta.state(block)).iter().all(|state| *state == BlockState::Present));
-        meta.note_written(last..last + 9, 7);
-        assert_eq!((meta.written_epoch(last), meta.written_epoch(last - 1)), (7, 0));
-        meta.note_read(3..4);
-        (0..9).for_each(|_| meta.note_read(5..6));
-        let touches = |block| meta.touches(block).unwrap().load(Ordering::Relaxed);
-        assert_eq!([3, 4, 5, last].map(touches), [1, 0, TOUCHES_MAX, 1]);
-        let empty = MetaSpec { bounded: true, ..spec(0) };
-        empty.create(&dir.path().join("e")).unwrap();
-        assert_eq!(Meta::open(&dir.path().join("e")).unwrap().remote_nblocks(), 0);
-    }
-
-    #[test]
-    fn no_meta_is_made_of_nothing_or_of_more_than_a_segment() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(spec(0).create(&dir.path().join("a")).is_err());
-        assert!(spec(RELATION_SEGMENT_BLOCKS + 1).create(&dir.path().join("b")).is_err());
-    }
-}
+mod tests;

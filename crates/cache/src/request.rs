@@ -7,7 +7,7 @@
 use crate::BUILD_ID;
 use crate::error::CacheError;
 use crate::file_area::FileArea;
-use crate::meta::{FILE_ID_WORDS, FileId};
+use crate::file_id::{FILE_ID_WORDS, FileId};
 use quire_types::RELATION_SEGMENT_BLOCKS;
 
 /// Most blocks one request may ask for (1 MiB of pages).

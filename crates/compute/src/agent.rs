@@ -11,11 +11,11 @@ use crate::verify::{self, Verification};
 use crate::{Config, Error, conf, http, place, pushdown, sample};
 use quire_cache::AgentState;
 use quire_cache::control::CounterValues;
+use quire_files::{Durability, Staged};
 use serde::Serialize;
 use std::fs::{self, File, TryLockError};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -184,10 +184,12 @@ fn prepare(config: &Config, owner: Owner) -> Result<File, Error> {
 
 /// Puts the shim where PostgreSQL's user can read it, by a rename: a process may have the old one mapped.
 fn copy_shim(config: &Config) -> Result<PathBuf, Error> {
-    let (aside, path) = (config.dir.join("libquire_shim.so.new"), config.dir.join("libquire_shim.so"));
-    fs::copy(&config.shim, &aside).map_err(Error::file("copy", &config.shim))?;
-    fs::set_permissions(&aside, fs::Permissions::from_mode(0o755)).map_err(Error::file("open up", &aside))?;
-    fs::rename(&aside, &path).map_err(Error::file("rename", &aside))?;
+    let path = config.dir.join("libquire_shim.so");
+    let shim = fs::read(&config.shim).map_err(Error::file("read", &config.shim))?;
+    let mut staged = Staged::create(&path)?;
+    staged.write(&shim)?;
+    staged.set_mode(0o755)?;
+    staged.publish(Durability::Process)?;
     Ok(path)
 }
 

@@ -4,9 +4,9 @@
 //! authentication are written once and belong to the user from then on. What must not be overridden is on the command line.
 
 use crate::{Config, Error};
+use quire_files::{Durability, publish};
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The include file that holds `full_page_writes`, which must be switchable by a reload and so is not on the command line.
 pub const PUSHDOWN_FILE: &str = "quire.pushdown.conf";
@@ -50,14 +50,14 @@ pub fn write_files(config: &Config) -> Result<(), Error> {
     if !conf.join(PUSHDOWN_FILE).exists() {
         write_pushdown(config, config.pushdown)?;
     }
-    publish(&conf.join("postgresql.conf"), main_file(config).as_bytes())
+    Ok(publish(&conf.join("postgresql.conf"), main_file(config).as_bytes(), Durability::Machine)?)
 }
 
 /// Records whether full-page images are to be made by the storage (`on`), which takes effect at the next reload.
 pub fn write_pushdown(config: &Config, on: bool) -> Result<(), Error> {
     let setting = if on { "off" } else { "on" };
     let text = format!("# Written by `quire pushdown`.\nfull_page_writes = {setting}\n");
-    publish(&config.conf().join(PUSHDOWN_FILE), text.as_bytes())
+    Ok(publish(&config.conf().join(PUSHDOWN_FILE), text.as_bytes(), Durability::Machine)?)
 }
 
 /// Whether the storage is to make full-page images, as last recorded.
@@ -102,21 +102,8 @@ fn quote(value: &str) -> String {
 fn write_once(path: &Path, text: &str) -> Result<(), Error> {
     match path.exists() {
         true => Ok(()),
-        false => publish(path, text.as_bytes()),
+        false => Ok(publish(path, text.as_bytes(), Durability::Machine)?),
     }
-}
-
-/// Puts a whole file in place at once: written aside, synced, renamed, the folder synced.
-pub fn publish(path: &Path, content: &[u8]) -> Result<(), Error> {
-    let aside = PathBuf::from(format!("{}.new", path.display()));
-    let write = || {
-        let mut file = fs::File::create(&aside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
-    };
-    write().map_err(Error::file("write", path))
 }
 
 #[cfg(test)]
@@ -127,15 +114,5 @@ mod tests {
     fn values_are_quoted_as_the_scanner_reads_them() {
         assert_eq!(quote("4MB"), "'4MB'");
         assert_eq!(quote("it's a \\ and\na line"), "'it''s a \\\\ and\\na line'");
-    }
-
-    #[test]
-    fn publishing_replaces_the_whole_file_and_leaves_nothing_behind() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("file");
-        publish(&path, b"a long first version").expect("written");
-        publish(&path, b"second").expect("written");
-        assert_eq!(fs::read(&path).expect("readable"), b"second");
-        assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 1);
     }
 }

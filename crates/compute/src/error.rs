@@ -1,6 +1,7 @@
 //! Why a compute cannot go on.
 
 use crate::page_client::PageError;
+use quire_files::PublishError;
 use quire_types::{Lsn, Term};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -128,5 +129,13 @@ impl Error {
             Error::Fenced { .. } => 3,
             _ => 1,
         }
+    }
+}
+
+impl From<PublishError> for Error {
+    fn from(error: PublishError) -> Error {
+        let (PublishError::Unchanged { action, path, source } | PublishError::Unsettled { action, path, source }) =
+            error;
+        Error::File { action, path, source }
     }
 }

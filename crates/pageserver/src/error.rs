@@ -1,5 +1,6 @@
 //! What can go wrong between a request and a page.
 
+use quire_files::PublishError;
 use quire_types::{CodecError, Key, Lsn};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,16 +51,19 @@ impl StorageError {
         move |source| StorageError::Io { action, path, source }
     }
 
-    /// Maps an I/O error after which it is not known what `path` names.
-    pub fn unsettled(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
-        let path = path.to_owned();
-        move |source| StorageError::Unsettled { action, path, source }
-    }
-
     /// Maps a malformed field at `offset` of `path`.
     pub fn malformed(path: &Path, offset: u64) -> impl FnOnce(CodecError) -> StorageError {
         let path = path.to_owned();
         move |error| StorageError::Corrupt { path, offset, reason: error.to_string() }
+    }
+}
+
+impl From<PublishError> for StorageError {
+    fn from(error: PublishError) -> StorageError {
+        match error {
+            PublishError::Unchanged { action, path, source } => StorageError::Io { action, path, source },
+            PublishError::Unsettled { action, path, source } => StorageError::Unsettled { action, path, source },
+        }
     }
 }
 

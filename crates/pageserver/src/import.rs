@@ -9,7 +9,6 @@ use crate::image_policy::ImageSettings;
 use crate::layer::LayerWriter;
 use crate::manifest::{Manifest, Origin, RunEntry};
 use crate::memtable::Memtable;
-use crate::publish;
 use crate::value::{Value, Version};
 use bytes::Bytes;
 use quire_types::Key;
@@ -45,7 +44,7 @@ impl Import {
         memtable_bytes: usize,
     ) -> Result<Import, StorageError> {
         discard(dir)?;
-        publish::create_directory(dir)?;
+        quire_files::create_folder(dir)?;
         let manifest = Manifest::new(origin, settings);
         Ok(Import { dir: dir.to_owned(), manifest, table: Memtable::default(), memtable_bytes })
     }

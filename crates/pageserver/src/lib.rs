@@ -9,7 +9,7 @@
 //!
 //! What PostgreSQL keeps outside WAL is kept whole, file by file ([`small_files`]).
 //!
-//! Everything that was acknowledged survives a `kill -9` at any moment: a file exists whole or not at all ([`publish`]),
+//! Everything that was acknowledged survives a `kill -9` at any moment: a file exists whole or not at all ([`quire_files`]),
 //! the [`manifest`] names what counts, and what was only in memory is followed again from the safekeepers, which keep
 //! WAL until it is durable here.
 
@@ -33,7 +33,6 @@ pub mod memtable;
 pub mod metrics;
 pub mod pageserver;
 pub mod pipeline;
-pub mod publish;
 pub mod server;
 pub mod small_files;
 pub mod store;

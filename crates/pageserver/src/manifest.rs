@@ -6,8 +6,8 @@
 
 use crate::error::StorageError;
 use crate::image_policy::ImageSettings;
-use crate::publish;
 use bytes::Bytes;
+use quire_files::Durability;
 use quire_types::{BranchId, CodecError, Lsn, ProjectId, Reader, ShardId, TimelineKey, Writer};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ impl Manifest {
     /// Publishes this manifest in `dir` as the next generation.
     pub fn publish(&mut self, dir: &Path) -> Result<(), StorageError> {
         self.generation += 1;
-        publish::publish(&dir.join(FILE_NAME), &self.encode())
+        Ok(quire_files::publish(&dir.join(FILE_NAME), &self.encode(), Durability::Machine)?)
     }
 
     /// The path of a layer in `dir`.

@@ -7,7 +7,6 @@ use crate::error::StorageError;
 use crate::http::{self, HttpState};
 use crate::images::ImagePool;
 use crate::metrics::Metrics;
-use crate::publish;
 use crate::server;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
@@ -58,7 +57,7 @@ pub struct Pageserver {
 impl Pageserver {
     /// Takes the data directory and the ports, and opens every branch found.
     pub async fn open(config: Config) -> Result<Pageserver, PageserverError> {
-        publish::create_directory(&config.data_dir)?;
+        quire_files::create_folder(&config.data_dir).map_err(StorageError::from)?;
         let lock = lock(&config.data_dir)?;
         let (pages, http) = (listen(config.listen).await?, listen(config.http).await?);
         let (metrics, pool, compactor) = (Arc::new(Metrics::new()), ImagePool::new(), Compactor::default());

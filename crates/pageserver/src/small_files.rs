@@ -2,7 +2,7 @@
 //!
 //! A compute sends such a file whole when PostgreSQL has flushed it, and is answered once it is durable here. Only the
 //! newest version is kept. Nothing of this is in the log, so each file is a file of its own, published as everything is
-//! ([`crate::publish`]).
+//! ([`quire_files`]).
 //!
 //! Invariants:
 //! - a file is the old or the new one, whole, after a crash at any moment;
@@ -12,8 +12,8 @@
 //!   connection that its sender has given up. The last number need not be durable: no connection outlives the process.
 
 use crate::error::StorageError;
-use crate::publish::{self, TEMPORARY_SUFFIX};
 use bytes::Bytes;
+use quire_files::{ASIDE_SUFFIX, Durability, PublishError};
 use quire_protocol::page::{FileVersion, MAX_KEYS, SMALL_FILE_BYTES_MAX, SmallFile};
 use quire_types::{CodecError, Lsn, Reader, Term, Writer};
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ impl SmallFiles {
     /// Opens those in a shard's directory, and removes what was not published.
     pub fn open(shard: &Path) -> Result<SmallFiles, StorageError> {
         let dir = shard.join(FOLDER);
-        publish::create_directory(&dir)?;
+        quire_files::create_folder(&dir)?;
         let files = found_in(&dir)?;
         let last = FileVersion { term: load_term(&dir)?, sequence: 0 };
         Ok(SmallFiles { dir, state: Mutex::new(State { last, files, failed: None }) })
@@ -133,7 +133,7 @@ impl SmallFiles {
         let mut state = self.state();
         if state.admits(version)? {
             if state.files.contains_key(name) {
-                state.write(|| publish::remove(&path))?;
+                state.write(|| quire_files::remove(&path))?;
                 state.files.remove(name);
             }
             state.last = version;
@@ -193,14 +193,14 @@ impl State {
     }
 
     fn publish(&mut self, path: &Path, content: &[u8]) -> Result<(), StorageError> {
-        self.write(|| publish::publish(path, content))
+        self.write(|| quire_files::publish(path, content, Durability::Machine))
     }
 
-    fn write(&mut self, write: impl FnOnce() -> Result<(), StorageError>) -> Result<(), StorageError> {
+    fn write(&mut self, write: impl FnOnce() -> Result<(), PublishError>) -> Result<(), StorageError> {
         if let Some(reason) = &self.failed {
             return Err(StorageError::Failed(reason.clone()));
         }
-        let written = write();
+        let written = write().map_err(StorageError::from);
         if let Err(error @ StorageError::Unsettled { .. }) = &written {
             self.failed = Some(error.to_string());
         }
@@ -210,7 +210,7 @@ impl State {
 
 fn is_valid(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
-    name.len() <= NAME_BYTES_MAX && name.bytes().all(allowed) && name.contains('/') && !name.ends_with(TEMPORARY_SUFFIX)
+    name.len() <= NAME_BYTES_MAX && name.bytes().all(allowed) && name.contains('/') && !name.ends_with(ASIDE_SUFFIX)
 }
 
 /// Names and lengths of the files in `dir`. What ends as an unpublished file is removed.
@@ -220,7 +220,7 @@ fn found_in(dir: &Path) -> Result<BTreeMap<String, u64>, StorageError> {
         let entry = entry.map_err(StorageError::io("list", dir))?;
         let (path, bytes) = (entry.path(), entry.metadata().map_err(StorageError::io("examine", dir))?.len());
         let name = entry.file_name().to_string_lossy().replace(SEPARATOR, "/");
-        if name.ends_with(TEMPORARY_SUFFIX) {
+        if name.ends_with(ASIDE_SUFFIX) {
             fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
         } else if is_valid(&name) {
             found.insert(name, bytes);

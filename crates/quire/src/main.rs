@@ -22,7 +22,6 @@ mod lock;
 mod logging;
 mod postgres;
 mod processes;
-mod publish;
 mod roles;
 mod sql;
 mod state;

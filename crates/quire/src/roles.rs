@@ -2,10 +2,10 @@
 
 use crate::home::Home;
 use crate::http::Peer;
-use crate::publish::publish;
 use crate::state::{Branch, Node, State};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nix::sys::signal::Signal;
+use quire_files::{Durability, publish};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -137,6 +137,5 @@ pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) 
 
 /// Writes down what a role is started with.
 pub fn write_config(home: &Home, role: &Role, config: &impl Serialize) -> Result<()> {
-    let path = home.config_file(&role.name());
-    publish(&path, &serde_json::to_vec_pretty(config)?).with_context(|| format!("cannot write {}", path.display()))
+    Ok(publish(&home.config_file(&role.name()), &serde_json::to_vec_pretty(config)?, Durability::Machine)?)
 }

@@ -1,8 +1,8 @@
 //! `quire.json`: what a folder is, and which ports its roles have.
 
 use crate::home::Home;
-use crate::publish::publish;
 use anyhow::{Context, Result, bail, ensure};
+use quire_files::{Durability, publish};
 use quire_types::{BranchId, NodeId, ProjectId};
 use serde::{Deserialize, Serialize};
 use std::net::{SocketAddr, TcpListener};
@@ -124,8 +124,7 @@ impl State {
 
     /// Writes `quire.json`.
     pub fn save(&self, home: &Home) -> Result<()> {
-        let path = home.state_file();
-        publish(&path, &serde_json::to_vec_pretty(self)?).with_context(|| format!("cannot write {}", path.display()))
+        Ok(publish(&home.state_file(), &serde_json::to_vec_pretty(self)?, Durability::Machine)?)
     }
 
     /// A branch that is not entered yet, with an identity of its own and free ports.

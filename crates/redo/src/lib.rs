@@ -35,6 +35,7 @@ pub mod multixact;
 mod page_items;
 pub mod record_view;
 mod sequence;
+mod special;
 mod spgist;
 #[cfg(test)]
 mod test_record;

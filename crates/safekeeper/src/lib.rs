@@ -42,7 +42,6 @@ mod helper;
 mod http;
 mod log;
 mod metrics;
-mod publish;
 mod recover;
 mod safekeeper;
 mod segments;

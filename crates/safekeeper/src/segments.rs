@@ -4,15 +4,14 @@
 //! into it changes no file metadata. The next one is prepared by the [`Helper`] thread when the current one is half full.
 
 use crate::helper::Helper;
-use crate::publish::{aside_of, sync_folder_of};
 use bytes::{Bytes, BytesMut};
+use quire_files::{Durability, PublishError, Staged, sync_folder_of};
 use quire_types::Lsn;
 use quire_types::lsn::segment_file_name;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::PathBuf;
 
 static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 
@@ -50,19 +49,9 @@ impl SegmentFolder {
 
     /// Creates a segment of zeroes, unless it exists. A file that another thread put there in the meantime is left alone.
     pub fn create(&self, segment: u64) -> io::Result<()> {
-        static DISTINCT: AtomicU64 = AtomicU64::new(0);
-        let path = self.file(segment);
-        let aside = aside_of(&path, &format!(".{}", DISTINCT.fetch_add(1, Ordering::Relaxed)));
-        if let Err(error) = write_zeroes(&aside, self.segment_bytes) {
-            // A half-written file would keep a full disk full.
-            let _ = fs::remove_file(&aside);
-            return Err(io::Error::new(error.kind(), format!("cannot create {}: {error}", path.display())));
-        }
-        match fs::hard_link(&aside, &path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => fs::remove_file(&aside)?,
-        }
-        sync_folder_of(&path)
+        let mut staged = Staged::create_distinct(&self.file(segment))?;
+        write_zeroes(&mut staged, self.segment_bytes)?;
+        Ok(staged.publish_if_absent(Durability::Machine)?)
     }
 
     fn open(&self, segment: u64) -> io::Result<File> {
@@ -91,15 +80,12 @@ impl SegmentFolder {
     }
 }
 
-fn write_zeroes(path: &Path, length: u64) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    let mut left = length;
-    while left > 0 {
-        let count = left.min(ZEROES.len() as u64);
-        file.write_all(&ZEROES[..count as usize])?;
-        left -= count;
+fn write_zeroes(staged: &mut Staged, length: u64) -> Result<(), PublishError> {
+    while staged.written() < length {
+        let count = (length - staged.written()).min(ZEROES.len() as u64);
+        staged.write(&ZEROES[..count as usize])?;
     }
-    file.sync_all()
+    Ok(())
 }
 
 /// The writing end of a log. One per branch, behind its lock.

@@ -1,13 +1,13 @@
 //! The state file of a branch: what must survive apart from the WAL. `docs/format-safekeeper.md` has the bytes.
 
 use crate::error::{BranchError, StateError};
-use crate::publish::publish;
 use quire_consensus::AcceptorState;
+use quire_files::{Durability, publish};
 use quire_protocol::quorum::{LogIdentity, read_history, write_history};
 use quire_types::{CodecError, Lsn, Reader, ShardId, Term, Writer};
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 /// Its name in the branch's folder.
 pub(crate) const STATE_FILE: &str = "state";
@@ -32,7 +32,7 @@ impl StateFile {
 
     /// Makes this the state of the branch in `folder`.
     pub(crate) fn write(&self, folder: &Path) -> Result<(), BranchError> {
-        Ok(publish(&folder.join(STATE_FILE), &self.encode())?)
+        Ok(publish(&folder.join(STATE_FILE), &self.encode(), Durability::Machine).map_err(io::Error::from)?)
     }
 
     /// The bytes of the file.

@@ -11,7 +11,7 @@ use quire_types::lsn::segment_file_name;
 use quire_types::{BranchId, Lsn, NodeId, ProjectId, ShardId, Term, TimelineKey};
 use quire_wal::writer::WalWriter;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -108,8 +108,12 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
         if entry.file_type()?.is_dir() {
             fs::create_dir(&target)?;
             copy_folder(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
+            continue;
+        }
+        match fs::copy(entry.path(), target) {
+            // A segment that was being prepared when the folder was listed has got its name since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            copied => drop(copied?),
         }
     }
     Ok(())

@@ -18,10 +18,10 @@ mod replay;
 pub use chain_file::{ChainFile, ChainFileError};
 pub use replay::{Difference, Replay, Step};
 
-use crate::conf::publish;
 use crate::start::Session;
 use crate::verify::{CachedPage, NOTHING, Page, first_difference};
 use crate::{Config, Error};
+use quire_files::{Durability, publish};
 use quire_protocol::page_version::{PageVersion, VersionKind, encoded_bytes};
 use quire_types::{Key, Lsn, PAGE_SIZE};
 use quire_wal::page;
@@ -164,12 +164,13 @@ impl Evidence {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::file("remove", &aside)(error)),
             _ => create_closed(&aside)?,
         }
-        publish(&aside.join(ABOUT_FILE), &serde_json::to_vec_pretty(&self.about).unwrap_or_default())?;
-        publish(&aside.join(CACHE_FILE), &self.cache[..])?;
+        let put = |name: &str, content: &[u8]| publish(&aside.join(name), content, Durability::Machine);
+        put(ABOUT_FILE, &serde_json::to_vec_pretty(&self.about).unwrap_or_default())?;
+        put(CACHE_FILE, &self.cache[..])?;
         if let Some(storage) = &self.storage {
-            publish(&aside.join(STORAGE_FILE), &storage[..])?;
+            put(STORAGE_FILE, &storage[..])?;
         }
-        publish(&aside.join(CHAIN_FILE), &self.chain.encode())?;
+        put(CHAIN_FILE, &self.chain.encode())?;
         fs::rename(&aside, &folder).map_err(Error::file("rename", &aside))?;
         Ok(folder)
     }

@@ -12,9 +12,10 @@
 
 use crate::fill::path_of;
 use crate::verify::{names, relation_folders};
-use crate::{Config, Error, conf};
+use crate::{Config, Error};
 use quire_cache::protocol::{BlockState, Blocks};
 use quire_cache::{ComputeDir, FileId, Meta};
+use quire_files::{Durability, publish};
 use quire_types::{CodecError, Fork, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, Reader, Writer};
 use quire_wal::DataPath;
 use std::collections::BTreeMap;
@@ -55,7 +56,7 @@ impl HotPages {
 
     /// Remembers this, in place of what was remembered.
     pub fn save(&self, config: &Config) -> Result<(), Error> {
-        conf::publish(&path(config), &self.encode())
+        Ok(publish(&path(config), &self.encode(), Durability::Machine)?)
     }
 
     /// Looks which relation pages are in the cache, and in a bounded one, which were touched lately. Small files come first when

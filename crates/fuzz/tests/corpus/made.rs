@@ -2,7 +2,7 @@
 
 use crate::Seeds;
 use bytes::Bytes;
-use quire_cache::meta::FileId;
+use quire_cache::FileId;
 use quire_cache::request as local;
 use quire_fuzz::files::{self, Format};
 use quire_fuzz::{frames, redo, wal_stream};

@@ -49,26 +49,13 @@ use std::path::Path;
 /// Seeds by target.
 pub type Seeds = BTreeMap<&'static str, Vec<Vec<u8>>>;
 
-const SETTINGS: &str = "
-wal_level = logical
-full_page_writes = off
-track_commit_timestamp = on
-max_prepared_transactions = 5
-autovacuum = off
-fsync = off
-shared_buffers = 64MB
-wal_keep_size = 8GB
-max_wal_size = 8GB
-checkpoint_timeout = 1h
-";
-
 /// More than all the packed seeds together may have.
 const BYTES_MAX: usize = 1 << 20;
 
 #[test]
 #[ignore = "rewrites the committed seeds from a server that runs for minutes"]
 fn the_corpus_is_made_anew() -> Result<()> {
-    let cluster = Cluster::create(SETTINGS)?;
+    let cluster = Cluster::create(&format!("{}wal_level = logical\n", workload::SETTINGS))?;
     cluster.start()?;
     let before = control_file(&cluster)?;
     run_workloads(&cluster)?;

@@ -3,7 +3,7 @@
 use super::frame;
 use super::reader::Layer;
 use crate::error::StorageError;
-use crate::publish::Staged;
+use quire_files::Staged;
 use quire_types::{CodecError, Reader, Writer};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) fn write_all<R: SectionRecord>(
     }
     match raw.is_empty() {
         true => Ok(()),
-        false => out.write(&frame::encode(raw.as_slice())),
+        false => Ok(out.write(&frame::encode(raw.as_slice()))?),
     }
 }
 

@@ -7,8 +7,8 @@ use super::frame::{self, Extent};
 use super::sections;
 use crate::accounts::Carry;
 use crate::error::StorageError;
-use crate::publish::Staged;
 use crate::value::Version;
+use quire_files::{Durability, Staged};
 use quire_types::{Key, Lsn, ShardId, TimelineKey, Writer};
 use std::path::Path;
 
@@ -95,7 +95,7 @@ impl LayerWriter {
         let index = self.write_part(index.as_slice())?;
         let footer = Footer { summary: self.summary(), carries: carries_at, bloom, index };
         self.out.write(&footer.encode())?;
-        self.out.publish()?;
+        self.out.publish(Durability::Machine)?;
         Ok(footer.summary)
     }
 

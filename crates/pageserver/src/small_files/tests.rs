@@ -1,5 +1,5 @@
 use super::*;
-use crate::publish::fault;
+use quire_files::fault;
 
 const SLOT: &str = "pgdata/pg_replslot/a/state";
 

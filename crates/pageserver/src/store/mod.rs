@@ -29,9 +29,9 @@ use crate::error::{ApplyError, StorageError};
 use crate::image_policy::ImageSettings;
 use crate::layer::{BlockCache, Layer};
 use crate::manifest::{self, LayerId, Manifest, Origin};
-use crate::publish::TEMPORARY_SUFFIX;
 use crate::value::{Kind, Version};
 use bytes::Bytes;
+use quire_files::ASIDE_SUFFIX;
 use quire_types::{Key, Lsn};
 use std::collections::HashSet;
 use std::fs;
@@ -298,7 +298,7 @@ fn remove_strangers(dir: &Path, manifest: &Manifest) -> Result<(), StorageError>
     for entry in fs::read_dir(dir).map_err(StorageError::io("list", dir))? {
         let path = entry.map_err(StorageError::io("list", dir))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_stranger = name.ends_with(TEMPORARY_SUFFIX) || (name.ends_with(".layer") && !named.contains(&path));
+        let is_stranger = name.ends_with(ASIDE_SUFFIX) || (name.ends_with(".layer") && !named.contains(&path));
         if is_stranger {
             fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
         }

@@ -1,9 +1,9 @@
 //! Rounds, medians, ratios.
 
 use super::pgbench::{Load, Outcome};
-use crate::publish::publish;
 use crate::table::Table;
 use anyhow::{Context, Result};
+use quire_files::{Durability, publish};
 use serde::Serialize;
 use serde_json::Value;
 use std::fs;
@@ -141,8 +141,8 @@ impl Report {
 /// Writes a report called `name`, for programs and for people.
 pub fn write(folder: &Path, name: &str, report: &impl Serialize, table: &str) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    publish(&folder.join(format!("{name}.json")), &serde_json::to_vec_pretty(report)?)?;
-    publish(&folder.join(format!("{name}.md")), table.as_bytes())?;
+    publish(&folder.join(format!("{name}.json")), &serde_json::to_vec_pretty(report)?, Durability::Machine)?;
+    publish(&folder.join(format!("{name}.md")), table.as_bytes(), Durability::Machine)?;
     Ok(())
 }
 

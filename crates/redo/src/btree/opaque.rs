@@ -1,7 +1,8 @@
 //! The special space of a B-tree page (`BTPageOpaqueData`).
 
 use crate::error::Misfit;
-use crate::page_items::{Bounds, Page, put, u16_at, u32_at};
+use crate::page_items::{Page, put, u16_at, u32_at};
+use crate::special;
 use quire_types::PAGE_SIZE;
 use quire_wal::page::init;
 
@@ -47,7 +48,7 @@ pub(crate) struct Opaque {
 impl Opaque {
     /// Reads it from a page that must be one of a B-tree's.
     pub fn of(page: &Page) -> Result<Opaque, Misfit> {
-        check_special(page)?;
+        special::check(page, SPECIAL_AT)?;
         let special = &page[SPECIAL_AT..];
         let [prev, next, level] = [0, 4, 8].map(|at| u32_at(special, at));
         Ok(Opaque { prev, next, level, flags: u16_at(special, 12), cycle_id: u16_at(special, 14) })
@@ -55,7 +56,7 @@ impl Opaque {
 
     /// Writes it to a page that must be one of a B-tree's.
     pub fn write(self, page: &mut Page) -> Result<(), Misfit> {
-        check_special(page)?;
+        special::check(page, SPECIAL_AT)?;
         put(page, SPECIAL_AT, &self.prev.to_le_bytes());
         put(page, SPECIAL_AT + 4, &self.next.to_le_bytes());
         put(page, SPECIAL_AT + 8, &self.level.to_le_bytes());
@@ -73,12 +74,5 @@ impl Opaque {
     /// Offset number of the first item that is no high key (`P_FIRSTDATAKEY`).
     pub fn first_data_offset(self) -> u16 {
         if self.next == 0 { 1 } else { 2 }
-    }
-}
-
-fn check_special(page: &Page) -> Result<(), Misfit> {
-    match Bounds::of(page)?.special {
-        SPECIAL_AT => Ok(()),
-        special => Err(Misfit::Special(PAGE_SIZE - special)),
     }
 }

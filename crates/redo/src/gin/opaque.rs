@@ -1,7 +1,8 @@
 //! The special space of a GIN page (`GinPageOpaqueData`).
 
 use crate::error::Misfit;
-use crate::page_items::{Bounds, Page, put, u16_at, u32_at};
+use crate::page_items::{Page, put, u16_at, u32_at};
+use crate::special;
 use quire_types::PAGE_SIZE;
 use quire_wal::page::init;
 
@@ -50,14 +51,14 @@ impl Opaque {
 
     /// Reads it from a page that must be one of a GIN index's.
     pub fn of(page: &Page) -> Result<Opaque, Misfit> {
-        check_special(page)?;
+        special::check(page, SPECIAL_AT)?;
         let special = &page[SPECIAL_AT..];
         Ok(Opaque { right: u32_at(special, 0), count: u16_at(special, 4), flags: u16_at(special, 6) })
     }
 
     /// Writes it to a page that must be one of a GIN index's.
     pub fn write(self, page: &mut Page) -> Result<(), Misfit> {
-        check_special(page)?;
+        special::check(page, SPECIAL_AT)?;
         put(page, SPECIAL_AT, &self.right.to_le_bytes());
         put(page, SPECIAL_AT + 4, &self.count.to_le_bytes());
         put(page, SPECIAL_AT + 6, &self.flags.to_le_bytes());
@@ -76,12 +77,5 @@ impl Opaque {
             true => Ok(()),
             false => Err(Misfit::Value { field: "page's flags", value: self.flags.into() }),
         }
-    }
-}
-
-fn check_special(page: &Page) -> Result<(), Misfit> {
-    match Bounds::of(page)?.special {
-        SPECIAL_AT => Ok(()),
-        special => Err(Misfit::Special(PAGE_SIZE - special)),
     }
 }

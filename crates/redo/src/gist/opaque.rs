@@ -1,7 +1,8 @@
 //! The special space of a GiST page (`GISTPageOpaqueData`).
 
 use crate::error::Misfit;
-use crate::page_items::{Bounds, Page, put, u16_at, u32_at};
+use crate::page_items::{Page, put, u16_at, u32_at};
+use crate::special;
 use quire_types::{Lsn, PAGE_SIZE};
 use quire_wal::page::init;
 
@@ -41,7 +42,7 @@ pub(super) struct Opaque {
 impl Opaque {
     /// Reads it from a page that must be one of a GiST index.
     pub fn of(page: &Page) -> Result<Opaque, Misfit> {
-        check_special(page)?;
+        special::check(page, SPECIAL_AT)?;
         let special = &page[SPECIAL_AT..];
         let nsn = u64::from(u32_at(special, 0)) << 32 | u64::from(u32_at(special, 4));
         Ok(Opaque { nsn: Lsn(nsn), right_link: u32_at(special, 8), flags: u16_at(special, 12) })
@@ -49,7 +50,7 @@ impl Opaque {
 
     /// Writes it to a page that must be one of a GiST index.
     pub fn write(self, page: &mut Page) -> Result<(), Misfit> {
-        check_special(page)?;
+        special::check(page, SPECIAL_AT)?;
         // Like a page's LSN, the more significant half comes first.
         let halves = self.nsn.0.rotate_left(32);
         put(page, SPECIAL_AT, &halves.to_le_bytes());
@@ -63,12 +64,5 @@ impl Opaque {
         init(page, SPECIAL_BYTES);
         put(page, SPECIAL_AT + 14, &PAGE_ID.to_le_bytes());
         self.write(page)
-    }
-}
-
-fn check_special(page: &Page) -> Result<(), Misfit> {
-    match Bounds::of(page)?.special {
-        SPECIAL_AT => Ok(()),
-        special => Err(Misfit::Special(PAGE_SIZE - special)),
     }
 }

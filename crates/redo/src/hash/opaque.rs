@@ -1,7 +1,8 @@
 //! The special space of a hash index's page (`HashPageOpaqueData`).
 
 use crate::error::Misfit;
-use crate::page_items::{Bounds, Page, put, u16_at, u32_at};
+use crate::page_items::{Page, put, u16_at, u32_at};
+use crate::special;
 use quire_types::PAGE_SIZE;
 use quire_wal::page::init;
 
@@ -53,7 +54,7 @@ impl Opaque {
 
     /// Reads it from a page that must be one of a hash index's.
     pub fn of(page: &Page) -> Result<Opaque, Misfit> {
-        check_special(page)?;
+        special::check(page, SPECIAL_AT)?;
         let special = &page[SPECIAL_AT..];
         match u16_at(special, 14) {
             PAGE_ID => {}
@@ -65,7 +66,7 @@ impl Opaque {
 
     /// Writes it to a page that must have room for it.
     pub fn write(self, page: &mut Page) -> Result<(), Misfit> {
-        check_special(page)?;
+        special::check(page, SPECIAL_AT)?;
         put(page, SPECIAL_AT, &self.prev.to_le_bytes());
         put(page, SPECIAL_AT + 4, &self.next.to_le_bytes());
         put(page, SPECIAL_AT + 8, &self.bucket.to_le_bytes());
@@ -93,11 +94,4 @@ pub(super) fn check_type(page: &Page, flag: u16) -> Result<(), Misfit> {
 pub(super) fn change_flags(page: &mut Page, change: impl FnOnce(u16) -> u16) -> Result<(), Misfit> {
     let opaque = Opaque::of(page)?;
     Opaque { flags: change(opaque.flags), ..opaque }.write(page)
-}
-
-fn check_special(page: &Page) -> Result<(), Misfit> {
-    match Bounds::of(page)?.special {
-        SPECIAL_AT => Ok(()),
-        special => Err(Misfit::Special(PAGE_SIZE - special)),
-    }
 }

@@ -1,7 +1,8 @@
 //! The special space of an SP-GiST page (`SpGistPageOpaqueData`).
 
 use crate::error::Misfit;
-use crate::page_items::{Bounds, Page, put, u16_at};
+use crate::page_items::{Page, put, u16_at};
+use crate::special;
 use quire_types::PAGE_SIZE;
 use quire_wal::page::init;
 
@@ -33,14 +34,14 @@ pub(super) struct Opaque {
 impl Opaque {
     /// Reads it from a page that must be one of an SP-GiST index.
     pub fn of(page: &Page) -> Result<Opaque, Misfit> {
-        check_special(page)?;
+        special::check(page, SPECIAL_AT)?;
         let [flags, redirections, placeholders] = [0, 2, 4].map(|at| u16_at(page, SPECIAL_AT + at));
         Ok(Opaque { flags, redirections, placeholders })
     }
 
     /// Writes it to a page that must be one of an SP-GiST index.
     pub fn write(self, page: &mut Page) -> Result<(), Misfit> {
-        check_special(page)?;
+        special::check(page, SPECIAL_AT)?;
         put(page, SPECIAL_AT, &self.flags.to_le_bytes());
         put(page, SPECIAL_AT + 2, &self.redirections.to_le_bytes());
         put(page, SPECIAL_AT + 4, &self.placeholders.to_le_bytes());
@@ -85,11 +86,4 @@ fn init_page(page: &mut Page, flags: u16) -> Result<(), Misfit> {
     init(page, SPECIAL_BYTES);
     put(page, SPECIAL_AT + 6, &PAGE_ID.to_le_bytes());
     Opaque { flags, redirections: 0, placeholders: 0 }.write(page)
-}
-
-fn check_special(page: &Page) -> Result<(), Misfit> {
-    match Bounds::of(page)?.special {
-        SPECIAL_AT => Ok(()),
-        special => Err(Misfit::Special(PAGE_SIZE - special)),
-    }
 }

@@ -27,8 +27,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 /// Runs the workload with these settings and replays its WAL. Prints what was seen, fails on any difference.
-fn check(settings: &str, more_required: &[(u8, u8)]) -> Result<()> {
-    let cluster = Cluster::create(&format!("{COMMON_SETTINGS}{settings}"))?;
+fn check(more_settings: &str, more_required: &[(u8, u8)]) -> Result<()> {
+    let cluster = Cluster::create(&settings(more_settings))?;
     // The first start makes what a start with these settings makes, so that it is in the copy that replay begins with.
     cluster.start()?;
     cluster.stop()?;
@@ -67,18 +67,10 @@ fn run_workloads(cluster: &Cluster) -> Result<()> {
     generic::run(cluster)
 }
 
-const COMMON_SETTINGS: &str = "
-wal_consistency_checking = 'all'
-full_page_writes = off
-track_commit_timestamp = on
-max_prepared_transactions = 5
-autovacuum = off
-fsync = off
-shared_buffers = 64MB
-wal_keep_size = 8GB
-max_wal_size = 8GB
-checkpoint_timeout = 1h
-";
+/// The workloads' settings and these; each record has its pages with it.
+fn settings(more: &str) -> String {
+    format!("{}wal_consistency_checking = 'all'\n{more}", workload::SETTINGS)
+}
 
 /// Kinds of records that a run must contain, or it proves too little. The top bit of a heap's kind says that the page
 /// is initialised.

@@ -3,6 +3,19 @@
 use crate::cluster::Cluster;
 use anyhow::Result;
 
+/// What a server needs on which the workloads run: all of its log is kept, and it does nothing by itself.
+pub const SETTINGS: &str = "
+full_page_writes = off
+track_commit_timestamp = on
+max_prepared_transactions = 5
+autovacuum = off
+fsync = off
+shared_buffers = 64MB
+wal_keep_size = 8GB
+max_wal_size = 8GB
+checkpoint_timeout = 1h
+";
+
 /// Rows inserted, updated, deleted, pruned, frozen, copied, toasted, moved between partitions.
 const HEAP: &str = "
 create table plain (id int primary key, counter int, note text) with (fillfactor = 80);

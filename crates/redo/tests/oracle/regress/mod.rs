@@ -9,11 +9,12 @@ mod coverage;
 mod extra;
 mod kind;
 mod suite;
+mod test_line;
 
 use crate::cluster::Cluster;
 use crate::files::Files;
 use crate::replay::{Mismatch, Replay};
-use crate::{COMMON_SETTINGS, control_file, first_few, run_workloads};
+use crate::{control_file, first_few, run_workloads, settings};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::env;
@@ -41,7 +42,7 @@ const RECORDS_MIN: usize = 1_000_000;
 #[ignore = "takes minutes and needs PostgreSQL's source: make oracle"]
 fn pages_equal_postgresqls_throughout_its_regression_suite() -> Result<()> {
     let folder = env::var_os("QUIRE_PG_SUITE").map(PathBuf::from).context("QUIRE_PG_SUITE is not set")?;
-    let cluster = Cluster::create(&format!("{COMMON_SETTINGS}{SETTINGS}"))?;
+    let cluster = Cluster::create(&settings(SETTINGS))?;
     cluster.start()?;
     cluster.stop()?;
     let mut replay = Replay::new(Files::load(&cluster.data())?.pages);

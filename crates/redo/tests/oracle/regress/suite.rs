@@ -1,5 +1,6 @@
 //! Runs PostgreSQL's regression suite against a server of ours.
 
+use super::test_line;
 use crate::cluster::Cluster;
 use anyhow::{Result, ensure};
 use std::fmt;
@@ -14,7 +15,7 @@ pub struct SuiteResult {
 impl SuiteResult {
     /// From what `pg_regress` prints: a line for each test.
     fn parse(output: &str) -> SuiteResult {
-        let tests = output.lines().filter_map(parse_test);
+        let tests = output.lines().filter_map(test_line::parse);
         let (passed, failed): (Vec<_>, Vec<_>) = tests.partition(|(_, passed)| *passed);
         SuiteResult { passed: passed.len(), failed: failed.into_iter().map(|(name, _)| name.to_owned()).collect() }
     }
@@ -30,16 +31,6 @@ impl fmt::Display for SuiteResult {
         write!(f, "{} tests of the suite passed, {} failed.", self.passed, self.failed.len())?;
         self.failed.iter().try_for_each(|name| write!(f, "\n- `{name}`"))
     }
-}
-
-/// `name ... ok 12 ms`, after `test` if it runs alone; `FAILED` in place of `ok`, or `failed (ignored)` for a test that
-/// PostgreSQL knows to fail at times.
-fn parse_test(line: &str) -> Option<(&str, bool)> {
-    let (name, outcome) = line.split_once(" ... ")?;
-    let name = name.strip_prefix("test ").unwrap_or(name).trim();
-    let outcome = outcome.trim_start();
-    let has_passed = ["ok", "failed (ignored)"].iter().any(|passed| outcome.starts_with(passed));
-    (has_passed || outcome.starts_with("FAILED")).then_some((name, has_passed))
 }
 
 /// Runs the suite in the database `regression`. `folder` has the source in `source` and the compiled modules in

@@ -1,0 +1,179 @@
+//! A timeline beside a list of all records it was given: a page is what a fold over the list gives.
+
+use super::super::*;
+use crate::layer::BlockCache;
+use crate::manifest::Manifest;
+use crate::metrics::Metrics;
+use crate::value::Value;
+use quire_redo::delta::Delta;
+use quire_types::{Fork, PAGE_SIZE, RelTag, ShardId, TimelineKey};
+use std::path::{Path, PathBuf};
+
+pub(super) const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
+pub(super) const BLOCKS: u32 = 6;
+pub(super) const START: Lsn = Lsn(1000);
+pub(super) const SETTINGS: ImageSettings = ImageSettings { max_deltas: 5, max_bytes: 1 << 20 };
+
+pub(super) fn block(number: u32) -> Key {
+    Key::RelBlock { rel: REL, block: number }
+}
+
+/// A redo whose result depends on every delta, its LSN and their order.
+pub(super) fn model_redo(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, delta: &Delta) -> Result<(), String> {
+    let Delta::Record(bytes, _) = delta else { return Err("not a record".into()) };
+    if bytes.as_ref() == b"broken" {
+        return Err(format!("broken at {lsn} on {key}"));
+    }
+    let so_far = u64::from_le_bytes(page[..8].try_into().unwrap());
+    let mixed = bytes.iter().fold(so_far ^ lsn.0, |state, byte| (state ^ u64::from(*byte)).wrapping_mul(0x9E37_79B1));
+    page[..8].copy_from_slice(&mixed.to_le_bytes());
+    page[(mixed as usize % (PAGE_SIZE - 8)) + 8] = mixed as u8;
+    Ok(())
+}
+
+pub(super) fn delta(payload: &[u8]) -> Value {
+    Value::Delta(Delta::Record(Bytes::copy_from_slice(payload), Lsn(1)))
+}
+
+pub(super) fn image(byte: u8) -> Value {
+    Value::Image(Bytes::from(vec![byte; PAGE_SIZE]))
+}
+
+pub(super) fn size(blocks: u32) -> Value {
+    Value::Bytes(Bytes::copy_from_slice(&blocks.to_le_bytes()))
+}
+
+/// A timeline in a directory, the records it was given, and how to open it again.
+pub(super) struct Bench {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) timeline: Arc<Timeline>,
+    pub(super) records: Vec<(Lsn, Vec<Change>)>,
+}
+
+fn open(dir: &Path, settings: ImageSettings) -> Result<Arc<Timeline>, StorageError> {
+    let manifest = match Manifest::load(dir)? {
+        Some(manifest) => manifest,
+        None => {
+            let (timeline, shard) = (TimelineKey::default(), ShardId::UNSHARDED);
+            let origin = Origin { timeline, shard, start: START, segment_bytes: 16 << 20, postgres_version: 15 };
+            Manifest::new(origin, settings)
+        }
+    };
+    let parts = TimelineParts {
+        redo: model_redo,
+        backlog_max: 100,
+        pool: ImagePool::new(),
+        metrics: Metrics::new().timeline(TimelineKey::default(), ShardId::UNSHARDED),
+    };
+    // Layers are split after a few kilobytes.
+    Ok(Timeline::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10)?, parts))
+}
+
+impl Bench {
+    pub(super) fn new() -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let timeline = open(dir.path(), SETTINGS).unwrap();
+        let mut bench = Bench { dir, timeline, records: Vec::new() };
+        let _ = bench.apply(vec![(Key::RelSize { rel: REL }, size(BLOCKS))]);
+        bench
+    }
+
+    pub(super) fn end(&self) -> Lsn {
+        self.records.last().map_or(START, |(lsn, _)| *lsn)
+    }
+
+    pub(super) fn apply(&mut self, changes: Vec<(Key, Value)>) -> MustWait {
+        let lsn = self.end().add(8);
+        let changes: Vec<_> = changes.into_iter().map(|(key, value)| Change::new(key, lsn, value)).collect();
+        let must_wait = self.timeline.apply(&changes, lsn).unwrap();
+        self.records.push((lsn, changes));
+        must_wait
+    }
+
+    pub(super) fn make_all_images(&self) -> usize {
+        let outcomes = std::iter::from_fn(|| self.timeline.make_next_image());
+        outcomes.filter(|outcome| matches!(outcome, ImageOutcome::Made(_))).count()
+    }
+
+    /// Throws the timeline away as a crash does, and gives the next one the records that were not durable.
+    pub(super) fn reopen(&mut self) {
+        self.timeline = open(self.dir.path(), SETTINGS).unwrap();
+        let durable = self.timeline.progress().durable;
+        for (lsn, changes) in self.records.iter().filter(|(lsn, _)| *lsn > durable) {
+            let _ = self.timeline.apply(changes, *lsn).unwrap();
+        }
+        assert_eq!(self.timeline.progress().ingested, self.end());
+    }
+
+    pub(super) fn expected(&self, key: Key, lsn: Lsn) -> Bytes {
+        let mut page = Box::new([0; PAGE_SIZE]);
+        let until = self.records.iter().take_while(|(end, _)| *end <= lsn);
+        for change in until.flat_map(|(_, changes)| changes).filter(|change| change.key == key) {
+            match &change.value {
+                Value::Image(image) => page.copy_from_slice(image),
+                Value::Delta(delta) => model_redo(&mut page, key, change.lsn, delta).unwrap(),
+                Value::Tombstone => page.fill(0),
+                Value::Bytes(_) => unreachable!("pages have no such values"),
+            }
+        }
+        Bytes::copy_from_slice(page.as_slice())
+    }
+
+    /// All pages at several LSNs equal the model, and accounts say what reads find.
+    pub(super) fn check(&self) {
+        let keys: Vec<_> = (0..BLOCKS).map(block).collect();
+        let steps = (self.records.len() / 12).max(1);
+        for (lsn, _) in self.records.iter().step_by(steps).chain(self.records.last()) {
+            let pages = self.timeline.pages(&keys, *lsn).unwrap();
+            for (key, page) in keys.iter().zip(pages) {
+                assert!(page == self.expected(*key, *lsn), "{key} at {lsn}");
+            }
+        }
+        for key in keys {
+            let chain = self.timeline.page_chain(key, self.end()).unwrap().chain;
+            let account = self.timeline.store().account(key);
+            assert_eq!((account.deltas, account.bytes), (chain.delta_count(), chain.delta_bytes()), "{key}");
+        }
+    }
+
+    /// A record, a flush, a compaction if it is time, and images.
+    pub(super) fn round(&mut self, round: u32) -> Result<(), StorageError> {
+        let _ = self.apply(vec![(block(round % BLOCKS), delta(&round.to_le_bytes()))]);
+        self.flush()?;
+        self.timeline.store().compact()?;
+        self.make_all_images();
+        Ok(())
+    }
+
+    /// Layers in the directory, oldest first.
+    pub(super) fn layer_files(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut layers: Vec<_> =
+            files.filter(|path| path.extension().is_some_and(|extension| extension == "layer")).collect();
+        layers.sort();
+        layers
+    }
+
+    /// Layers in the directory that are not in use.
+    pub(super) fn strangers(&self) -> usize {
+        self.layer_files().len() - self.timeline.store().size().layers
+    }
+
+    /// Another timeline over a copy of the files.
+    pub(super) fn copy(&self) -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(self.dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let timeline = open(dir.path(), SETTINGS).unwrap();
+        let mut copy = Bench { dir, timeline, records: self.records.clone() };
+        copy.reopen();
+        copy
+    }
+
+    pub(super) fn flush(&self) -> Result<(), StorageError> {
+        self.timeline.freeze(Bytes::from_static(b"state"));
+        self.timeline.flush()
+    }
+}
