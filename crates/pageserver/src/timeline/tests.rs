@@ -529,7 +529,9 @@ fn a_layer_that_cannot_be_merged_holds_up_nothing_else() {
 fn ingest_and_images_wait_for_a_damaged_layer_until_another_is_put_in_its_place() {
     let mut bench = Bench::new();
     // A chain past the threshold, of which a part lies in the layer.
-    (0..4).for_each(|round| drop(bench.apply(vec![(block(0), delta(&[round]))])));
+    (0..4).for_each(|round| {
+        let _ = bench.apply(vec![(block(0), delta(&[round]))]);
+    });
     bench.flush().unwrap();
     let layer = bench.layer_files().remove(0);
     let whole = std::fs::read(&layer).unwrap();
@@ -560,7 +562,7 @@ fn ingest_and_images_wait_for_a_damaged_layer_until_another_is_put_in_its_place(
 
 #[test]
 fn who_waits_for_a_damaged_layer_ends_with_the_timeline() {
-    let mut bench = Bench::new();
+    let bench = Bench::new();
     bench.flush().unwrap();
     for layer in bench.layer_files() {
         std::fs::write(layer, b"nothing of it is left").unwrap();
