@@ -190,10 +190,10 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let maps = Arc::new(FreeSpaceMaps::new(config.pgdata(), setting.owner, kept.clone()));
     let materialiser = Arc::new(fill_directory(setting, &client, &maps, &end).await?);
     let control = share_memory(setting, &won, end.start)?;
-    let throttle = Arc::new(Throttle::new(config.lag_bytes_max, end.start));
+    let (fullness, metrics) = (Arc::new(Fullness::new(config)), setting.metrics.clone());
+    let throttle = Arc::new(Throttle::new(config.lag_bytes_max, end.start, fullness.clone()));
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start, throttle.clone())?;
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
-    let (fullness, metrics) = (Arc::new(Fullness::new(config)), setting.metrics.clone());
     let fetcher = Arc::new(Fetcher::new(config, files.clone(), client.clone(), metrics, fullness.clone()));
     let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
     let (quorum, start, tasks) = (quorum.clone(), end.start, vec![]);
