@@ -40,6 +40,8 @@ use tokio::task::AbortHandle;
 /// How long the pageserver may take for one answer; a start that fails is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POSITION_POLL: Duration = Duration::from_millis(200);
+/// The same while so little may wait for ingest that the time between two looks would be felt.
+const POSITION_POLL_LOWERED: Duration = Duration::from_millis(10);
 /// How long a stopped compute may take to send what nobody waits for.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -378,7 +380,7 @@ async fn watch_position(stored: Stored, mut retention: Retention) {
             }
             Err(error) => tracing::debug!(%error, "storage does not say how far it is"),
         }
-        tokio::time::sleep(POSITION_POLL).await;
+        tokio::time::sleep(if throttle.is_lowered() { POSITION_POLL_LOWERED } else { POSITION_POLL }).await;
     }
 }
 

@@ -143,6 +143,11 @@ impl Throttle {
         Some(Throttled { component, holds, lag_bytes, limit_bytes })
     }
 
+    /// Whether the cache is beyond its bound, and the limit lower for it.
+    pub fn is_lowered(&self) -> bool {
+        self.limit() < self.limit
+    }
+
     fn limit(&self) -> u64 {
         limit_of(self.limit, self.fullness.excess())
     }
@@ -209,8 +214,9 @@ mod tests {
         let fullness = Arc::new(Fullness::with_limit(100));
         let throttle = Throttle::new(limit, Lsn(0), fullness.clone());
         throttle.wait(Lsn(8 * mib), || false);
-        assert_eq!(throttle.throttled(true), None);
+        assert!(throttle.throttled(true).is_none() && !throttle.is_lowered());
         fullness.measured(250);
+        assert!(throttle.is_lowered());
         assert_eq!(throttle.throttled(true).map(|held| (held.holds, held.limit_bytes)), Some((true, 4 * mib)));
         // The cache stays as full as it is, and commits go on nevertheless once what was shipped is ingested.
         throttle.ingested(Lsn(7 * mib));
