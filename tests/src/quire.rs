@@ -188,20 +188,6 @@ impl Quire {
         pid.trim().parse().expect("a pid")
     }
 
-    /// Changes a number in the configuration of the compute and has its agent start anew with it; until the next `quire up`.
-    pub async fn configure_compute(&self, setting: &str, value: u64) {
-        let path = self.dir().join("run/compute-main.json");
-        let mut config: Value = serde_json::from_slice(&fs::read(&path).expect("read")).expect("JSON");
-        assert!(config[setting].is_number(), "{setting} in {config:#}");
-        config[setting] = value.into();
-        fs::write(&path, config.to_string()).expect("written");
-        let agent = self.role("compute-main");
-        signal_all(&[agent], Signal::SIGKILL);
-        wait_for("the agent is gone", 30, async || (!is_alive(agent)).then_some(())).await;
-        let is_back = async || (self.branch()["compute"]["state"] == "running").then_some(());
-        wait_for("the compute is back", 120, is_back).await;
-    }
-
     /// `kill -9` of everything, and waits until it is gone.
     pub async fn kill_everything(&self) {
         signal_all(&self.processes(), Signal::SIGKILL);

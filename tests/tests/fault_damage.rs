@@ -1,9 +1,12 @@
 //! Damaged files: an error that names the file, never a wrong page, and everything else goes on.
 
+use nix::sys::signal::Signal;
 use quire_tests::damage::{Damage, files_below};
+use quire_tests::processes::signal_all;
 use quire_tests::{Ledger, Quire, wait_for};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -26,7 +29,8 @@ fn layers(quire: &Quire) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_layer_is_an_error_of_the_reads_that_need_it() {
-    let quire = Quire::start();
+    let quire = Quire::new().with_option("--read-deadline", "5");
+    quire.up();
     let client = quire.connect().await;
     run(&client, "CREATE TABLE other AS SELECT n FROM generate_series(1, 1000) n").await;
     let before = layers(&quire);
@@ -45,15 +49,52 @@ async fn a_damaged_layer_is_an_error_of_the_reads_that_need_it() {
     let error = client.query_one(sum, &[]).await.expect_err("a page cannot be rebuilt");
     assert_eq!(error.code(), Some(&SqlState::IO_ERROR), "{error:?}");
     let named = format!("{} is damaged at byte", layer.display());
-    assert!(quire.log("compute-main").contains(&named), "the log says {named}");
+    for role in ["compute-main", "pageserver-1"] {
+        assert!(quire.log(role).contains(&named), "the log of {role} says {named}");
+    }
+    assert!(quire.ok(&["status"]).contains(&named), "people are told, too");
     assert_eq!(number(&client, "SELECT sum(n) FROM other").await, 500_500);
     run(&client, "INSERT INTO other VALUES (1001)").await;
-    quire.down();
+    let whole = 45_000 * 60 * 32 + 45_000 * 45_001 / 2;
+    let waiting = quire.connect().await;
+    let reading = tokio::spawn(async move { number(&waiting, sum).await });
     damage.repair();
-    quire.up();
-    let client = quire.connect().await;
-    assert_eq!(number(&client, sum).await, 45_000 * 60 * 32 + 45_000 * 45_001 / 2);
+    assert_eq!(reading.await.expect("no panic"), whole, "a read that waits goes on");
     assert_eq!(number(&client, "SELECT sum(n) FROM other").await, 501_501);
+    quire.verify();
+    quire.expect_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_a_damaged_layer_keeps_closed_opens_by_itself_when_the_layer_is_put_back() {
+    let quire = Quire::start();
+    let fill = "CREATE TABLE cold AS SELECT n, repeat('x', 500) t FROM generate_series(1, 20000) n";
+    run(&quire.connect().await, fill).await;
+    // Without its cache, and with no list of what was in it.
+    signal_all(&[quire.role("compute-main")], Signal::SIGKILL);
+    let (reader, writer) = (quire.connect_when_back().await, quire.connect().await);
+    let sum = "SELECT sum(n) FROM cold";
+    run(&reader, &format!("EXPLAIN {sum}")).await;
+    run(&writer, "CREATE TABLE small (n int); INSERT INTO small VALUES (0)").await;
+    let layer = layers(&quire).into_iter().min().expect("what was imported lies in a layer");
+    let last = layer.metadata().expect("it is there").len() - 1;
+    let copy = quire.beside("copy");
+    std::fs::copy(&layer, &copy).expect("copied");
+    drop(Damage::inflict(&layer, last));
+    signal_all(&[quire.role("pageserver-1")], Signal::SIGKILL);
+    let named = format!("{} is damaged at byte", layer.display());
+    wait_for("the status says so", 60, async || quire.ok(&["status"]).contains(&named).then_some(())).await;
+    assert!(quire.log("pageserver-1").contains(&named));
+    let mut reading = tokio::spawn(async move { number(&reader, sum).await });
+    for n in 1..=20 {
+        run(&writer, &format!("INSERT INTO small VALUES ({n})")).await;
+    }
+    let early = tokio::time::timeout(Duration::from_secs(1), &mut reading).await;
+    assert!(early.is_err(), "it waits for pages: {early:?}");
+    std::fs::rename(&copy, &layer).expect("put back");
+    assert_eq!(reading.await.expect("no panic"), 200_010_000);
+    assert_eq!(number(&writer, "SELECT count(*) FROM small").await, 21);
+    wait_for("the status is silent", 60, async || (!quire.ok(&["status"]).contains(&named)).then_some(())).await;
     quire.verify();
     quire.expect_no_panic();
 }

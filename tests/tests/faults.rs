@@ -27,9 +27,12 @@ async fn wait_until_status_says(quire: &Quire, words: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_wait_for_the_pageserver_until_their_deadline_and_commits_go_on() {
-    let quire = Quire::start();
+    let quire = Quire::new();
+    quire.ok(&["up", "--detach", "--read-deadline", "4"]);
     run(&quire.connect().await, BIG).await;
-    quire.configure_compute("fetch_seconds_max", 4).await;
+    // The deadline is remembered, the cache is not.
+    quire.kill_everything().await;
+    quire.up();
     let (reader, writer) = (quire.connect().await, quire.connect().await);
     // What planning and inserting need is in the cache before the pageserver goes, what the scan needs is not.
     let sum = "SELECT sum(n) FROM big";

@@ -61,6 +61,34 @@ async fn replication_slots_come_back_with_the_wal_they_need() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_too_long_to_be_kept_is_named_and_costs_a_restart_and_nothing_else() {
+    let quire = Quire::start();
+    quire.set("wal_level = logical");
+    let client = quire.connect().await;
+    let create = "SELECT pg_create_logical_replication_slot('s', 'test_decoding');
+        CREATE TABLE catalog (n int) WITH (user_catalog_table = true)";
+    client.batch_execute(create).await.expect("created");
+    client.batch_execute("INSERT INTO catalog SELECT generate_series(1, 500000)").await.expect("filled");
+    let term = || quire.branch()["compute"]["term"].as_u64();
+    let before = term().expect("it runs");
+    // Its mapping is longer than storage takes, and PostgreSQL answers an error there with a crash.
+    client.batch_execute("VACUUM FULL catalog").await.expect_err("its mapping cannot be kept");
+    let log = quire.log("compute-main");
+    assert!(log.contains("pg_logical/mappings/map-") && log.contains("storage keeps at most"), "the agent says why");
+    let started_anew = async || {
+        let is_running = quire.branch()["compute"]["state"] == "running";
+        (is_running && term()? > before).then_some(())
+    };
+    wait_for("the compute starts anew", 60, started_anew).await;
+    let client = quire.connect().await;
+    assert_eq!(number(&client, "SELECT count(*) FROM catalog").await, 500_000);
+    assert_eq!(number(&client, "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 's'").await, 1);
+    client.batch_execute("CHECKPOINT; INSERT INTO catalog VALUES (0)").await.expect("all goes on");
+    quire.verify();
+    quire.expect_no_panic();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn safekeepers_keep_the_wal_that_a_slot_needs_until_it_is_dropped() {
     let quire = Quire::start();
     let client = quire.connect().await;

@@ -57,6 +57,18 @@ pub enum Error {
         /// The first byte that is missing.
         at: Lsn,
     },
+    /// A file that PostgreSQL keeps outside WAL is too long for storage.
+    #[error(
+        "{path} has {bytes} bytes, and of a file outside WAL storage keeps at most {bytes_max}; its flush is refused"
+    )]
+    KeptFileTooLong {
+        /// The file.
+        path: PathBuf,
+        /// How long it is.
+        bytes: u64,
+        /// How long it may be.
+        bytes_max: u64,
+    },
     /// The pageserver did not give what was asked.
     #[error(transparent)]
     Page(#[from] PageError),

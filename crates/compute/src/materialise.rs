@@ -108,7 +108,7 @@ impl Materialiser {
         let keys: Vec<Key> = inits.flat_map(blocks).collect();
         let mut images = HashMap::new();
         for some in keys.chunks(MAX_KEYS) {
-            let pages = self.client.get_pages(self.start, some.to_vec(), PATIENCE).await?;
+            let pages = self.client.insist_on_pages(self.start, some.to_vec(), PATIENCE).await?;
             images.extend(some.iter().copied().zip(pages));
         }
         Ok(images)

@@ -2,7 +2,7 @@
 //!
 //! [`PageClient`] is cheap to clone; every clone feeds one driver task. A request waits while the connection is down and is sent
 //! again after a reconnect, until the caller's deadline: all requests may be repeated. A refusal by the pageserver is an
-//! answer, not a fault of the connection, and is handed out at once.
+//! answer, not a fault of the connection, and is handed out at once, unless the caller [insists](PageClient::insist).
 
 use bytes::Bytes;
 use quire_protocol::page::{ErrorCode, FileVersion, Request, Response, SmallFile};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -144,10 +144,40 @@ impl PageClient {
         outcome.unwrap_or(Err(PageError::Deadline { address, waited: patience }))
     }
 
+    /// The same, but asked again as long as the answer is that a disk or a file fails storage. After `patience` the last such
+    /// answer is given.
+    pub async fn insist(&self, request: &Request, patience: Duration) -> Result<Response, PageError> {
+        let deadline = Instant::now() + patience;
+        let mut pause = BACKOFF_MIN;
+        let mut refused = None;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.call(request, left).await {
+                Err(error) if error.refusal() == Some(ErrorCode::Storage) => refused = Some(error),
+                Err(PageError::Deadline { address, .. }) => {
+                    return Err(refused.unwrap_or(PageError::Deadline { address, waited: patience }));
+                }
+                outcome => return outcome,
+            }
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 2).min(BACKOFF_MAX);
+        }
+    }
+
     /// The pages of `keys` at `lsn`, in their order.
     pub async fn get_pages(&self, lsn: Lsn, keys: Vec<Key>, patience: Duration) -> Result<Vec<Bytes>, PageError> {
         let asked = keys.len();
-        match self.call(&Request::GetPages { lsn, keys }, patience).await? {
+        self.pages(asked, self.call(&Request::GetPages { lsn, keys }, patience).await?)
+    }
+
+    /// The same, [insisting](PageClient::insist).
+    pub async fn insist_on_pages(&self, lsn: Lsn, keys: Vec<Key>, patience: Duration) -> Result<Vec<Bytes>, PageError> {
+        let asked = keys.len();
+        self.pages(asked, self.insist(&Request::GetPages { lsn, keys }, patience).await?)
+    }
+
+    fn pages(&self, asked: usize, answer: Response) -> Result<Vec<Bytes>, PageError> {
+        match answer {
             Response::Pages(pages) if pages.len() == asked && pages.iter().all(|page| page.len() == PAGE_SIZE) => {
                 Ok(pages)
             }
@@ -163,13 +193,13 @@ impl PageClient {
         }
     }
 
-    /// Everything in `[from, to]` at `lsn` that is not a page, in key order.
+    /// Everything in `[from, to]` at `lsn` that is not a page, in key order; it [insists](PageClient::insist).
     pub async fn scan(&self, lsn: Lsn, from: Key, to: Key, patience: Duration) -> Result<Vec<(Key, Bytes)>, PageError> {
         let mut found = Vec::new();
         let mut next = from;
         loop {
             let Response::Values { entries, more } =
-                self.call(&Request::Scan { lsn, from: next, to }, patience).await?
+                self.insist(&Request::Scan { lsn, from: next, to }, patience).await?
             else {
                 return Err(self.unexpected());
             };
@@ -433,6 +463,37 @@ mod tests {
         let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
         let error = client(gone).position(Duration::from_millis(50)).await.expect_err("nobody listens");
         assert!(matches!(error, PageError::Deadline { .. }), "{error}");
+    }
+
+    async fn refuse(stream: &mut TcpStream, code: ErrorCode) {
+        let id = Frame::read(stream).await.expect("request").request_id;
+        let refusal = Response::Error { code, message: "a layer is damaged".into() };
+        stream.write_all(&refusal.to_frame(id).encode()).await.expect("sent");
+    }
+
+    #[tokio::test]
+    async fn who_insists_asks_until_the_file_is_whole_and_then_hears_what_it_was() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let client = client(listener.local_addr().expect("bound"));
+        let server = async {
+            let mut stream = accept(&listener).await;
+            refuse(&mut stream, ErrorCode::Storage).await;
+            refuse(&mut stream, ErrorCode::Storage).await;
+            let id = Frame::read(&mut stream).await.expect("the third time").request_id;
+            answer(&mut stream, id, 7).await;
+            refuse(&mut stream, ErrorCode::Corrupt).await;
+            stream
+        };
+        let asker = async {
+            let mended = client.insist(&Request::GetPosition, PATIENCE).await;
+            (mended, client.insist(&Request::GetPosition, PATIENCE).await)
+        };
+        let ((mended, corrupt), mut stream) = tokio::join!(asker, server);
+        assert!(matches!(mended, Ok(Response::Position { .. })), "{mended:?}");
+        assert_eq!(corrupt.expect_err("it does not pass").refusal(), Some(ErrorCode::Corrupt));
+        let server = async { refuse(&mut stream, ErrorCode::Storage).await };
+        let (late, ()) = tokio::join!(client.insist(&Request::GetPosition, Duration::from_millis(300)), server);
+        assert!(late.expect_err("never mended").to_string().contains("a layer is damaged"));
     }
 
     #[tokio::test]

@@ -40,6 +40,8 @@ use tokio::task::AbortHandle;
 /// How long the pageserver may take for one answer; a start that fails is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POSITION_POLL: Duration = Duration::from_millis(200);
+/// The same while so little may wait for ingest that the time between two looks would be felt.
+const POSITION_POLL_LOWERED: Duration = Duration::from_millis(10);
 /// How long a stopped compute may take to send what nobody waits for.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -190,10 +192,10 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let maps = Arc::new(FreeSpaceMaps::new(config.pgdata(), setting.owner, kept.clone()));
     let materialiser = Arc::new(fill_directory(setting, &client, &maps, &end).await?);
     let control = share_memory(setting, &won, end.start)?;
-    let throttle = Arc::new(Throttle::new(config.lag_bytes_max, end.start));
+    let (fullness, metrics) = (Arc::new(Fullness::new(config)), setting.metrics.clone());
+    let throttle = Arc::new(Throttle::new(config.lag_bytes_max, end.start, fullness.clone()));
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start, throttle.clone())?;
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
-    let (fullness, metrics) = (Arc::new(Fullness::new(config)), setting.metrics.clone());
     let fetcher = Arc::new(Fetcher::new(config, files.clone(), client.clone(), metrics, fullness.clone()));
     let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
     let (quorum, start, tasks) = (quorum.clone(), end.start, vec![]);
@@ -378,7 +380,7 @@ async fn watch_position(stored: Stored, mut retention: Retention) {
             }
             Err(error) => tracing::debug!(%error, "storage does not say how far it is"),
         }
-        tokio::time::sleep(POSITION_POLL).await;
+        tokio::time::sleep(if throttle.is_lowered() { POSITION_POLL_LOWERED } else { POSITION_POLL }).await;
     }
 }
 

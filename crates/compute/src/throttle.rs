@@ -5,16 +5,22 @@
 //! the limit on only once ingest has moved. A pageserver that cannot write its layers or make its images in time stops ingesting, so this
 //! one distance stands for all of them.
 //!
+//! What is written can leave a bounded cache only once it is ingested. So the limit is lower while the cache is beyond its
+//! bound, down to a few mebibytes where it is twice as large. It never goes below that, whatever else keeps pages in the cache.
+//!
 //! Nothing fails because of it. The WAL that is about to be shipped does not count, so however long one flush is, ingest can
 //! catch up with what was shipped before, and the wait ends.
 
+use crate::bound::Fullness;
 use quire_types::Lsn;
 use serde::Serialize;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The delay of a flush right below the limit.
 const SLOWEST: Duration = Duration::from_millis(200);
+/// No cache, however full, makes commits wait for less than this.
+const OVERFULL_LIMIT: u64 = 4 << 20;
 /// How often a flush that is held looks whether it is wanted any more.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -44,6 +50,12 @@ pub fn pace(lag: u64, limit: u64) -> Pace {
     }
 }
 
+/// The limit while the cache is beyond its bound by such a part of it, at most 1.
+pub fn limit_of(limit: u64, excess: f64) -> u64 {
+    let lowest = limit.min(OVERFULL_LIMIT);
+    limit - ((limit - lowest) as f64 * excess.clamp(0.0, 1.0)) as u64
+}
+
 /// Who holds commits back, for people.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct Throttled {
@@ -61,6 +73,7 @@ pub struct Throttled {
 #[derive(Debug)]
 pub struct Throttle {
     limit: u64,
+    fullness: Arc<Fullness>,
     state: Mutex<State>,
     moved: Condvar,
 }
@@ -79,10 +92,10 @@ impl State {
 }
 
 impl Throttle {
-    /// No distance yet, at the position `start`.
-    pub fn new(limit: u64, start: Lsn) -> Throttle {
+    /// No distance yet, at the position `start`; `fullness` is that of the cache.
+    pub fn new(limit: u64, start: Lsn, fullness: Arc<Fullness>) -> Throttle {
         let state = State { shipped: start, ingested: start, waited: Duration::ZERO };
-        Throttle { limit, state: Mutex::new(state), moved: Condvar::new() }
+        Throttle { limit, fullness, state: Mutex::new(state), moved: Condvar::new() }
     }
 
     /// Storage says how far ingest is.
@@ -99,7 +112,7 @@ impl Throttle {
         state.shipped = shipped;
         let mut has_waited = false;
         while !is_pointless() {
-            let patience = match pace(state.lag(), self.limit) {
+            let patience = match pace(state.lag(), self.limit()) {
                 Pace::Free => break,
                 Pace::Slow(delay) => delay.saturating_sub(begun.elapsed()),
                 Pace::Hold => LOOK_INTERVAL,
@@ -121,12 +134,22 @@ impl Throttle {
         let lag_bytes = self.lag();
         let [ingest, pageserver] = COMPONENTS;
         let component = if is_connected { ingest } else { pageserver };
-        let holds = match pace(lag_bytes, self.limit) {
+        let limit_bytes = self.limit();
+        let holds = match pace(lag_bytes, limit_bytes) {
             Pace::Free => return None,
             Pace::Slow(_) => false,
             Pace::Hold => true,
         };
-        Some(Throttled { component, holds, lag_bytes, limit_bytes: self.limit })
+        Some(Throttled { component, holds, lag_bytes, limit_bytes })
+    }
+
+    /// Whether the cache is beyond its bound, and the limit lower for it.
+    pub fn is_lowered(&self) -> bool {
+        self.limit() < self.limit
+    }
+
+    fn limit(&self) -> u64 {
+        limit_of(self.limit, self.fullness.excess())
     }
 
     /// Bytes of WAL that are shipped and not ingested.
@@ -147,7 +170,6 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
@@ -162,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_held_flush_goes_on_when_ingest_has_moved() {
-        let throttle = Arc::new(Throttle::new(1000, Lsn(0)));
+        let throttle = Arc::new(Throttle::new(1000, Lsn(0), Arc::new(Fullness::with_limit(100))));
         let done = Arc::new(AtomicBool::new(false));
         let waiter = std::thread::spawn({
             let (throttle, done) = (throttle.clone(), done.clone());
@@ -185,8 +207,26 @@ mod tests {
     }
 
     #[test]
+    fn an_overfull_cache_lowers_the_limit_but_never_to_nothing() {
+        let (limit, mib) = (1 << 30, 1 << 20);
+        assert_eq!([0.0, 0.5, 1.0].map(|excess| limit_of(limit, excess)), [limit, limit / 2 + 2 * mib, 4 * mib]);
+        assert_eq!(limit_of(1000, 1.0), 1000, "a limit that is lower stays");
+        let fullness = Arc::new(Fullness::with_limit(100));
+        let throttle = Throttle::new(limit, Lsn(0), fullness.clone());
+        throttle.wait(Lsn(8 * mib), || false);
+        assert!(throttle.throttled(true).is_none() && !throttle.is_lowered());
+        fullness.measured(250);
+        assert!(throttle.is_lowered());
+        assert_eq!(throttle.throttled(true).map(|held| (held.holds, held.limit_bytes)), Some((true, 4 * mib)));
+        // The cache stays as full as it is, and commits go on nevertheless once what was shipped is ingested.
+        throttle.ingested(Lsn(7 * mib));
+        throttle.wait(Lsn(9 * mib), || false);
+        assert_eq!(throttle.throttled(true), None);
+    }
+
+    #[test]
     fn a_wait_that_has_no_point_any_more_ends() {
-        let throttle = Throttle::new(1000, Lsn(0));
+        let throttle = Throttle::new(1000, Lsn(0), Arc::new(Fullness::with_limit(100)));
         throttle.wait(Lsn(5000), || true);
         assert_eq!(throttle.lag(), 5000);
     }

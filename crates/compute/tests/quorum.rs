@@ -1,6 +1,7 @@
 //! The commit path against real safekeepers: what PostgreSQL is told is durable, is; and nothing else.
 
 use quire_cache::{ControlMap, ControlSettings, FlushOutcome};
+use quire_compute::bound::Fullness;
 use quire_compute::config::{FETCH_SECONDS_MAX, LAG_BYTES_MAX};
 use quire_compute::layout::LastCheckpoint;
 use quire_compute::quorum::local_wal::{LocalWal, TIMELINE};
@@ -130,7 +131,7 @@ impl Writer {
         within(writer.quorum.committed(start)).await.expect("committed");
         writer.control = control(&folder, Won { end_of_log: start, ..won });
         let last = LastCheckpoint { record, state };
-        let throttle = Arc::new(Throttle::new(LAG_BYTES_MAX, start));
+        let throttle = Arc::new(Throttle::new(LAG_BYTES_MAX, start, Arc::new(Fullness::new(config))));
         let (control, wal) = (writer.control.clone(), writer.wal.another());
         writer.quorum.serve(control, wal, &won, &last, start, throttle).expect("serving");
         writer

@@ -10,13 +10,16 @@ use quire_types::{Key, Lsn, ShardId, TimelineKey};
 use quire_wal::effects::FullPageWrites;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::{error, info};
 
 /// How often a branch looks whether its memtable is old.
 const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often images are tried again that failed of files that could not be read.
+const UNREAD_IMAGES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Names a shard of a branch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -104,12 +107,17 @@ impl Branch {
 pub async fn keep_flushing(branch: Arc<Branch>, compactor: Compactor, mut shutdown: watch::Receiver<bool>) {
     let name = branch.timeline.origin().timeline;
     let mut is_held = false;
+    let mut images_retried = Instant::now();
     let mut ticks = tokio::time::interval(AGE_CHECK_INTERVAL);
     loop {
         tokio::select! {
             _ = shutdown.wait_for(|ended| *ended) => return,
             () = branch.timeline.wait_for_freeze() => {}
             _ = ticks.tick() => {}
+        }
+        if images_retried.elapsed() >= UNREAD_IMAGES_INTERVAL {
+            branch.timeline.retry_unread_images();
+            images_retried = Instant::now();
         }
         let maintained = spawn_blocking({
             let branch = Arc::clone(&branch);

@@ -19,19 +19,25 @@ use bytes::Bytes;
 use quire_types::{BranchId, Key, ProjectId, ShardId, TimelineKey};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{error, info};
+
+/// How long a branch that could not be opened is left alone, at first and at most.
+const REOPEN_PAUSE_MIN: Duration = Duration::from_millis(500);
+const REOPEN_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// A branch that is known here.
 #[derive(Clone, Debug)]
 pub enum Known {
     /// It is served.
     Open(Arc<Branch>),
-    /// Its files could not be opened; the reason is for people.
+    /// Its files could not be opened, and this is tried again; the reason is for people.
     Failed(Arc<str>),
 }
 
@@ -104,7 +110,7 @@ impl Branches {
             };
             let known = opened.map_or_else(
                 |reason| {
-                    error!(branch = %key.timeline, %reason, "cannot open");
+                    error!(branch = %key.timeline, %reason, "cannot open; it is tried again");
                     Known::Failed(reason.to_string().into())
                 },
                 Known::Open,
@@ -112,6 +118,56 @@ impl Branches {
             self.known.write().expect("nothing panics under this lock").insert(key, known);
         }
         Ok(())
+    }
+
+    /// Has what could not be opened tried again until it can.
+    pub fn retry_failed(self: &Arc<Branches>) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, known) in self.list() {
+            if let Known::Failed(reason) = known {
+                tasks.spawn(Arc::clone(self).keep_opening(key, reason));
+            }
+        }
+    }
+
+    async fn keep_opening(self: Arc<Branches>, key: BranchKey, mut reason: Arc<str>) {
+        let mut shutdown = self.shutdown.subscribe();
+        let mut pause = REOPEN_PAUSE_MIN;
+        loop {
+            tokio::select! {
+                _ = shutdown.wait_for(|ended| *ended) => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(REOPEN_PAUSE_MAX);
+            let branches = Arc::clone(&self);
+            match spawn_blocking(move || branches.open_again(key)).await {
+                Ok(Ok(branch)) => {
+                    info!(branch = %key.timeline, "open again");
+                    return self.start(&branch);
+                }
+                Ok(Err(other)) if *other != *reason => {
+                    error!(branch = %key.timeline, reason = %other, "cannot open");
+                    reason = other;
+                }
+                Ok(Err(_)) => {}
+                // A panic was reported by its thread.
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Tries to open a branch that failed. Nothing is discarded: a manifest that is not there may be about to be put back.
+    fn open_again(&self, key: BranchKey) -> Result<Arc<Branch>, Arc<str>> {
+        let dir = key.directory(&self.config.data_dir);
+        let opened = match Manifest::load(&dir) {
+            Ok(Some(manifest)) => self.open(&dir, manifest),
+            Ok(None) => Err(StorageError::io("find the manifest in", &dir)(ErrorKind::NotFound.into()).into()),
+            Err(error) => Err(error.into()),
+        };
+        let opened = opened.map_err(|reason| Arc::from(reason.to_string()));
+        let known = opened.clone().map_or_else(Known::Failed, Known::Open);
+        self.known.write().expect("nothing panics under this lock").insert(key, known);
+        opened
     }
 
     fn found_on_disk(&self) -> Result<Vec<BranchKey>, StorageError> {

@@ -4,7 +4,11 @@ use crate::timeline::Timeline;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 use tracing::error;
+
+/// How long a merge that failed is not tried again: it may have read much before it came to what is damaged.
+const FAILURE_PAUSE: Duration = Duration::from_secs(60);
 
 /// A handle to the thread.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +25,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Queue {
     timelines: VecDeque<Weak<Timeline>>,
+    /// Where a merge failed, and when it may be tried again.
+    failed: Vec<(Weak<Timeline>, Instant)>,
     ended: bool,
 }
 
@@ -31,10 +37,14 @@ impl Compactor {
         thread::Builder::new().name("compaction".into()).spawn(move || compactor.work())
     }
 
-    /// Asks for a timeline to be looked at.
+    /// Asks for a timeline to be looked at; not soon after a merge of it has failed.
     pub fn request(&self, timeline: &Arc<Timeline>) {
         let timeline = Arc::downgrade(timeline);
-        let mut queue = self.lock();
+        let (mut queue, now) = (self.lock(), Instant::now());
+        queue.failed.retain(|(_, until)| *until > now);
+        if queue.failed.iter().any(|(failed, _)| failed.ptr_eq(&timeline)) {
+            return;
+        }
         if !queue.timelines.iter().any(|waiting| waiting.ptr_eq(&timeline)) {
             queue.timelines.push_back(timeline);
             self.shared.changed.notify_one();
@@ -55,7 +65,10 @@ impl Compactor {
                 Ok(true) => self.request(&timeline),
                 Ok(false) => {}
                 Err(reason) if self.lock().ended => tracing::debug!(%reason, "compaction ends"),
-                Err(reason) => error!(branch = %timeline.origin().timeline, %reason, "cannot compact"),
+                Err(reason) => {
+                    error!(branch = %timeline.origin().timeline, %reason, "cannot compact; it is tried again");
+                    self.lock().failed.push((Arc::downgrade(&timeline), Instant::now() + FAILURE_PAUSE));
+                }
             }
         }
     }

@@ -87,7 +87,7 @@ struct BranchStatus {
     project: ProjectId,
     branch: BranchId,
     shard: ShardId,
-    /// Why ingest stopped, or nothing becomes durable, or the branch cannot be opened.
+    /// Why ingest stopped, or nothing becomes durable, or what cannot be read, or why the branch cannot be opened.
     error: Option<String>,
     #[serde(flatten)]
     open: Option<OpenStatus>,
@@ -147,8 +147,8 @@ fn branch_status(key: BranchKey, known: &Known) -> BranchStatus {
         Known::Failed(reason) => (Some(reason.to_string()), None),
         Known::Open(branch) => {
             let progress = branch.timeline().progress();
-            let error = progress.stopped.or(progress.held);
-            (error.map(|reason| reason.to_string()), Some(open_status(branch)))
+            let error = progress.stopped.or(progress.held).or(progress.unread).map(|reason| reason.to_string());
+            (error.or_else(|| branch.timeline().unread()), Some(open_status(branch)))
         }
     };
     BranchStatus { project: key.timeline.project, branch: key.timeline.branch, shard: key.shard, error, open }

@@ -87,6 +87,7 @@ impl Pageserver {
                 self.branches.start(&branch);
             }
         }
+        self.branches.retry_failed();
         let state = HttpState { branches: Arc::clone(&self.branches), metrics: Arc::clone(&self.metrics) };
         let served = tokio::select! {
             () = server::serve(self.pages, Arc::clone(&self.branches), self.config.read_timeout()) => Ok(()),

@@ -2,7 +2,7 @@
 
 use crate::error::ApplyError;
 use crate::ingest::{Ingest, IngestError};
-use crate::timeline::{LatestView, MustWait, Timeline};
+use crate::timeline::{LatestView, MustWait, PatientView, Timeline};
 use quire_types::Lsn;
 use quire_wal::{CheckpointState, RawRecord, Record, WalError, WalStream};
 use std::sync::Arc;
@@ -133,7 +133,7 @@ impl Pipeline {
 
     fn take_record(&mut self, raw: &RawRecord) -> Result<(), PipelineError> {
         let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
-        let changes = self.ingest.ingest_decoded(raw, &record, &LatestView(&self.timeline))?;
+        let changes = self.ingest.ingest_decoded(raw, &record, &PatientView(&self.timeline))?;
         let must_wait = self.timeline.apply(&changes, raw.end)?;
         self.count(&record);
         let is_full = self.is_full();

@@ -9,6 +9,7 @@ use crate::error::{ReadError, StorageError};
 use crate::import::ImportError;
 use crate::manifest::Origin;
 use crate::small_files::{FileError, SmallFiles};
+use crate::timeline::Timeline;
 use quire_protocol::page::{ErrorCode, MAX_CHAIN_BYTES, Request, Response};
 use quire_protocol::page_version::{self, PageVersion};
 use quire_protocol::{Frame, FrameError};
@@ -44,14 +45,14 @@ impl Refusal {
 
 impl From<ReadError> for Refusal {
     fn from(error: ReadError) -> Refusal {
-        use StorageError::{Corrupt, Failed, Io, Unsettled};
         let code = match &error {
             ReadError::NoSuchKey { .. } => ErrorCode::NoSuchKey,
             ReadError::WrongKind(_) => ErrorCode::Protocol,
             ReadError::Timeout { .. } => ErrorCode::Timeout,
             ReadError::IngestStopped { .. } => ErrorCode::IngestStopped,
-            ReadError::Redo { .. } | ReadError::Value { .. } | ReadError::Storage(Corrupt { .. }) => ErrorCode::Corrupt,
-            ReadError::Storage(Io { .. } | Unsettled { .. } | Failed(_)) => ErrorCode::Storage,
+            ReadError::Redo { .. } | ReadError::Value { .. } => ErrorCode::Corrupt,
+            // Also of a damaged file, which may be whole the next time.
+            ReadError::Storage(_) => ErrorCode::Storage,
         };
         Refusal::new(code, error)
     }
@@ -181,7 +182,8 @@ fn greet(branches: &Branches, frame: &Frame) -> Result<(BranchKey, Response), Re
             let key = BranchKey { timeline, shard };
             match branches.get(key) {
                 None => Ok((key, Response::Welcome { ingested: None })),
-                Some(Known::Failed(reason)) => Err(Refusal::new(ErrorCode::Storage, reason)),
+                // Requests are refused until it can be opened.
+                Some(Known::Failed(_)) => Ok((key, Response::Welcome { ingested: None })),
                 Some(Known::Open(branch)) => {
                     let ingested = Some(branch.timeline().progress().ingested);
                     Ok((key, Response::Welcome { ingested }))
@@ -247,12 +249,12 @@ async fn answer(known: Option<Known>, request: Request, timeout: Duration) -> Re
 
 async fn get_pages(branch: Arc<Branch>, keys: Vec<Key>, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
     branch.timeline().wait_for(lsn, timeout).await?;
-    Ok(Response::Pages(blocking(move || branch.timeline().pages(&keys, lsn)).await??))
+    Ok(Response::Pages(reading(branch, move |timeline| timeline.pages(&keys, lsn)).await?))
 }
 
 async fn scan(branch: Arc<Branch>, from: Key, to: Key, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
     branch.timeline().wait_for(lsn, timeout).await?;
-    let scanned = blocking(move || branch.timeline().scan(from, to, lsn)).await??;
+    let scanned = reading(branch, move |timeline| timeline.scan(from, to, lsn)).await?;
     Ok(Response::Values { entries: scanned.entries, more: scanned.more })
 }
 
@@ -281,12 +283,27 @@ async fn write_files(
 
 async fn get_chain(branch: Arc<Branch>, key: Key, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
     branch.timeline().wait_for(lsn, timeout).await?;
-    let chain = blocking(move || branch.timeline().chain(key, lsn)).await??;
+    let chain = reading(branch, move |timeline| timeline.chain(key, lsn)).await?;
     let versions: Vec<PageVersion> = chain.versions().filter_map(|version| version.to_message()).collect();
     match page_version::encoded_bytes(&versions) {
         0..=MAX_CHAIN_BYTES => Ok(Response::Chain(versions)),
         bytes => Err(Refusal::new(ErrorCode::Protocol, format!("the chain of {key} takes {bytes} bytes"))),
     }
+}
+
+/// Reads from a timeline; a file that cannot be read is said.
+async fn reading<T: Send + 'static>(
+    branch: Arc<Branch>,
+    read: impl FnOnce(&Timeline) -> Result<T, ReadError> + Send + 'static,
+) -> Result<T, Refusal> {
+    let outcome = blocking(move || {
+        read(branch.timeline()).inspect_err(|error| {
+            if let ReadError::Storage(reason) = error {
+                branch.timeline().note_unread(reason);
+            }
+        })
+    });
+    Ok(outcome.await??)
 }
 
 /// Runs work that reads files or keeps a processor busy.

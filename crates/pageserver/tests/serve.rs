@@ -8,7 +8,7 @@ use quire_protocol::page::{ErrorCode, FileVersion, Request, Response, SmallFile}
 use quire_protocol::page_version::{PageVersion, VersionKind};
 use quire_protocol::quorum::{self, LogIdentity};
 use quire_protocol::{Frame, FrameError};
-use quire_types::{Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Term, TimelineKey};
+use quire_types::{BranchId, Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Term, TimelineKey};
 use quire_wal::checkpoint::encode_shutdown_checkpoint;
 use quire_wal::effects::FullPageWrites;
 use quire_wal::{CheckpointState, WalStream};
@@ -105,6 +105,22 @@ impl Running {
         self.task.await.unwrap();
     }
 
+    /// The first branch's part of the status.
+    async fn wait_until_status_says(&self, words: &str) {
+        let poll = async {
+            loop {
+                let status = self.http("GET", "/status", "").await;
+                if status.split("{\"project\"").nth(1).unwrap().contains(words) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), poll)
+            .await
+            .unwrap_or_else(|_| panic!("the status never says {words}"));
+    }
+
     async fn http(&self, method: &str, path: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.http).await.unwrap();
         let head =
@@ -123,8 +139,12 @@ struct Client {
 
 impl Client {
     async fn connect(address: SocketAddr) -> (Client, Response) {
+        Client::connect_to(address, TimelineKey::default()).await
+    }
+
+    async fn connect_to(address: SocketAddr, timeline: TimelineKey) -> (Client, Response) {
         let mut client = Client { stream: TcpStream::connect(address).await.unwrap() };
-        let hello = Request::Hello { timeline: TimelineKey::default(), shard: ShardId::UNSHARDED };
+        let hello = Request::Hello { timeline, shard: ShardId::UNSHARDED };
         let welcome = client.ask(&hello).await;
         (client, welcome)
     }
@@ -308,6 +328,40 @@ async fn wal_that_cannot_be_ingested_stops_the_branch_and_not_the_process() {
     assert!(matches!(client.ask(&get_pages(START, &[0])).await, Response::Pages(_)));
     let status = server.http("GET", "/status", "").await;
     assert!(status.contains("\"error\":\"invalid WAL at"), "{status}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_that_cannot_be_opened_is_opened_once_its_files_are_whole_and_the_others_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = TimelineKey { branch: BranchId([7; 16]), ..TimelineKey::default() };
+    let server = Running::start(dir.path(), Vec::new()).await;
+    for timeline in [TimelineKey::default(), other] {
+        import(&mut Client::connect_to(server.pages, timeline).await.0).await;
+    }
+    server.stop().await;
+    let folder = dir.path().join("0".repeat(32)).join("0".repeat(32)).join("0-1");
+    let layer = std::fs::read_dir(&folder).unwrap().flatten().map(|entry| entry.path());
+    let layer = layer.into_iter().find(|path| path.extension().is_some_and(|suffix| suffix == "layer")).unwrap();
+    let whole = std::fs::read(&layer).unwrap();
+    let mut damaged = whole.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    std::fs::write(&layer, damaged).unwrap();
+
+    let server = Running::start(dir.path(), Vec::new()).await;
+    let (mut client, _) = Client::connect_to(server.pages, other).await;
+    assert!(matches!(client.ask(&get_pages(START, &[0])).await, Response::Pages(_)), "the other branch is served");
+    let (mut client, _) = Client::connect(server.pages).await;
+    assert_eq!(client.error(&get_pages(START, &[0])).await, ErrorCode::Storage);
+    server.wait_until_status_says(layer.to_str().unwrap()).await;
+    // What is put back may be away for a moment, and nothing may be taken for an import that was not finished.
+    std::fs::write(&layer, whole).unwrap();
+    let manifest = folder.join("manifest");
+    std::fs::rename(&manifest, dir.path().join("manifest")).unwrap();
+    server.wait_until_status_says("cannot find the manifest").await;
+    std::fs::rename(dir.path().join("manifest"), &manifest).unwrap();
+    server.wait_until_status_says(r#""error":null"#).await;
+    assert!(matches!(client.ask(&get_pages(START, &[0])).await, Response::Pages(_)), "on the connection that it had");
     server.stop().await;
 }
 

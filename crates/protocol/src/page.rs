@@ -185,13 +185,13 @@ pub enum ErrorCode {
     NoSuchKey = 2,
     /// Ingest did not reach the LSN in time.
     Timeout = 3,
-    /// A record could not be redone, or a file is damaged: a wrong page is never served.
+    /// A record could not be redone, or a small file is damaged: nothing wrong is ever served.
     Corrupt = 4,
     /// Ingest of the branch has stopped at a record it cannot take.
     IngestStopped = 5,
     /// The message does not fit the state of the conversation.
     Protocol = 6,
-    /// The disk failed.
+    /// The disk failed, or a file of the branch is damaged; the same request may succeed later.
     Storage = 7,
     /// A compute of a higher term writes the branch's small files.
     Fenced = 8,

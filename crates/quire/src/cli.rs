@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn commands_that_scripts_call_are_understood() {
         let lines = [
-            "quire up --detach --dir /x --pg-bin /y --safekeepers 3 --pageservers 1 --cache-size 64MiB --verify-rate 5",
+            "quire up --detach --dir /x --pg-bin /y --safekeepers 3 --pageservers 1 --cache-size 64MiB --verify-rate 5 --read-deadline 9",
             "quire down",
             "quire status --json",
             "quire psql main -- -c select",

@@ -128,7 +128,7 @@ pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) 
         pushdown: true,
         cache_bytes: branch.cache_bytes,
         lag_bytes_max: branch.lag_bytes_max.unwrap_or(quire_compute::config::LAG_BYTES_MAX),
-        fetch_seconds_max: quire_compute::config::FETCH_SECONDS_MAX,
+        fetch_seconds_max: branch.fetch_seconds_max.unwrap_or(quire_compute::config::FETCH_SECONDS_MAX),
         verify_rate: branch.verify_rate.unwrap_or(quire_compute::config::VERIFY_RATE),
         evidence: Some(options.evidence.clone()),
         drop_everything: std::env::var_os(DROP_ALL_VARIABLE).is_some_and(|value| value == "1"),

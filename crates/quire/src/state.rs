@@ -59,6 +59,9 @@ pub struct Branch {
     /// How far storage may lag before its compute's commits wait; the default if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_bytes_max: Option<u64>,
+    /// How many seconds its compute waits for a page that storage does not give; the default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch_seconds_max: Option<u64>,
     /// How many pages a second its compute compares with storage's; the usual number if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify_rate: Option<u32>,
@@ -138,6 +141,7 @@ impl State {
             http_port: ports.free()?,
             cache_bytes: None,
             lag_bytes_max: None,
+            fetch_seconds_max: None,
             verify_rate: None,
         })
     }

@@ -57,9 +57,23 @@ impl Fullness {
         self.bytes() < self.limit
     }
 
+    /// How far the cache is beyond its bound: 0 up to it, 1 at twice as much and more.
+    pub fn excess(&self) -> f64 {
+        let beyond = self.bytes().saturating_sub(self.limit);
+        (beyond as f64 / self.limit as f64).min(1.0)
+    }
+
     /// Waits until more has come than should stay.
     pub async fn overfilled(&self) {
         self.filling.notified().await;
+    }
+}
+
+#[cfg(test)]
+impl Fullness {
+    /// Of an empty cache with this bound.
+    pub fn with_limit(limit: u64) -> Fullness {
+        Fullness { limit, bytes: AtomicU64::new(0), filling: Notify::new() }
     }
 }
 
@@ -74,7 +88,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_comes_is_counted_and_calls_the_sweep() {
-        let fullness = Fullness { limit: 100, bytes: AtomicU64::new(0), filling: Notify::new() };
+        let fullness = Fullness::with_limit(100);
         fullness.grew(90);
         assert!(fullness.has_room() && !is_overfilled(&fullness).await);
         fullness.grew(10);
@@ -89,8 +103,18 @@ mod tests {
 
     #[test]
     fn without_a_limit_there_is_always_room() {
-        let fullness = Fullness { limit: u64::MAX, bytes: AtomicU64::new(0), filling: Notify::new() };
+        let fullness = Fullness::with_limit(u64::MAX);
         fullness.grew(1 << 60);
-        assert!(fullness.has_room());
+        assert!(fullness.has_room() && fullness.excess() == 0.0);
+    }
+
+    #[test]
+    fn the_excess_is_a_part_of_the_bound() {
+        let fullness = Fullness::with_limit(100);
+        let excess = [100, 125, 200, 900].map(|bytes| {
+            fullness.measured(bytes);
+            fullness.excess()
+        });
+        assert_eq!(excess, [0.0, 0.25, 1.0, 1.0]);
     }
 }

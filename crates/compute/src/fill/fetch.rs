@@ -12,6 +12,7 @@ use crate::bound::Fullness;
 use crate::metrics::{FetchReason, Metrics};
 use crate::page_client::PageClient;
 use quire_cache::FileId;
+use quire_protocol::page::ErrorCode;
 use quire_types::PAGE_SIZE;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -92,7 +93,13 @@ impl Fetcher {
             Some(step) => self.step_ahead(&file, step),
             None => {}
         }
-        self.fetch(&file, wanted, FetchReason::Miss).await?;
+        match self.fetch(&file, wanted, FetchReason::Miss).await {
+            // What is asked for besides must not keep from the reader what there is.
+            Err(FillError::Page(error)) if error.refusal() == Some(ErrorCode::Storage) => {
+                self.fetch(&file, vec![blocks.clone()], FetchReason::Miss).await?;
+            }
+            outcome => outcome?,
+        }
         file.settled(blocks).await;
         Ok(())
     }
@@ -155,13 +162,15 @@ impl Fetcher {
         }
     }
 
-    /// Brings in those of `ranges` that are absent and that nobody else brings in.
+    /// Brings in those of `ranges` that are absent and that nobody else brings in. If it is only what somebody waits for, then
+    /// in spite of refusals that may pass.
     async fn fetch(
         &self,
         file: &Arc<CacheFile>,
         ranges: Vec<Range<u32>>,
         reason: FetchReason,
     ) -> Result<(), FillError> {
+        let insists = reason == FetchReason::Miss && ranges.len() == 1;
         let claims = file.claim(ranges);
         if claims.blocks().is_empty() {
             return Ok(());
@@ -170,7 +179,10 @@ impl Fetcher {
         let begun = Instant::now();
         // Read after the claim: whoever dropped a block raised the LSN before.
         let lsn = file.meta().request_lsn();
-        let pages = self.client.get_pages(lsn, claims.keys(), patience).await?;
+        let pages = match insists {
+            true => self.client.insist_on_pages(lsn, claims.keys(), patience).await?,
+            false => self.client.get_pages(lsn, claims.keys(), patience).await?,
+        };
         self.metrics.fetched(reason, pages.len(), begun.elapsed());
         claims.install(&pages).map_err(FillError::Write)?;
         self.fullness.grew((pages.len() * PAGE_SIZE) as u64);

@@ -57,19 +57,20 @@ pub fn changes(pgdata: &Path, area: FileArea, known: &BTreeMap<String, Known>) -
 
 /// None if there is no such file; an empty option if it is as known.
 fn changed_content(path: &Path, known: Option<&Known>) -> Result<Option<Option<Bytes>>, Error> {
-    let read = || -> io::Result<Option<Bytes>> {
-        let length = fs::metadata(path)?.len();
-        if known == Some(&Known::Length(length)) {
-            return Ok(None);
-        }
-        if length > SMALL_FILE_BYTES_MAX as u64 {
-            return Err(ErrorKind::FileTooLarge.into());
-        }
-        let content = Bytes::from(fs::read(path)?);
-        Ok((known != Some(&Known::Content(content.clone()))).then_some(content))
-    };
-    match read() {
-        Ok(content) => Ok(Some(content)),
+    let Some(bytes) = unless_gone(path, fs::metadata(path))?.map(|metadata| metadata.len()) else { return Ok(None) };
+    if known == Some(&Known::Length(bytes)) {
+        return Ok(Some(None));
+    }
+    if bytes > SMALL_FILE_BYTES_MAX as u64 {
+        return Err(Error::KeptFileTooLong { path: path.to_owned(), bytes, bytes_max: SMALL_FILE_BYTES_MAX as u64 });
+    }
+    let content = unless_gone(path, fs::read(path))?.map(Bytes::from);
+    Ok(content.map(|content| (known != Some(&Known::Content(content.clone()))).then_some(content)))
+}
+
+fn unless_gone<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Error> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::file("read", path)(error)),
     }
@@ -150,5 +151,18 @@ mod tests {
         assert_eq!(take(folder.path(), FileArea::Mappings, &mut known).0.len(), 1);
         assert_eq!(take(folder.path(), FileArea::Mappings, &mut known), (vec![], vec![]));
         assert_eq!(known.len(), 2);
+    }
+
+    #[test]
+    fn a_file_that_storage_does_not_take_is_an_error_that_names_it_and_its_length() {
+        let (folder, known) = (pgdata(), BTreeMap::new());
+        let mapping = folder.path().join("pg_logical/mappings/map-5-4e2-0_15A0-2f1-2f1");
+        let file = fs::File::create(&mapping).expect("created");
+        file.set_len(SMALL_FILE_BYTES_MAX as u64).expect("extended");
+        assert_eq!(changes(folder.path(), FileArea::Mappings, &known).expect("it is kept").changed.len(), 1);
+        file.set_len(SMALL_FILE_BYTES_MAX as u64 + 1).expect("extended");
+        let error = changes(folder.path(), FileArea::Mappings, &known).expect_err("one byte too long");
+        assert!(matches!(&error, Error::KeptFileTooLong { path, .. } if *path == mapping), "{error}");
+        assert!(changes(folder.path(), FileArea::Slots, &known).is_ok(), "other areas are kept");
     }
 }

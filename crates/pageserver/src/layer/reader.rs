@@ -155,7 +155,16 @@ impl Layer {
     }
 
     pub(super) fn read_frame_at(&self, offset: u64, end: u64) -> Result<(Vec<u8>, u64), StorageError> {
-        frame::read_next(&self.file, &self.path, offset, end)
+        self.read_again(|file| frame::read_next(file, &self.path, offset, end))
+    }
+
+    /// Reads, and where that fails once more from what the name stands for now: whoever puts back a damaged file may put
+    /// another in its place.
+    fn read_again<T>(&self, read: impl Fn(&File) -> Result<T, StorageError>) -> Result<T, StorageError> {
+        read(&self.file).or_else(|error| match File::open(&self.path) {
+            Ok(file) => read(&file),
+            Err(_) => Err(error),
+        })
     }
 
     fn block(&self, number: usize) -> Result<Arc<Block>, StorageError> {
@@ -171,7 +180,7 @@ impl Layer {
 
     fn read_block(&self, number: usize) -> Result<Block, StorageError> {
         let entry = self.index[number];
-        let raw = frame::read(&self.file, &self.path, entry.extent)?;
+        let raw = self.read_again(|file| frame::read(file, &self.path, entry.extent))?;
         let malformed = StorageError::malformed(&self.path, entry.extent.offset);
         let block = Block::parse(raw).map_err(malformed)?;
         match block.len() > 0 && block.position(0) == entry.first {

@@ -1,7 +1,8 @@
 //! The pages of one timeline that wait for an image.
 //!
 //! A page is in the backlog once, from the moment it is queued until its image is kept. Urgent pages come first. A page
-//! that cannot be rebuilt is put aside: reads of it report the error, and the branch goes on.
+//! that cannot be rebuilt is put aside: reads of it report the error, and the branch goes on. If it was a file that could not
+//! be read, the page is taken up again some time later.
 
 use quire_types::Key;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -20,7 +21,24 @@ struct Inner {
     urgent: VecDeque<Key>,
     urgent_pages: usize,
     broken: HashSet<Key>,
+    unread: HashSet<Key>,
     sweep_again: bool,
+}
+
+/// How the work on a page ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Work {
+    Done,
+    /// The page cannot be rebuilt.
+    Broken,
+    /// A file that it takes cannot be read.
+    Unread,
+}
+
+impl Inner {
+    fn is_put_aside(&self, key: Key) -> bool {
+        self.broken.contains(&key) || self.unread.contains(&key)
+    }
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -46,12 +64,13 @@ impl Backlog {
     /// Whether a page is in it, or put aside.
     pub(super) fn contains(&self, key: Key) -> bool {
         let inner = self.lock();
-        inner.pages.contains_key(&key) || inner.broken.contains(&key)
+        inner.pages.contains_key(&key) || inner.is_put_aside(key)
     }
 
     /// Pages that cannot be rebuilt.
     pub(super) fn broken(&self) -> usize {
-        self.lock().broken.len()
+        let inner = self.lock();
+        inner.broken.len() + inner.unread.len()
     }
 
     /// Whether ingest may go on.
@@ -63,14 +82,14 @@ impl Backlog {
     /// Pages that can be added, and those that must not be.
     pub(super) fn room(&self) -> (usize, HashSet<Key>) {
         let inner = self.lock();
-        let excluded = inner.pages.keys().chain(&inner.broken).copied().collect();
+        let excluded = inner.pages.keys().chain(&inner.broken).chain(&inner.unread).copied().collect();
         (self.pages_max.saturating_sub(inner.pages.len()), excluded)
     }
 
     /// Queues a page; says whether it was not there yet.
     pub(super) fn add(&self, key: Key, is_urgent: bool) -> bool {
         let mut inner = self.lock();
-        if inner.broken.contains(&key) {
+        if inner.is_put_aside(key) {
             return false;
         }
         let is_new = !inner.pages.contains_key(&key);
@@ -103,13 +122,20 @@ impl Backlog {
     }
 
     /// The page was worked on; if that failed it is put aside.
-    pub(super) fn done(&self, key: Key, is_broken: bool) {
+    pub(super) fn done(&self, key: Key, work: Work) {
         let mut inner = self.lock();
         let stage = inner.pages.remove(&key).unwrap_or_default();
         inner.urgent_pages -= usize::from(stage.is_urgent);
-        if is_broken {
-            inner.broken.insert(key);
+        match work {
+            Work::Done => {}
+            Work::Broken => drop(inner.broken.insert(key)),
+            Work::Unread => drop(inner.unread.insert(key)),
         }
+    }
+
+    /// Takes pages up again that are put aside for files that could not be read; says whether there were any.
+    pub(super) fn forgive_unread(&self) -> bool {
+        !std::mem::take(&mut self.lock().unread).is_empty()
     }
 
     /// Remembers whether there are more pages past the threshold than had room.
@@ -143,7 +169,7 @@ mod tests {
         assert!(!backlog.add(key(2), true) && !backlog.add(key(1), false));
         assert!(!backlog.has_room(), "an urgent page waits");
         assert_eq!([backlog.take(), backlog.take(), backlog.take()], [Some(key(2)), Some(key(1)), None]);
-        backlog.done(key(2), false);
+        backlog.done(key(2), Work::Done);
         assert!(backlog.has_room());
         assert_eq!(backlog.len(), 1);
     }
@@ -155,7 +181,7 @@ mod tests {
         assert_eq!(backlog.take(), Some(key(1)));
         assert!(!backlog.add(key(1), true));
         assert_eq!((backlog.take(), backlog.has_room()), (None, false));
-        backlog.done(key(1), false);
+        backlog.done(key(1), Work::Done);
         assert!(backlog.has_room() && backlog.add(key(1), false));
     }
 
@@ -164,7 +190,18 @@ mod tests {
         let backlog = Backlog::new(10);
         backlog.add(key(1), true);
         backlog.take();
-        backlog.done(key(1), true);
+        backlog.done(key(1), Work::Broken);
         assert!(!backlog.add(key(1), true) && backlog.has_room() && backlog.contains(key(1)));
+    }
+
+    #[test]
+    fn a_page_of_an_unread_file_is_queued_again_once_forgiven() {
+        let backlog = Backlog::new(10);
+        backlog.add(key(1), false);
+        backlog.take();
+        backlog.done(key(1), Work::Unread);
+        assert!(!backlog.add(key(1), false) && backlog.contains(key(1)) && backlog.broken() == 1);
+        assert!(backlog.forgive_unread() && !backlog.forgive_unread());
+        assert!(backlog.add(key(1), false) && backlog.take() == Some(key(1)));
     }
 }

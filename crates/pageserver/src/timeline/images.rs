@@ -1,5 +1,6 @@
 //! Making images: who is queued, and what a worker does with a page.
 
+use super::backlog::Work;
 use super::{MustWait, Timeline};
 use crate::accounts::Account;
 use crate::chain::Chain;
@@ -26,6 +27,18 @@ pub enum ImageOutcome {
     NotNeeded(Key),
     /// The page cannot be rebuilt; it was put aside.
     Failed(Key, ReadError),
+    /// A file that the page takes cannot be read; the page was put aside until [`Timeline::retry_unread_images`].
+    Unread(Key),
+}
+
+impl ImageOutcome {
+    fn work(&self) -> Work {
+        match self {
+            ImageOutcome::Made(_) | ImageOutcome::NotNeeded(_) => Work::Done,
+            ImageOutcome::Failed(..) => Work::Broken,
+            ImageOutcome::Unread(_) => Work::Unread,
+        }
+    }
 }
 
 impl Timeline {
@@ -80,11 +93,18 @@ impl Timeline {
         pages.into_iter().for_each(|key| self.enqueue(key, false));
     }
 
+    /// Queues pages again that were put aside for a file that could not be read: it may be back.
+    pub fn retry_unread_images(&self) {
+        if self.backlog.forgive_unread() {
+            self.sweep();
+        }
+    }
+
     /// Makes the image of the page that has waited longest; none if none waits.
     pub fn make_next_image(&self) -> Option<ImageOutcome> {
         let key = self.backlog.take()?;
         let outcome = self.make_image(key);
-        self.backlog.done(key, matches!(outcome, ImageOutcome::Failed(..)));
+        self.backlog.done(key, outcome.work());
         // Deltas that came since may have taken the page past the threshold again, and found it queued.
         let account = self.store.account(key);
         if self.settings().reached(account.deltas, account.bytes) {
@@ -103,6 +123,10 @@ impl Timeline {
             return ImageOutcome::NotNeeded(key);
         }
         match self.rebuild(key, account.last) {
+            Err(ReadError::Storage(reason)) => {
+                self.note_unread(&reason);
+                ImageOutcome::Unread(key)
+            }
             Err(error) => ImageOutcome::Failed(key, error),
             Ok((_, page)) => match self.store.keep_image(key, page, &account) {
                 None => ImageOutcome::NotNeeded(key),

@@ -12,17 +12,20 @@
 //! - an image has the LSN of the last delta it includes, and a chain is given one image for each threshold it crosses.
 
 mod backlog;
+mod complaints;
 mod images;
 mod progress;
 mod read;
 mod relief;
+mod view;
 
 #[cfg(test)]
 mod tests;
 
 pub use images::{ImageOutcome, ImageReason};
 pub use progress::Progress;
-pub use read::{LatestView, PageChain};
+pub use read::PageChain;
+pub use view::{LatestView, PatientView};
 
 use crate::chain::Redo;
 use crate::change::Change;
@@ -35,10 +38,13 @@ use crate::store::Store;
 use crate::value::Version;
 use backlog::Backlog;
 use bytes::Bytes;
+use complaints::Complaints;
 use quire_types::{Key, Lsn};
 use relief::Relief;
 use std::sync::{Arc, RwLock, Weak};
+use std::time::Instant;
 use tokio::sync::{Notify, watch};
+use tracing::error;
 
 /// Memtables that may wait to be flushed before ingest has to.
 const FROZEN_MEMTABLES_MAX: usize = 3;
@@ -68,6 +74,7 @@ pub struct Timeline {
     settings: RwLock<ImageSettings>,
     backlog: Backlog,
     relief: Relief,
+    complaints: Complaints,
     froze: Notify,
     parts: TimelineParts,
 }
@@ -85,6 +92,7 @@ impl Timeline {
             durable: watch::Sender::new(durable),
             backlog: Backlog::new(parts.backlog_max),
             relief: Relief::default(),
+            complaints: Complaints::default(),
             froze: Notify::new(),
             parts,
         });
@@ -168,6 +176,18 @@ impl Timeline {
         *self.settings.write().expect("nothing panics under this lock") = settings;
         self.sweep();
         Ok(())
+    }
+
+    /// Says that something could not be read, if it was not said a moment ago.
+    pub fn note_unread(&self, reason: &StorageError) {
+        if self.complaints.note(reason.to_string(), Instant::now()) {
+            error!(branch = %self.origin.timeline, %reason, "cannot read; what needs it waits or fails");
+        }
+    }
+
+    /// What could not be read just now.
+    pub fn unread(&self) -> Option<String> {
+        self.complaints.latest(Instant::now())
     }
 
     /// Blocks until the image workers and flushes have caught up, or ingest is over.

@@ -19,12 +19,14 @@ pub struct Progress {
     pub stopped: Option<Arc<str>>,
     /// Why nothing becomes durable at the moment; it is tried again.
     pub held: Option<Arc<str>>,
+    /// What ingest needs and cannot read at the moment; it is tried again.
+    pub unread: Option<Arc<str>>,
 }
 
 impl Progress {
     /// Everything up to `lsn` is durable, and nothing more is known.
     pub(super) fn at(lsn: Lsn) -> Progress {
-        Progress { ingested: lsn, frozen: lsn, durable: lsn, stopped: None, held: None }
+        Progress { ingested: lsn, frozen: lsn, durable: lsn, stopped: None, held: None, unread: None }
     }
 
     /// Whether a wait for `lsn` is over, and how.

@@ -3,10 +3,9 @@
 use super::Timeline;
 use crate::chain::Chain;
 use crate::error::ReadError;
-use crate::ingest::{StateError, StateView};
 use crate::store::Scanned;
 use bytes::Bytes;
-use quire_types::{Key, Lsn, PAGE_SIZE, Reader, SLRU_SEGMENT_PAGES};
+use quire_types::{Key, Lsn, Reader, SLRU_SEGMENT_PAGES};
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -119,27 +118,5 @@ fn home_of(key: Key) -> Result<(Key, u32), ReadError> {
             Ok((Key::SlruSegment { slru, segment: page / SLRU_SEGMENT_PAGES }, page % SLRU_SEGMENT_PAGES))
         }
         other => Err(ReadError::WrongKind(other)),
-    }
-}
-
-/// What ingest sees of a timeline: everything that was taken in.
-#[derive(Debug)]
-pub struct LatestView<'a>(pub &'a Timeline);
-
-impl StateView for LatestView<'_> {
-    fn value(&self, key: Key) -> Result<Option<Bytes>, StateError> {
-        self.0.value(key, Lsn::MAX).map_err(|error| StateError(Box::new(error)))
-    }
-
-    fn live(&self, from: Key, to: Key) -> Result<Vec<(Key, Bytes)>, StateError> {
-        let scanned = self.0.store.scan(from, to, Lsn::MAX, usize::MAX, usize::MAX);
-        scanned.map(|scanned| scanned.entries).map_err(|error| StateError(Box::new(error)))
-    }
-
-    fn page(&self, key: Key) -> Result<Bytes, StateError> {
-        let rebuilt = self.0.rebuild(key, Lsn::MAX).map(|(_, page)| page);
-        let page = rebuilt.map_err(|error| StateError(Box::new(error)))?;
-        assert_eq!(page.len(), PAGE_SIZE);
-        Ok(page)
     }
 }

@@ -1,6 +1,7 @@
 //! Where ingest waits for flushes and image workers.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// A condition that others make true. What is waited for is checked under a lock that those who announce take too, and
 /// they hold no other lock when they do.
@@ -18,6 +19,13 @@ impl Relief {
             .changed
             .wait_while(ended, |ended| !*ended && !is_relieved())
             .expect("nothing panics while this is locked");
+    }
+
+    /// Blocks for a while; says whether anybody is still to wait.
+    pub(super) fn pause(&self, time: Duration) -> bool {
+        let waiting = self.changed.wait_timeout_while(self.lock(), time, |ended| !*ended);
+        let (ended, _) = waiting.expect("nothing panics while this is locked");
+        !*ended
     }
 
     /// Something changed that may be waited for.

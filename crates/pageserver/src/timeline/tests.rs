@@ -3,6 +3,7 @@
 mod model;
 
 use super::*;
+use crate::ingest::StateView;
 use crate::value::Value;
 use model::{BLOCKS, Bench, REL, SETTINGS, START, block, delta, image, size};
 use proptest::prelude::*;
@@ -350,6 +351,57 @@ fn a_layer_that_cannot_be_merged_holds_up_nothing_else() {
     let _ = bench.apply(vec![(block(1), delta(b"more"))]);
     bench.flush().expect("the branch goes on");
     assert_eq!(bench.strangers(), 0);
+}
+
+#[test]
+fn ingest_and_images_wait_for_a_damaged_layer_until_another_is_put_in_its_place() {
+    let mut bench = Bench::new();
+    // A chain past the threshold, of which a part lies in the layer.
+    (0..4).for_each(|round| {
+        let _ = bench.apply(vec![(block(0), delta(&[round]))]);
+    });
+    bench.flush().unwrap();
+    let layer = bench.layer_files().remove(0);
+    let whole = std::fs::read(&layer).unwrap();
+    let mut damaged = whole.clone();
+    damaged[20] ^= 0xff;
+    std::fs::write(&layer, damaged).unwrap();
+    let _ = bench.apply(vec![(block(0), delta(b"more"))]);
+    assert!(matches!(bench.timeline.make_next_image(), Some(ImageOutcome::Unread(_))));
+    assert_eq!((bench.timeline.make_next_image().is_none(), bench.timeline.broken_pages()), (true, 1));
+    let named = |reason: Option<String>| reason.is_some_and(|reason| reason.contains(layer.to_str().unwrap()));
+    assert!(named(bench.timeline.unread()), "{:?}", bench.timeline.unread());
+
+    let timeline = Arc::clone(&bench.timeline);
+    let ingest = std::thread::spawn(move || PatientView(&timeline).page(block(0)));
+    while bench.timeline.progress().unread.is_none() {
+        std::thread::yield_now();
+    }
+    assert!(named(bench.timeline.progress().unread.map(|reason| reason.to_string())) && !ingest.is_finished());
+    let replacement = bench.dir.path().join("replacement");
+    std::fs::write(&replacement, whole).unwrap();
+    std::fs::rename(&replacement, &layer).unwrap();
+    assert_eq!(ingest.join().unwrap().unwrap(), bench.expected(block(0), bench.end()));
+    assert_eq!(bench.timeline.progress().unread, None);
+    bench.timeline.retry_unread_images();
+    assert_eq!((bench.make_all_images(), bench.timeline.broken_pages()), (1, 0));
+    bench.check();
+}
+
+#[test]
+fn who_waits_for_a_damaged_layer_ends_with_the_timeline() {
+    let bench = Bench::new();
+    bench.flush().unwrap();
+    for layer in bench.layer_files() {
+        std::fs::write(layer, b"nothing of it is left").unwrap();
+    }
+    let timeline = Arc::clone(&bench.timeline);
+    let ingest = std::thread::spawn(move || PatientView(&timeline).value(Key::RelSize { rel: REL }));
+    while bench.timeline.progress().unread.is_none() {
+        std::thread::yield_now();
+    }
+    bench.timeline.shut_down();
+    assert!(ingest.join().unwrap().is_err());
 }
 
 #[test]

@@ -28,6 +28,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a process of a killed supervisor may take to end by itself.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// A read that waits for days is nobody's wish.
+const READ_DEADLINE_MAX: u64 = 86_400;
+
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Start all roles on this machine and supervise them
@@ -67,6 +70,10 @@ pub struct Args {
     /// How many bytes of the log may wait for the pageserver before commits wait, too, such as 256MiB; remembered [default: 1GiB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     max_lag: Option<u64>,
+
+    /// How many seconds a read waits for a page that storage does not give before it is an error; remembered [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=READ_DEADLINE_MAX))]
+    read_deadline: Option<u64>,
 
     /// How many pages a second the compute compares with storage's all the time, 0 for none; remembered [default: 20]
     #[arg(long, value_name = "N")]
@@ -182,12 +189,16 @@ impl Args {
         if let Some(bytes) = self.max_lag {
             state.branches.iter_mut().for_each(|branch| branch.lag_bytes_max = Some(bytes));
         }
+        if let Some(seconds) = self.read_deadline {
+            state.branches.iter_mut().for_each(|branch| branch.fetch_seconds_max = Some(seconds));
+        }
         if let Some(rate) = self.verify_rate {
             state.branches.iter_mut().for_each(|branch| branch.verify_rate = Some(rate));
         }
         state.save(home)?;
         let cache_bytes = self.cache_size.unwrap_or_else(|| CacheSize::default_in(home)).bytes();
-        Ok((state, Options { pg_bin, shim, cache_bytes, lag_bytes_max: self.max_lag, verify_rate: self.verify_rate }))
+        let (lag_bytes_max, fetch_seconds_max, verify_rate) = (self.max_lag, self.read_deadline, self.verify_rate);
+        Ok((state, Options { pg_bin, shim, cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate }))
     }
 
     fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
@@ -220,6 +231,9 @@ impl Args {
         }
         if let Some(bytes) = self.max_lag {
             command.args(["--max-lag", &bytes.to_string()]);
+        }
+        if let Some(seconds) = self.read_deadline {
+            command.args(["--read-deadline", &seconds.to_string()]);
         }
         if let Some(rate) = self.verify_rate {
             command.args(["--verify-rate", &rate.to_string()]);

@@ -33,6 +33,8 @@ pub struct Options {
     pub cache_bytes: Option<u64>,
     /// How far storage may lag before a new branch's commits wait.
     pub lag_bytes_max: Option<u64>,
+    /// How many seconds the compute of a new branch waits for a page; the default if absent.
+    pub fetch_seconds_max: Option<u64>,
     /// How many pages a second it compares with storage's.
     pub verify_rate: Option<u32>,
 }
@@ -82,8 +84,9 @@ impl Groups {
 async fn start(home: &Home, state: &mut State, options: &Options, groups: &mut Groups) -> Result<()> {
     start_storage(home, state, groups).await?;
     if state.branches.is_empty() {
-        let Options { cache_bytes, lag_bytes_max, verify_rate, .. } = *options;
-        let branch = Branch { cache_bytes, lag_bytes_max, verify_rate, ..state.new_branch(FIRST_BRANCH)? };
+        let Options { cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate, .. } = *options;
+        let new = state.new_branch(FIRST_BRANCH)?;
+        let branch = Branch { cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate, ..new };
         state.branches.push(branch);
         state.save(home)?;
     }

@@ -14,7 +14,7 @@ const ABSENT: &[(u8, u8, &str)] = &[
     (
         rmgr::CLOG,
         rmgr::CLOG_TRUNCATE,
-        "takes more than a million transactions, as `tests/tests/counters.rs` makes on a Quire; it removes whole segments",
+        "takes more than a million transactions, as `tests/tests/statements/counters.rs` makes on a Quire; it removes whole segments",
     ),
     (rmgr::GIST, rmgr::XLOG_GIST_ASSIGN_LSN, "written at `wal_level = minimal` alone; it touches no page"),
 ];

@@ -1,20 +1,12 @@
 //! Transaction and multixact ids: their status lies in files of many segments, and none is ever given out twice.
 
-use quire_tests::Quire;
+use super::bench::{Bench, number, run};
 use tokio_postgres::Client;
 
 /// More than a segment of `pg_xact` holds: 32 pages of 32,768.
 const TRANSACTIONS: i64 = 1_150_000;
 /// More than a segment of `pg_multixact/offsets` holds: 32 pages of 2,048. Their members fill segments, too.
 const MULTIXACTS: i64 = 70_000;
-
-async fn run(client: &Client, statements: &str) {
-    client.batch_execute(statements).await.unwrap_or_else(|error| panic!("{statements}: {error:?}"));
-}
-
-async fn number(client: &Client, query: &str) -> i64 {
-    client.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}")).get(0)
-}
 
 /// Ids of subtransactions, all of them committed with one record.
 async fn spend(client: &Client, count: i64) {
@@ -33,13 +25,10 @@ async fn segments(client: &Client, folder: &str) -> i64 {
     number(client, &format!("SELECT count(*) FROM pg_ls_dir('{folder}') f WHERE f ~ '^[0-9A-F]{{4}}$'")).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_status_of_transactions_is_known_across_segments_and_forgotten_with_them() {
-    let quire = Quire::new().with_variable("QUIRE_DROP_ALL", "1");
-    quire.up();
-    quire.set("autovacuum = off\nshared_buffers = '1MB'");
-    let client = quire.connect().await;
-    run(&client, "CREATE TABLE rows (n int)").await;
+pub async fn transactions_are_known_across_segments(bench: &Bench) {
+    let quire = &bench.quire;
+    let client = bench.client().await;
+    run(&client, "CREATE TABLE rows (n int) WITH (autovacuum_enabled = off)").await;
     leave_rows(&client, 0).await;
     spend(&client, TRANSACTIONS).await;
     leave_rows(&client, 1000).await;
@@ -72,13 +61,10 @@ async fn lock_each(client: &Client) {
     run(client, &format!("BEGIN; DO $$ BEGIN FOR i IN 1..{MULTIXACTS} LOOP {block}; END LOOP; END $$")).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn multixacts_are_known_across_segments() {
-    let quire = Quire::new().with_variable("QUIRE_DROP_ALL", "1");
-    quire.up();
-    quire.set("autovacuum = off");
-    let (one, two) = (quire.connect().await, quire.connect().await);
-    run(&one, "CREATE TABLE locked (n int PRIMARY KEY)").await;
+pub async fn multixacts_are_known_across_segments(bench: &Bench) {
+    let quire = &bench.quire;
+    let (one, two) = (bench.client().await, bench.client().await);
+    run(&one, "CREATE TABLE locked (n int PRIMARY KEY) WITH (autovacuum_enabled = off)").await;
     run(&one, &format!("INSERT INTO locked SELECT generate_series(1, {MULTIXACTS})")).await;
     lock_each(&one).await;
     run(&two, "BEGIN; SELECT n FROM locked FOR SHARE").await;
@@ -109,9 +95,8 @@ async fn ids(client: &Client) -> (i64, i64) {
     (xid, number(client, "SELECT 'fresh'::regclass::oid::bigint").await)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_id_is_given_out_twice() {
-    let quire = Quire::start();
+pub async fn no_id_is_given_out_twice(bench: &Bench) {
+    let quire = &bench.quire;
     let mut last = ids(&quire.connect().await).await;
     for round in 0..4 {
         match round % 2 {

@@ -1,0 +1,92 @@
+//! What ingest sees of a timeline: everything that was taken in.
+
+use super::Timeline;
+use crate::error::ReadError;
+use crate::ingest::{StateError, StateView};
+use bytes::Bytes;
+use quire_types::{Key, Lsn, PAGE_SIZE};
+use std::time::Duration;
+
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// The view of one who gives up when a file cannot be read.
+#[derive(Debug)]
+pub struct LatestView<'a>(pub &'a Timeline);
+
+/// The view of one who waits until the file can be read again, or the timeline is shut down. The progress says what is waited
+/// for.
+#[derive(Debug)]
+pub struct PatientView<'a>(pub &'a Timeline);
+
+impl StateView for LatestView<'_> {
+    fn value(&self, key: Key) -> Result<Option<Bytes>, StateError> {
+        self.0.latest_value(key).map_err(refused)
+    }
+
+    fn live(&self, from: Key, to: Key) -> Result<Vec<(Key, Bytes)>, StateError> {
+        self.0.latest_values(from, to).map_err(refused)
+    }
+
+    fn page(&self, key: Key) -> Result<Bytes, StateError> {
+        self.0.latest_page(key).map_err(refused)
+    }
+}
+
+impl StateView for PatientView<'_> {
+    fn value(&self, key: Key) -> Result<Option<Bytes>, StateError> {
+        self.0.insist(|timeline| timeline.latest_value(key)).map_err(refused)
+    }
+
+    fn live(&self, from: Key, to: Key) -> Result<Vec<(Key, Bytes)>, StateError> {
+        self.0.insist(|timeline| timeline.latest_values(from, to)).map_err(refused)
+    }
+
+    fn page(&self, key: Key) -> Result<Bytes, StateError> {
+        self.0.insist(|timeline| timeline.latest_page(key)).map_err(refused)
+    }
+}
+
+fn refused(error: ReadError) -> StateError {
+    StateError(Box::new(error))
+}
+
+impl Timeline {
+    fn latest_value(&self, key: Key) -> Result<Option<Bytes>, ReadError> {
+        self.value(key, Lsn::MAX)
+    }
+
+    fn latest_values(&self, from: Key, to: Key) -> Result<Vec<(Key, Bytes)>, ReadError> {
+        Ok(self.store.scan(from, to, Lsn::MAX, usize::MAX, usize::MAX)?.entries)
+    }
+
+    fn latest_page(&self, key: Key) -> Result<Bytes, ReadError> {
+        let (_, page) = self.rebuild(key, Lsn::MAX)?;
+        assert_eq!(page.len(), PAGE_SIZE);
+        Ok(page)
+    }
+
+    fn insist<T>(&self, read: impl Fn(&Timeline) -> Result<T, ReadError>) -> Result<T, ReadError> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let outcome = read(self);
+            let Err(ReadError::Storage(reason)) = &outcome else {
+                self.set_unread(None);
+                return outcome;
+            };
+            self.note_unread(reason);
+            self.set_unread(Some(reason.to_string()));
+            if !self.relief.pause(pause) {
+                return outcome;
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Waiters for an LSN need not wake for it, and mostly nothing changes.
+    fn set_unread(&self, reason: Option<String>) {
+        if self.progress.borrow().unread.as_deref() != reason.as_deref() {
+            self.progress.send_modify(|progress| progress.unread = reason.map(Into::into));
+        }
+    }
+}
