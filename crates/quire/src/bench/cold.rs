@@ -85,7 +85,8 @@ impl Usage {
         Usage {
             agent_cpu_seconds: self.agent_cpu_seconds - earlier.agent_cpu_seconds,
             pageserver_cpu_seconds: self.pageserver_cpu_seconds - earlier.pageserver_cpu_seconds,
-            server_cpu_seconds: self.server_cpu_seconds - earlier.server_cpu_seconds,
+            // A session that ended in between has taken its time along.
+            server_cpu_seconds: (self.server_cpu_seconds - earlier.server_cpu_seconds).max(0.0),
             clients_cpu_seconds: self.clients_cpu_seconds - earlier.clients_cpu_seconds,
             waits: self.waits.saturating_sub(earlier.waits),
             requests: self.requests.saturating_sub(earlier.requests),
