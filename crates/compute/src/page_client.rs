@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use quire_protocol::page::{ErrorCode, FileVersion, Request, Response, SmallFile};
 use quire_protocol::page_version::PageVersion;
-use quire_protocol::{Frame, FrameError};
+use quire_protocol::{Frame, FrameError, FrameReader};
 use quire_types::{Key, Lsn, PAGE_SIZE, ShardId, Term, TimelineKey};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -369,9 +369,10 @@ async fn forward(shared: &Shared, sink: &mut BufWriter<OwnedWriteHalf>, queue: &
     End::NoMoreCallers
 }
 
-async fn receive_answers(shared: &Shared, mut source: OwnedReadHalf) -> FrameError {
+async fn receive_answers(shared: &Shared, source: OwnedReadHalf) -> FrameError {
+    let mut answers = FrameReader::new(source);
     loop {
-        let answer = match Frame::read(&mut source).await {
+        let answer = match answers.next().await {
             Ok(frame) => Response::from_frame(&frame).map(|response| (frame.request_id, response)),
             Err(error) => return error,
         };

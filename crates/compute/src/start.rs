@@ -13,7 +13,7 @@
 //! What it costs does not depend on the size of the database.
 
 use crate::bound::{Bound, Fullness};
-use crate::fill::{Fetcher, Files, FillServer};
+use crate::fill::{Fetcher, Files, FillServer, FillThread};
 use crate::kept::free_space::FreeSpaceMaps;
 use crate::kept::retention::Retention;
 use crate::kept::{KeptFiles, statistics};
@@ -80,6 +80,7 @@ pub struct Session {
     pub start: Lsn,
     /// What is in the cache, for the session after this one.
     pub warm_up: Arc<WarmUp>,
+    fills: FillThread,
     tasks: Vec<AbortHandle>,
 }
 
@@ -196,12 +197,17 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let throttle = Arc::new(Throttle::new(config.lag_bytes_max, end.start, fullness.clone()));
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start, throttle.clone())?;
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
-    let fetcher = Arc::new(Fetcher::new(config, files.clone(), client.clone(), metrics, fullness.clone()));
+    let fills = FillThread::start()?;
+    // A connection of its own, so that whoever waits for a page waits for nothing else.
+    let pages = fills.within(|| PageClient::new(config.pageserver(), config.timeline(), config.shard()));
+    let fetcher = Arc::new(Fetcher::new(config, files.clone(), pages, metrics, fullness.clone()));
     let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
     let (quorum, start, tasks) = (quorum.clone(), end.start, vec![]);
     let mut session =
-        Session { quorum, control, client, throttle, materialiser, kept, maps, won, start, warm_up, tasks };
-    session.tasks.push(Arc::new(FillServer::new(setting, &session, fetcher)).listen(config)?);
+        Session { quorum, control, client, throttle, materialiser, kept, maps, won, start, warm_up, fills, tasks };
+    let server = Arc::new(FillServer::new(setting, &session, fetcher));
+    let listening = session.fills.within(|| server.listen(config))?;
+    session.tasks.push(listening);
     let watching = watch_position(session.stored(), Retention::new(&config.pgdata(), end.last.state.redo));
     session.tasks.push(tokio::spawn(watching).abort_handle());
     session.tasks.push(tokio::spawn(session.maps.clone().keep()).abort_handle());

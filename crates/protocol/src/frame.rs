@@ -8,7 +8,7 @@
 //! 17 ...  payload
 //! ```
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use quire_types::{CodecError, Reader};
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -120,6 +120,74 @@ impl Frame {
     }
 }
 
+/// How many bytes [`FrameReader`] makes room for at a time: several answers with a page each.
+const READ_BYTES: usize = 64 << 10;
+
+/// With less room than this left, [`FrameReader`] makes new room before it reads.
+const READ_BYTES_MIN: usize = 16 << 10;
+
+/// Reads frames that come thick and fast: one call to the source brings as many as have arrived, and payloads share the
+/// memory that they were read into.
+#[derive(Debug)]
+pub struct FrameReader<S> {
+    source: S,
+    /// Bytes that came and are in no frame yet.
+    buffer: BytesMut,
+}
+
+/// What the beginning of a buffer is.
+enum Split {
+    Frame(Frame),
+    /// Not a whole frame; at least so many bytes are to come.
+    Missing(usize),
+}
+
+impl<S: AsyncRead + Unpin> FrameReader<S> {
+    /// Reads from `source`, beginning with a frame.
+    pub fn new(source: S) -> FrameReader<S> {
+        FrameReader { source, buffer: BytesMut::new() }
+    }
+
+    /// The next frame. Cancel-safe: what has come of it stays.
+    pub async fn next(&mut self) -> Result<Frame, FrameError> {
+        loop {
+            match self.split()? {
+                Split::Frame(frame) => return Ok(frame),
+                Split::Missing(bytes) => self.make_room(bytes),
+            }
+            if self.source.read_buf(&mut self.buffer).await? == 0 {
+                return Err(self.ended());
+            }
+        }
+    }
+
+    /// Takes the first frame out of the buffer if all of it is there.
+    fn split(&mut self) -> Result<Split, FrameError> {
+        let Some(head) = self.buffer.first_chunk() else { return Ok(Split::Missing(8 - self.buffer.len())) };
+        let (length, checksum) = split_head(*head)?;
+        let missing = (8 + length).saturating_sub(self.buffer.len());
+        if missing > 0 {
+            return Ok(Split::Missing(missing));
+        }
+        self.buffer.advance(8);
+        let body = self.buffer.split_to(length).freeze();
+        Frame::from_body(checksum, body).map(Split::Frame)
+    }
+
+    fn make_room(&mut self, missing: usize) {
+        if self.buffer.capacity() - self.buffer.len() < missing.max(READ_BYTES_MIN) {
+            self.buffer.reserve(missing.max(READ_BYTES));
+        }
+    }
+
+    fn ended(&self) -> FrameError {
+        match self.buffer.is_empty() {
+            true => FrameError::Closed,
+            false => FrameError::Io(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
 fn split_head(head: [u8; 8]) -> Result<(usize, u32), FrameError> {
     let mut reader = Reader::new(&head);
     let (length, checksum) = (reader.u32("length")?, reader.u32("checksum")?);
@@ -133,6 +201,9 @@ fn split_head(head: [u8; 8]) -> Result<(usize, u32), FrameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::ReadBuf;
 
     fn frame() -> Frame {
         Frame { kind: 3, request_id: 77, payload: Bytes::from_static(b"hello") }
@@ -160,5 +231,68 @@ mod tests {
         let mut raw = frame().encode();
         raw[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(matches!(Frame::read_blocking(&mut &raw[..]), Err(FrameError::Length(u32::MAX))));
+        let mut reader = FrameReader::new(&raw[..]);
+        assert!(matches!(now(reader.next()), Err(FrameError::Length(u32::MAX))));
+        assert!(reader.buffer.capacity() <= READ_BYTES);
+    }
+
+    /// What a future that never waits comes to.
+    fn now<R>(future: impl Future<Output = R>) -> R {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(future)
+    }
+
+    /// Gives its bytes in pieces of a length, and counts them.
+    struct Pieces<'a> {
+        left: &'a [u8],
+        length: usize,
+        reads: usize,
+    }
+
+    impl AsyncRead for Pieces<'_> {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let (piece, rest) = self.left.split_at(self.length.min(room.remaining()).min(self.left.len()));
+            room.put_slice(piece);
+            self.left = rest;
+            self.reads += 1;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn frames_are_found_however_their_bytes_arrive() {
+        let long = Frame { kind: 4, request_id: 78, payload: vec![9; 3 * READ_BYTES].into() };
+        let frames = [frame(), long, frame()];
+        let raw = frames.each_ref().map(Frame::encode).concat();
+        for length in [1, 7, 8, 9, 1000, usize::MAX] {
+            let mut reader = FrameReader::new(Pieces { left: &raw, length, reads: 0 });
+            for frame in &frames {
+                assert_eq!(now(reader.next()).as_ref().ok(), Some(frame), "pieces of {length}");
+            }
+            assert!(matches!(now(reader.next()), Err(FrameError::Closed)));
+        }
+    }
+
+    #[test]
+    fn frames_that_came_together_take_one_read() {
+        let raw = frame().encode().repeat(100);
+        let mut reader = FrameReader::new(Pieces { left: &raw, length: usize::MAX, reads: 0 });
+        for _ in 0..100 {
+            assert_eq!(now(reader.next()).ok(), Some(frame()));
+        }
+        assert_eq!(reader.source.reads, 1);
+    }
+
+    #[test]
+    fn an_end_inside_a_frame_and_every_damage_are_errors() {
+        let raw = frame().encode();
+        for position in 0..raw.len() {
+            let mut damaged = raw.clone();
+            damaged[position] ^= 0x10;
+            assert!(now(FrameReader::new(&damaged[..]).next()).is_err(), "byte {position}");
+            let cut = now(FrameReader::new(&raw[..position]).next());
+            assert_eq!(matches!(cut, Err(FrameError::Closed)), position == 0, "cut at {position}");
+            assert!(cut.is_err(), "cut at {position}");
+        }
     }
 }

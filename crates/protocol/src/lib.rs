@@ -9,4 +9,4 @@ pub mod page_version;
 pub mod quorum;
 pub mod quorum_client;
 
-pub use frame::{Frame, FrameError};
+pub use frame::{Frame, FrameError, FrameReader};

@@ -2,12 +2,13 @@
 //!
 //! One connection per process, one request at a time on it, so what is under way is bounded by PostgreSQL's own limits; what
 //! nobody waits for is bounded in number and dropped beyond. Page bytes go from the network into the cache file
-//! (`fetch`); the answer says only that they are there.
+//! (`fetch`); the answer says only that they are there. All of it runs in one thread (`thread`), which therefore must not block.
 
 mod fetch;
 mod files;
 mod prefetch;
 mod read_ahead;
+mod thread;
 
 use crate::kept::KeptFiles;
 use crate::materialise::Materialiser;
@@ -25,11 +26,14 @@ use quire_types::{Lsn, Term};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+pub use thread::FillThread;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// How many requests of one process are read at once; all but the last have no answer.
+const REQUESTS_READ: usize = 8;
 
 /// Everything a request may need.
 #[derive(Debug)]
@@ -83,7 +87,7 @@ impl FillServer {
         }
     }
 
-    /// Listens on the compute's socket until aborted.
+    /// Listens on the compute's socket until aborted, in the runtime that this is called within.
     pub fn listen(self: Arc<FillServer>, config: &Config) -> Result<AbortHandle, Error> {
         let path = ComputeDir::new(&config.dir).socket();
         place::remove(&path)?;
@@ -110,29 +114,31 @@ impl FillServer {
         }
     }
 
-    async fn converse(self: Arc<FillServer>, mut stream: UnixStream) {
-        match self.serve(&mut stream).await {
+    async fn converse(self: Arc<FillServer>, stream: UnixStream) {
+        match self.serve(stream).await {
             Err(error @ FillError::Message(_)) => tracing::warn!(%error, "a connection on agent.sock is refused"),
             Err(error) => tracing::debug!(%error, "a conversation on agent.sock ended"),
             Ok(()) => {}
         }
     }
 
-    async fn serve(self: &Arc<FillServer>, stream: &mut UnixStream) -> Result<(), FillError> {
+    async fn serve(self: &Arc<FillServer>, stream: UnixStream) -> Result<(), FillError> {
+        // Room for more than one request: a read that fills all of it would be followed by one that finds nothing.
+        let mut stream = BufReader::with_capacity(REQUESTS_READ * REQUEST_BYTES, stream);
         let mut hello = [0; HELLO_BYTES];
-        read(stream, &mut hello).await?;
+        read(&mut stream, &mut hello).await?;
         if let Err(error) = Hello::decode(&hello) {
-            answer(stream, Answer::WrongBuild).await?;
+            answer(&mut stream, Answer::WrongBuild).await?;
             return Err(error.into());
         }
-        answer(stream, Answer::Ok).await?;
+        answer(&mut stream, Answer::Ok).await?;
         let mut raw = [0; REQUEST_BYTES];
         loop {
-            read(stream, &mut raw).await?;
+            read(&mut stream, &mut raw).await?;
             let request = Request::decode(&raw)?;
             let outcome = self.handle(request).await;
             if request.is_answered() {
-                answer(stream, outcome).await?;
+                answer(&mut stream, outcome).await?;
             }
         }
     }
@@ -202,10 +208,10 @@ fn to_answer(request: Request, outcome: Result<bool, FillError>) -> Answer {
     }
 }
 
-async fn read(stream: &mut UnixStream, buffer: &mut [u8]) -> Result<(), FillError> {
+async fn read(stream: &mut BufReader<UnixStream>, buffer: &mut [u8]) -> Result<(), FillError> {
     stream.read_exact(buffer).await.map(drop).map_err(FillError::Connection)
 }
 
-async fn answer(stream: &mut UnixStream, answer: Answer) -> Result<(), FillError> {
+async fn answer(stream: &mut BufReader<UnixStream>, answer: Answer) -> Result<(), FillError> {
     stream.write_all(&answer.encode()).await.map_err(FillError::Connection)
 }

@@ -34,6 +34,10 @@ pub struct Usage {
     pub agent_cpu_seconds: f64,
     /// Processor time of the pageserver.
     pub pageserver_cpu_seconds: f64,
+    /// Processor time of PostgreSQL's processes that exist.
+    pub server_cpu_seconds: f64,
+    /// Processor time of this process, which drives the load.
+    pub clients_cpu_seconds: f64,
     /// Fetches that PostgreSQL's processes waited for.
     pub waits: u64,
     /// Requests for pages sent to the pageserver.
@@ -55,10 +59,25 @@ impl Usage {
         Ok(Usage {
             agent_cpu_seconds: cpu(Kind::Agent),
             pageserver_cpu_seconds: cpu(Kind::Pageserver),
+            server_cpu_seconds: cpu(Kind::Server),
+            clients_cpu_seconds: cpu_seconds(i32::try_from(std::process::id())?).unwrap_or(0.0),
             waits: count("fills"),
             requests: count("requests"),
             pages: count("blocks"),
         })
+    }
+
+    /// What was done here or there.
+    pub fn and(&self, other: &Usage) -> Usage {
+        Usage {
+            agent_cpu_seconds: self.agent_cpu_seconds + other.agent_cpu_seconds,
+            pageserver_cpu_seconds: self.pageserver_cpu_seconds + other.pageserver_cpu_seconds,
+            server_cpu_seconds: self.server_cpu_seconds + other.server_cpu_seconds,
+            clients_cpu_seconds: self.clients_cpu_seconds + other.clients_cpu_seconds,
+            waits: self.waits + other.waits,
+            requests: self.requests + other.requests,
+            pages: self.pages + other.pages,
+        }
     }
 
     /// What was done since `earlier`, with no cold start in between.
@@ -66,6 +85,9 @@ impl Usage {
         Usage {
             agent_cpu_seconds: self.agent_cpu_seconds - earlier.agent_cpu_seconds,
             pageserver_cpu_seconds: self.pageserver_cpu_seconds - earlier.pageserver_cpu_seconds,
+            // A session that ended in between has taken its time along.
+            server_cpu_seconds: (self.server_cpu_seconds - earlier.server_cpu_seconds).max(0.0),
+            clients_cpu_seconds: self.clients_cpu_seconds - earlier.clients_cpu_seconds,
             waits: self.waits.saturating_sub(earlier.waits),
             requests: self.requests.saturating_sub(earlier.requests),
             pages: self.pages.saturating_sub(earlier.pages),

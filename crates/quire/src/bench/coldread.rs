@@ -1,48 +1,76 @@
-//! Random reads from an empty cache, and what limits them: as many clients ask the pageserver for random pages directly, which is
-//! what it can do at best. A compute that gets the same number of pages is limited by the pageserver and not by its agent.
+//! Random reads from an empty cache, and what limits them.
+//!
+//! Clients read single rows of blocks that lie here and there, each block once, many in one statement, so that next to nothing
+//! but cold reads is measured. For a part of it the pageserver has processors of its own and all else the others: whoever's
+//! processors are full then is the limit. Clients that ask the pageserver directly, on the same processors, show what it can do
+//! at best. The files of the pageserver stay in the kernel's page cache, because what is compared is work and not a disk.
 
-use super::cold::{Usage, empty_page_cache, restart_cold};
+use super::cold::{Usage, restart_cold};
+use super::cpus::{Confined, CpuTime, Halves};
+use super::limit::{Limit, Shares, Side, judge};
 use super::pgbench::{Load, Workload};
+use super::random_reads::{Accounts, ComputeClients, Read, Storage};
 use super::target::{DATABASE, Target};
 use super::{Args, report, require_running};
 use crate::context::Context;
-use crate::roles::Role;
+use crate::processes::{Kind, Process, of_folder};
 use crate::state::{Branch, State};
 use crate::table::Table;
-use anyhow::{Context as _, Result};
-use quire_compute::page_client::PageClient;
-use quire_types::{Fork, Key, Lsn, RelTag, ShardId, TimelineKey};
+use crate::user::compute_dirs;
+use anyhow::Result;
 use serde::Serialize;
-use serde_json::Value;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
+use std::time::Duration;
+use tokio::runtime::Runtime;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Length of a measurement: in a longer one most pages would come to be in the cache.
-const SECONDS: u32 = 3;
+/// Length of one measurement: in a longer one, blocks of the table would run out.
+const LENGTH: Duration = Duration::from_secs(3);
 
-/// What one kind of client got.
+/// What some clients got.
 #[derive(Debug, Serialize)]
 struct Figures {
     seconds: f64,
     pages: u64,
     pages_per_second: f64,
     requests: u64,
-    agent_cpu_seconds: f64,
-    pageserver_cpu_seconds: f64,
-    /// Processor time of the pageserver for each page.
-    pageserver_cpu_us_per_page: f64,
+    agent: Work,
+    pageserver: Work,
+    server: Work,
+    clients: Work,
+}
+
+/// Processor time.
+#[derive(Debug, Serialize)]
+struct Work {
+    cpu_seconds: f64,
+    us_per_page: f64,
+    /// In the mean at any moment.
+    cpus: f64,
+}
+
+/// With processors divided.
+#[derive(Debug, Serialize)]
+struct Divided {
+    halves: Halves,
+    compute: Figures,
+    pageserver_alone: Figures,
+    /// What the two halves did while the compute was measured.
+    pageserver_side: Side,
+    compute_side: Side,
+    /// Computed: the processors of the compute's side, if they did nothing but the agent's work.
+    agent_pages_per_second_max: f64,
+    limit: Limit,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     scale: u32,
     clients: u32,
-    page_cache_emptied: bool,
-    transactions_per_second: f64,
-    compute: Figures,
-    pageserver_alone: Figures,
+    rounds: u32,
+    /// All processes on all processors.
+    shared: Figures,
+    /// None where there is but one processor.
+    divided: Option<Divided>,
 }
 
 /// Measures and prints.
@@ -51,26 +79,14 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     require_running(&branch)?;
     let state = context.state()?;
     let quire = Target::new("quire", branch.url(), branch.url_of(DATABASE));
-    let load = Load::new(&state.pg_bin, Workload::Select, args.scale, args.clients, SECONDS);
+    let load = Load::new(&state.pg_bin, Workload::Select, args.scale, args.clients, args.seconds);
     eprintln!("loading scale {}", args.scale);
     quire.load(&load)?;
-    restart_cold(&branch)?;
-    let page_cache_emptied = empty_page_cache();
-    let table = Accounts::find(&quire, &branch)?;
-    let usage = || Usage::now(context, &state, &branch);
-    eprintln!("{} clients of the compute", args.clients);
-    let before = usage()?;
-    let outcome = load.run(quire.url())?;
-    let compute = Figures::new(f64::from(SECONDS), &usage()?.since(&before));
-    eprintln!("{} clients of the pageserver", args.clients);
-    let before = usage()?;
-    let (pages, seconds) = table.read_directly(&state, &branch, args)?;
-    let used = usage()?.since(&before);
-    let pageserver_alone = Figures::new(seconds, &Usage { pages, requests: pages, ..used });
-    quire.drop_database()?;
-    let transactions_per_second = outcome.tps;
-    let (scale, clients) = (args.scale, args.clients);
-    let report = Report { scale, clients, page_cache_emptied, transactions_per_second, compute, pageserver_alone };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let accounts = Accounts::find(&quire)?;
+    let bench = Bench { context, args, state, branch, quire, runtime, accounts };
+    let report = bench.measure()?;
+    bench.quire.drop_database()?;
     if let Some(folder) = &args.report {
         report::write(folder, "coldread", &report, &report.table())?;
     }
@@ -78,102 +94,256 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is read, and by whom.
+struct Bench<'a> {
+    context: &'a Context,
+    args: &'a Args,
+    state: State,
+    branch: Branch,
+    quire: Target,
+    runtime: Runtime,
+    accounts: Accounts,
+}
+
+impl Bench<'_> {
+    /// In each round all kinds of clients are measured, so that a machine that is slow for a while is slow for all.
+    fn measure(&self) -> Result<Report> {
+        let halves = Halves::here()?;
+        let (mut shared, mut compute, mut alone) = (Sum::default(), Sum::default(), Sum::default());
+        for round in 1..=self.args.rounds {
+            eprintln!("round {round} of {}", self.args.rounds);
+            shared.add(&self.read_through_compute(round, None)?);
+            if let Some(halves) = &halves {
+                compute.add(&self.read_through_compute(round, Some(halves))?);
+                alone.add(&self.read_directly(round, halves)?);
+            }
+        }
+        let divided = halves.map(|halves| Divided::new(halves, &compute, &alone));
+        let (scale, clients, rounds) = (self.args.scale, self.args.clients, self.args.rounds);
+        Ok(Report { scale, clients, rounds, shared: Figures::new(&shared), divided })
+    }
+
+    /// By clients of a compute whose cache is empty.
+    fn read_through_compute(&self, round: u32, halves: Option<&Halves>) -> Result<Sum> {
+        restart_cold(&self.branch)?;
+        let clients = self.runtime.block_on(ComputeClients::connect(self.quire.url(), self.args.clients))?;
+        let dealt = self.accounts.dealt(round, self.args.clients);
+        let (_, sum) = self.observe(halves, || self.runtime.block_on(clients.read(dealt, LENGTH)))?;
+        Ok(sum)
+    }
+
+    /// By clients of the pageserver.
+    fn read_directly(&self, round: u32, halves: &Halves) -> Result<Sum> {
+        let storage = Storage::find(&self.state, &self.branch, &self.accounts)?;
+        let dealt = self.accounts.dealt(round, self.args.clients);
+        let (read, sum) = self.observe(Some(halves), || self.runtime.block_on(storage.read(dealt, LENGTH)))?;
+        Ok(Sum { used: Usage { pages: read.blocks, requests: read.blocks, ..sum.used }, ..sum })
+    }
+
+    /// What is used while `read` works, on divided processors if there are halves.
+    fn observe(&self, halves: Option<&Halves>, read: impl FnOnce() -> Result<Read>) -> Result<(Read, Sum)> {
+        let _confined = halves.map(|halves| self.confine(halves)).transpose()?;
+        let usage = || Usage::now(self.context, &self.state, &self.branch);
+        let busy_now = |halves: &Halves| anyhow::Ok((CpuTime::of(&halves.pageserver)?, CpuTime::of(&halves.others)?));
+        let busy = || halves.map(busy_now).transpose();
+        let (used_before, busy_before) = (usage()?, busy()?);
+        let read = read()?;
+        let (busy_after, used) = (busy()?, usage()?.since(&used_before));
+        let mut sum = Sum { seconds: read.seconds, used, ..Sum::default() };
+        if let (Some(before), Some(after)) = (busy_before, busy_after) {
+            sum.pageserver_busy_seconds = after.0.busy_since(&before.0) * read.seconds;
+            sum.others_busy_seconds = after.1.busy_since(&before.1) * read.seconds;
+        }
+        Ok((read, sum))
+    }
+
+    fn confine<'a>(&'a self, halves: &Halves) -> Result<Confined<impl Fn() -> Vec<i32> + use<'a>>> {
+        let place = |process: &Process| match process.kind {
+            Kind::Pageserver => (process.pid, halves.pageserver.as_slice()),
+            Kind::Agent | Kind::Server | Kind::Safekeeper => (process.pid, halves.others.as_slice()),
+        };
+        let own = i32::try_from(std::process::id())?;
+        let mut placed: Vec<_> = self.processes().iter().map(place).collect();
+        placed.push((own, &halves.others));
+        let list = move || self.processes().iter().map(|process| process.pid).chain([own]).collect();
+        Confined::new(&placed, list)
+    }
+
+    fn processes(&self) -> Vec<Process> {
+        of_folder(&self.context.home, &compute_dirs(&self.context.home, &self.state))
+    }
+}
+
+/// What was measured of one kind of clients, in all rounds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    seconds: f64,
+    used: Usage,
+    /// For how long each half was busy, for whomever.
+    pageserver_busy_seconds: f64,
+    others_busy_seconds: f64,
+}
+
+impl Sum {
+    fn add(&mut self, more: &Sum) {
+        self.seconds += more.seconds;
+        self.used = self.used.and(&more.used);
+        self.pageserver_busy_seconds += more.pageserver_busy_seconds;
+        self.others_busy_seconds += more.others_busy_seconds;
+    }
+}
+
 impl Figures {
-    fn new(seconds: f64, used: &Usage) -> Figures {
-        let Usage { agent_cpu_seconds, pageserver_cpu_seconds, requests, pages, .. } = *used;
+    fn new(sum: &Sum) -> Figures {
+        let Sum { seconds, used, .. } = *sum;
+        let work = |cpu_seconds: f64| Work {
+            cpu_seconds,
+            us_per_page: cpu_seconds * 1e6 / used.pages.max(1) as f64,
+            cpus: cpu_seconds / seconds,
+        };
         Figures {
             seconds,
-            pages,
-            pages_per_second: pages as f64 / seconds,
-            requests,
-            agent_cpu_seconds,
-            pageserver_cpu_seconds,
-            pageserver_cpu_us_per_page: pageserver_cpu_seconds * 1e6 / pages.max(1) as f64,
+            pages: used.pages,
+            pages_per_second: used.pages as f64 / seconds,
+            requests: used.requests,
+            agent: work(used.agent_cpu_seconds),
+            pageserver: work(used.pageserver_cpu_seconds),
+            server: work(used.server_cpu_seconds),
+            clients: work(used.clients_cpu_seconds),
         }
     }
-}
 
-/// The table whose pages are read.
-struct Accounts {
-    rel: RelTag,
-    blocks: u64,
-    lsn: Lsn,
-}
-
-impl Accounts {
-    fn find(quire: &Target, branch: &Branch) -> Result<Accounts> {
-        let session = quire.session()?;
-        let oid = |expression: &str| Ok::<u32, anyhow::Error>(u32::try_from(session.number(expression)?)?);
-        let database = oid("(SELECT oid FROM pg_database WHERE datname = current_database())")?;
-        let relation = oid("pg_relation_filenode('pgbench_accounts')")?;
-        let rel = RelTag { tablespace: RelTag::DEFAULT_TABLESPACE, database, relation, fork: Fork::Main };
-        let blocks = session.number("pg_relation_size('pgbench_accounts') / 8192")?;
-        let status: Value = Role::Compute(branch.clone()).peer().get("/status")?;
-        let lsn = status["lsn"]["committed"].as_str().and_then(|text| text.parse().ok());
-        Ok(Accounts { rel, blocks, lsn: lsn.context("the compute does not say what is committed")? })
-    }
-
-    /// Has clients with a connection each ask for one random page after the other; how many came, in how many seconds.
-    fn read_directly(&self, state: &State, branch: &Branch, args: &Args) -> Result<(u64, f64)> {
-        let address = state.pageservers.first().context("there is no pageserver")?.address();
-        let timeline = TimelineKey { project: state.project, branch: branch.id };
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let begun = Instant::now();
-            let end = begun + Duration::from_secs(SECONDS.into());
-            let mut clients = JoinSet::new();
-            for number in 0..args.clients {
-                let client = PageClient::new(address, timeline, ShardId::UNSHARDED);
-                clients.spawn(read_until(end, client, self.rel, self.blocks, self.lsn, number));
-            }
-            let mut pages = 0;
-            while let Some(read) = clients.join_next().await {
-                pages += read??;
-            }
-            Ok((pages, begun.elapsed().as_secs_f64()))
-        })
+    fn row(&self, name: &str) -> [String; 8] {
+        let work = |work: &Work| format!("{:.1} us, {:.0} %", work.us_per_page, work.cpus * 100.0);
+        [
+            name.to_owned(),
+            format!("{:.0}", self.pages_per_second),
+            self.pages.to_string(),
+            self.requests.to_string(),
+            work(&self.agent),
+            work(&self.pageserver),
+            work(&self.server),
+            work(&self.clients),
+        ]
     }
 }
 
-async fn read_until(end: Instant, client: PageClient, rel: RelTag, blocks: u64, lsn: Lsn, number: u32) -> Result<u64> {
-    let mut pages = 0;
-    while Instant::now() < end {
-        let block = u32::try_from(scattered(u64::from(number) << 32 | pages) % blocks.max(1))?;
-        client.get_pages(lsn, vec![Key::RelBlock { rel, block }], PATIENCE).await?;
-        pages += 1;
+impl Divided {
+    fn new(halves: Halves, compute: &Sum, alone: &Sum) -> Divided {
+        let (figures, seconds) = (Figures::new(compute), compute.seconds);
+        let (pageserver_cpus, other_cpus) = (halves.pageserver.len() as f64, halves.others.len() as f64);
+        let shares = Shares { agent: figures.agent.cpus, server: figures.server.cpus, clients: figures.clients.cpus };
+        let used = shares.agent + shares.server + shares.clients;
+        let pageserver_busy = compute.pageserver_busy_seconds / seconds;
+        let pageserver_side = Side::new(figures.pageserver.cpus / pageserver_cpus, pageserver_busy);
+        let compute_side = Side::new(used / other_cpus, compute.others_busy_seconds / seconds);
+        Divided {
+            pageserver_side,
+            compute_side,
+            agent_pages_per_second_max: other_cpus * 1e6 / figures.agent.us_per_page,
+            limit: judge(pageserver_side, compute_side, shares),
+            compute: figures,
+            pageserver_alone: Figures::new(alone),
+            halves,
+        }
     }
-    Ok(pages)
-}
 
-/// A number that looks random, always the same for the same input. Source: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
-fn scattered(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+    fn verdict(&self) -> String {
+        let percent = |part: f64| format!("{:.0} %", part * 100.0);
+        let others = self.halves.others.len();
+        let of_others = |work: &Work| percent(work.cpus / others as f64);
+        let Figures { agent, server, clients, pages_per_second, .. } = &self.compute;
+        let alone = self.pageserver_alone.pages_per_second;
+        [
+            format!(
+                "{}: the pageserver used {} of its CPUs ({}, {} used by others); of the other CPUs ({others}, {} used by others) the \
+                 agent used {}, PostgreSQL {}, the clients {}.",
+                self.limit.name(),
+                percent(self.pageserver_side.used),
+                self.halves.pageserver.len(),
+                percent(self.pageserver_side.foreign),
+                percent(self.compute_side.foreign),
+                of_others(agent),
+                of_others(server),
+                of_others(clients),
+            ),
+            format!(
+                "Through the compute came {} of the {alone:.0} pages/s that the pageserver gives alone. The agent, alone on the other \
+                 CPUs, could pass on {:.0} pages/s (computed from its CPU time for a page).",
+                percent(pages_per_second / alone),
+                self.agent_pages_per_second_max,
+            ),
+        ]
+        .join("\n")
+    }
 }
 
 impl Report {
     fn table(&self) -> String {
-        let cache = if self.page_cache_emptied { "emptied" } else { "NOT emptied (not root)" };
         let mut text = format!(
-            "cold random reads, scale {}, {} clients, kernel page cache {cache} before, {:.0} selects/s by the compute\n\n",
-            self.scale, self.clients, self.transactions_per_second
+            "cold random reads, scale {}, {} clients, {} rounds of {} s; CPU time for each page, and in parts of one CPU\n\n",
+            self.scale,
+            self.clients,
+            self.rounds,
+            LENGTH.as_secs()
         );
-        let headings = ["", "pages/s", "pages", "requests", "agent CPU s", "pageserver CPU s", "pageserver us/page"];
+        let headings = ["", "pages/s", "pages", "requests", "agent", "pageserver", "PostgreSQL", "clients"];
         let mut table = Table::new(headings);
-        for (name, figures) in [("compute", &self.compute), ("pageserver alone", &self.pageserver_alone)] {
-            table.row([
-                name.to_owned(),
-                format!("{:.0}", figures.pages_per_second),
-                figures.pages.to_string(),
-                figures.requests.to_string(),
-                format!("{:.2}", figures.agent_cpu_seconds),
-                format!("{:.2}", figures.pageserver_cpu_seconds),
-                format!("{:.0}", figures.pageserver_cpu_us_per_page),
-            ]);
+        table.row(self.shared.row("compute, CPUs shared"));
+        if let Some(divided) = &self.divided {
+            table.row(divided.compute.row("compute, CPUs divided"));
+            table.row(divided.pageserver_alone.row("pageserver alone, CPUs divided"));
         }
         text.push_str(&table.render_markdown());
+        let one = "What limits them cannot be said: there is one CPU, which cannot be divided.".to_owned();
+        text.push_str(&format!("\n{}\n", self.divided.as_ref().map_or(one, Divided::verdict)));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum(pages: u64, agent: f64, pageserver: f64) -> Sum {
+        let (agent_cpu_seconds, pageserver_cpu_seconds) = (agent, pageserver);
+        let (server_cpu_seconds, clients_cpu_seconds) = (2.0, 0.5);
+        let of_roles = Usage { agent_cpu_seconds, pageserver_cpu_seconds, server_cpu_seconds, ..Usage::default() };
+        let used = Usage { pages, clients_cpu_seconds, ..of_roles };
+        let others_busy_seconds = agent + server_cpu_seconds + clients_cpu_seconds;
+        Sum { seconds: 10.0, used, pageserver_busy_seconds: pageserver + 0.1, others_busy_seconds }
+    }
+
+    fn divided(agent: f64, pageserver: f64) -> Divided {
+        let halves = Halves { pageserver: vec![0], others: vec![1] };
+        Divided::new(halves, &sum(200_000, agent, pageserver), &sum(250_000, 0.0, 9.9))
+    }
+
+    #[test]
+    fn the_verdict_follows_the_measurement() {
+        let said = divided(3.0, 9.7).verdict();
+        assert!(said.contains("The pageserver limits cold random reads, and not the agent: "), "{said}");
+        assert!(said.contains("the pageserver used 97 % of its CPUs (1, 1 % used by others)"), "{said}");
+        assert!(said.contains("the agent used 30 %, PostgreSQL 20 %, the clients 5 %."), "{said}");
+        assert!(said.contains("came 80 % of the 25000 pages/s"), "{said}");
+        assert!(said.contains("could pass on 66667 pages/s"), "{said}");
+        let said = divided(7.4, 6.0).verdict();
+        assert!(said.contains("The agent limits cold random reads: the pageserver used 60 %"), "{said}");
+    }
+
+    #[test]
+    fn rounds_are_added_up() {
+        let mut total = sum(100, 1.0, 2.0);
+        total.add(&sum(300, 3.0, 2.0));
+        let figures = Figures::new(&total);
+        assert_eq!((figures.pages, figures.seconds, figures.pages_per_second), (400, 20.0, 20.0));
+        assert_eq!((figures.agent.us_per_page, figures.pageserver.cpus), (10_000.0, 0.2));
+    }
+
+    #[test]
+    fn without_a_second_processor_nothing_is_claimed() {
+        let shared = Figures::new(&sum(100, 1.0, 2.0));
+        let report = Report { scale: 1, clients: 8, rounds: 1, shared, divided: None };
+        assert!(report.table().contains("What limits them cannot be said"));
     }
 }

@@ -6,7 +6,10 @@
 
 mod cold;
 mod coldread;
+mod cpus;
+mod limit;
 mod pgbench;
+mod random_reads;
 mod report;
 mod seqscan;
 mod stock;
@@ -39,7 +42,12 @@ pub enum Command {
     Select(Args),
     /// One client's scan of the accounts from beginning to end, nothing of them in any cache
     Seqscan(Args),
-    /// pgbench's select by primary key from an empty cache, and the pageserver alone under as many clients
+    /// Random blocks of the accounts from an empty cache, and what limits that
+    ///
+    /// Clients of the compute read each block once, in rounds of three seconds (--seconds and --compare change nothing): first with
+    /// all processors for everybody, then with one half of them for the pageserver and the other for all else. As many clients that
+    /// ask the pageserver directly show what it can do. The last line of the report says who was busy all the time.
+    /// Processes run where they did before as soon as a measurement ends.
     Coldread(Args),
 }
 
