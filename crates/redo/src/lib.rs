@@ -47,12 +47,11 @@ mod xlog;
 
 pub use delta::{Delta, MultixactMember, TransactionStatus};
 pub use error::{Effect, Malformed, Misfit, RecordKind, RedoError};
-pub use record_view::{BlockView, RecordView};
+pub use record_view::{BlockView, ImageUse, RecordView};
 
 use manager::{BlockRedo, after_image, is_without_pages, resource_manager};
 use quire_types::{Key, Lsn, PAGE_SIZE};
 use quire_wal::{page, record};
-use record_view::ImageUse;
 
 /// Changes `page`, which is the page of `key`, as `delta` says. `lsn` is the end of the record that the delta came
 /// from.

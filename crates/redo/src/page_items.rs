@@ -247,15 +247,15 @@ fn place_item(page: &mut Page, bounds: Bounds, offset: u16, length: usize, line_
 /// about unused ones between others.
 pub(crate) fn repair_fragmentation(page: &mut Page) -> Result<(), Misfit> {
     let bounds = Bounds::of(page)?;
-    let (mut kept, mut unused) = (0, 0);
-    for (number, line) in (1..).zip(page[HEADER_BYTES..bounds.lower].chunks_exact_mut(ITEM_ID_BYTES)) {
-        if ItemId(u32_at(line, 0)).is_used() {
-            kept = number;
-        } else {
-            line.copy_from_slice(&ItemId::UNUSED.0.to_le_bytes());
-            unused += 1;
-        }
+    let (lines, _) = page[HEADER_BYTES..bounds.lower].as_chunks_mut::<ITEM_ID_BYTES>();
+    let mut unused = 0;
+    // Without a branch, so that several line pointers are looked at together.
+    for line in lines.iter_mut() {
+        let id = ItemId(u32::from_le_bytes(*line));
+        unused += usize::from(!id.is_used());
+        *line = if id.is_used() { id } else { ItemId::UNUSED }.0.to_le_bytes();
     }
+    let kept = lines.iter().rposition(|line| ItemId(u32::from_le_bytes(*line)).is_used()).map_or(0, |last| last + 1);
     pack_items(page, bounds)?;
     let cut = bounds.item_count() - kept;
     set_lower(page, HEADER_BYTES + kept * ITEM_ID_BYTES);

@@ -4,7 +4,7 @@
 //! few records, though, and can have the processor fetch what they need while others are applied. This is a guess
 //! from the page as it stands and decides nothing; that it is wrong costs time only.
 
-use crate::page_items::{Bounds, Page, item};
+use crate::page_items::{Bounds, Page, item, offset_numbers};
 use crate::record_view::{BlockView, RecordView};
 use quire_wal::rmgr::{
     HEAP, HEAP2, XLOG_HEAP_DELETE, XLOG_HEAP_HOT_UPDATE, XLOG_HEAP_LOCK, XLOG_HEAP_OPMASK, XLOG_HEAP_UPDATE,
@@ -25,12 +25,18 @@ pub const HEAD: Range<usize> = 0..HEAD_BYTES;
 pub fn touched(page: &Page, record: &RecordView<'_>, block: &BlockView<'_>) -> [Range<usize>; 2] {
     let Ok(bounds) = Bounds::of(page) else { return [0..0, 0..0] };
     if record.rmgr == HEAP2 && record.info & XLOG_HEAP_OPMASK == XLOG_HEAP2_PRUNE {
-        return [bounds.upper..bounds.special, 0..0];
+        return [moved(page, bounds, block), 0..0];
     }
     let new_bytes = block.data.len() + TUPLE_BYTES;
     let new = bounds.upper.saturating_sub(new_bytes)..bounds.upper;
     let named = named_item(record).and_then(|offset| item(page, offset).ok());
     [new, named.map_or(0..0, |item| item.start..item.end.min(item.start + TUPLE_BYTES))]
+}
+
+/// What pruning moves: the items that lie below one that goes, as they do if they were packed before.
+fn moved(page: &Page, bounds: Bounds, block: &BlockView<'_>) -> Range<usize> {
+    let ends = offset_numbers(block.data).filter_map(|offset| item(page, offset).ok()).map(|item| item.end);
+    bounds.upper..ends.max().unwrap_or(bounds.upper)
 }
 
 /// The offset number of the old tuple, which these records all have at the same place.

@@ -9,6 +9,7 @@
 
 pub mod checkpoint;
 pub mod control_file;
+mod crc;
 pub mod effects;
 pub mod page;
 pub mod path;

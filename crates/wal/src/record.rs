@@ -7,6 +7,7 @@ mod image;
 
 pub use image::{BlockImage, ImageCompression, restore_image};
 
+use crate::crc;
 use bytes::Bytes;
 use quire_types::{CodecError, Fork, Lsn, Reader, RelTag};
 
@@ -89,7 +90,7 @@ impl RecordHeader {
 /// # Panics
 /// If `record` is shorter than a record's header.
 pub fn record_crc(record: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&record[HEADER_BYTES..]), &record[..HEADER_BYTES - 4])
+    crc::append(crc::append(0, &record[HEADER_BYTES..]), &record[..HEADER_BYTES - 4])
 }
 
 /// A decoded record. Slices share the record's memory.

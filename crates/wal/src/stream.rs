@@ -32,6 +32,7 @@ use crate::version::is_valid_segment_bytes;
 use crate::wal_page::{SHORT_HEADER_BYTES, WAL_PAGE_BYTES, WalPageHeader, header_bytes};
 use bytes::{Buf, Bytes, BytesMut};
 use quire_types::Lsn;
+use std::io::{self, Read};
 
 /// A whole record, its header and CRC checked, not yet decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,6 +154,23 @@ impl WalStream {
         if !matches!(self.state, State::Ended | State::Failed(_)) {
             self.buffer.extend_from_slice(bytes);
         }
+    }
+
+    /// [`WalStream::feed`] straight from a reader: at most `bytes` of what it has next; gives back how many came.
+    ///
+    /// # Errors
+    /// The reader's; nothing was fed then.
+    pub fn feed_from(&mut self, reader: &mut impl Read, bytes: usize) -> io::Result<usize> {
+        let held = self.buffer.len();
+        self.buffer.resize(held + bytes, 0);
+        let read = reader.read(&mut self.buffer[held..]);
+        let count = read.as_ref().map_or(0, |count| *count);
+        self.buffer.truncate(held + count);
+        self.position = self.position.add(count as u64);
+        if matches!(self.state, State::Ended | State::Failed(_)) {
+            self.buffer.clear();
+        }
+        read
     }
 
     /// Forgets every byte past [`WalStream::boundary`], and an end or error found there, so that they can be fed again:

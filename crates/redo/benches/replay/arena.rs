@@ -11,6 +11,8 @@ use crate::files::Page;
 
 /// Pages that there are addresses for.
 const PAGES_MAX: u32 = 4 << 20;
+/// Pages of memory to have at hand, more than a run of the usual size needs.
+const WARM_PAGES: u32 = 64 << 10;
 const ARENA_BYTES: usize = PAGES_MAX as usize * PAGE_SIZE;
 
 /// Pages in one range of addresses. The system gives memory for those that are taken, in huge pages if it can: there is
@@ -65,6 +67,15 @@ impl Arena {
         // this object's alone for as long as it lives.
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_ptr(), self.taken as usize) }
     }
+}
+
+/// Takes memory and gives it back. A virtual machine's host gives memory when it is touched for the first time, which takes
+/// longer than a whole replay; what was touched just before is at hand for whoever asks the system next.
+pub fn warm_up() -> Result<()> {
+    let mut arena = Arena::reserve()?;
+    let places = arena.take(WARM_PAGES)?;
+    arena.pages(places).as_flattened_mut().fill(1);
+    Ok(())
 }
 
 impl Drop for Arena {

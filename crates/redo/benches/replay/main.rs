@@ -4,14 +4,17 @@
 //! round, on a fresh copy of its data directory:
 //!
 //! - *natively*: the WAL since the checkpoint is read from its files, cut into records and their CRCs checked, and every
-//!   record applied to pages in memory, which are read from the data directory, 32 neighbours at a time, when the first of
-//!   them is touched. One thread; all of this is in its CPU time, the system's part included. The system
-//!   gives the memory of the pages meanwhile, in huge pages where there are any.
+//!   record applied to pages in memory. These are read from the data directory when the first of 32 neighbours is touched,
+//!   unless the record brings an image of the page. One thread; all of this is in its CPU time, the system's part
+//!   included. The system gives the memory of the pages meanwhile, in huge pages where there are any.
 //! - *PostgreSQL* recovers the directory: the CPU time is what it prints when redo is done, which is that of the same work
 //!   in its startup process, one thread too. Its buffers hold all pages, so that it need not write any meanwhile, and the
 //!   checkpoint afterwards is not counted. Unlike us it also notes free space that it learns of, and could serve its
 //!   buffers to others, which is what it has locks for; and the system gives it the memory of its buffers meanwhile, in
 //!   small pages as it is set up here.
+//!
+//! Before each of the two some memory is taken and given back: a virtual machine's host lets one who touches memory for the
+//! first time wait longer for it than a whole replay takes, and who that is would be chance.
 //!
 //! After PostgreSQL was stopped cleanly, its files must equal our pages under the masks, and hold no page changed since
 //! the checkpoint that we have not touched: a wrong replay is no result.
@@ -19,21 +22,19 @@
 //! Full-page writes are off, which is how Quire's computes run, and then on, where both mostly copy images.
 //! `REPLAY_SCALE`, `REPLAY_TRANSACTIONS`, `REPLAY_CLIENTS` and `REPLAY_ROUNDS` change the size.
 //!
-//! Figures of a virtual machine with two cores of an AMD EPYC (Zen 5) that others worked on too (load average 7),
-//! PostgreSQL 15.18; the median of five rounds, in millions of records per CPU second:
+//! Figures of a virtual machine with two cores of an AMD EPYC (Zen 5), PostgreSQL 15.18; the median of five rounds, which
+//! lay within 2 % of it, in millions of records per CPU second:
 //!
-//! | full-page writes | records | native | PostgreSQL | ratio |
-//! |---|---|---|---|---|
-//! | off | 1,238,208 | 3.20 | 1.59 | 2.0 |
-//! | on | 1,236,286 | 2.06 | 1.63 | 1.3 |
+//! | transactions | full-page writes | records | native | PostgreSQL | ratio |
+//! |---|---|---|---|---|---|
+//! | 200,000 | off | 1,239,000 | 5.34 | 1.77 | 3.0 |
+//! | 200,000 | on | 1,240,000 | 4.84 | 1.77 | 2.7 |
+//! | 500,000 | off | 3,070,000 | 5.37 | 1.96 | 2.75 |
+//! | 500,000 | on | 3,070,000 | 4.96 | 1.90 | 2.6 |
 //!
-//! Single rounds lay between 1.1 and 2.7 with full-page writes off: giving 160 MiB of memory to the pages takes the system up to as long
-//! as all the rest (0.3 s). With memory that was kept from the round before it was 2.5 and 2.3 times.
-//!
-//! The same kinds of records take 65 to 115 ns each in `benches/pages`, where the page is at hand. Here the accounts are
-//! 160 MiB in no order, which is what the look-ahead of `native` is for. What is left, by the profile, is pruning, because
-//! nearly every change of an account prunes its page (a fifth); reading files (a tenth); CRCs (a twentieth); and for the
-//! rest walking headers, applying, and still waiting for memory.
+//! Where a record's 187 ns go, with full-page writes off: reading pages and memory for them 36, reading WAL 8, cutting and
+//! CRCs 16, walking headers and finding pages 33, the look-ahead 30, pruning, which nearly every change of an account does,
+//! 35 (220 each), and all other changes 30. The accounts are 160 MiB in no order, which is what the look-ahead is for.
 
 mod arena;
 #[path = "../../tests/oracle/cluster.rs"]
@@ -77,7 +78,9 @@ fn main() -> Result<()> {
 fn round(crashed: &Crashed) -> Result<f64> {
     let data = crashed.restore()?;
     let control = crashed.control_file()?;
+    arena::warm_up()?;
     let replay = Replay::run(&data, &control)?;
+    arena::warm_up()?;
     let recovery = recover(&crashed.cluster)?;
     ensure!(
         (replay.first_record, replay.last_record) == (recovery.first_record, recovery.last_record),

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use quire_redo::{
-    BlockView, Delta, RecordView, RedoError, TransactionStatus, apply, apply_block, clog, touch, visibility_map,
+    BlockView, Delta, ImageUse, RecordView, RedoError, TransactionStatus, apply, apply_block, clog, touch,
+    visibility_map,
 };
 use quire_types::{Fork, Key, Lsn, Slru};
 use quire_wal::effects::heap::may_clear_visibility;
@@ -19,12 +20,15 @@ use quire_wal::effects::smgr::{self, SmgrEffect};
 use quire_wal::effects::xact::{self, XactEffect};
 use quire_wal::{ControlFile, DataPath, Record, RecordRef, RecordRun, WalStream, rmgr};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
 /// Bytes of WAL that are given to the stream at once.
-const PIECE_BYTES: usize = 1 << 17;
+const PIECE_BYTES: usize = 1 << 18;
+
+/// Changes that are looked at before the one that is being made.
+const AHEAD: usize = 12;
 
 /// A change that is to be made.
 enum Step<'a> {
@@ -77,14 +81,12 @@ impl Replay {
         let segment_bytes = u64::from(control.layout.wal_segment_bytes);
         let mut stream = WalStream::new(self.first_record, segment_bytes, Some(control.system_identifier));
         let mut offset = self.first_record.segment_offset(segment_bytes);
-        let mut piece = vec![0; PIECE_BYTES];
         let mut run = RecordRun::default();
         for segment_number in self.first_record.segment_number(segment_bytes).. {
             let path = DataPath::WalSegment { timeline: 1, segment_number }.to_path_sized(segment_bytes);
             let Ok(mut segment) = File::open(data.join(path)) else { break };
             segment.seek(SeekFrom::Start(std::mem::take(&mut offset)))?;
-            while let count @ 1.. = segment.read(&mut piece)? {
-                stream.feed(&piece[..count]);
+            while stream.feed_from(&mut segment, PIECE_BYTES)? > 0 {
                 while let Ok(true) = stream.next_run(&mut run) {
                     self.run_records(&run)?;
                 }
@@ -109,7 +111,8 @@ impl Replay {
     fn plan<'a>(&mut self, record: RecordRef<'a>, plan: &mut Vec<Step<'a>>) -> Result<()> {
         let (view, first, others) = RecordView::parse_first(record.bytes)?;
         for block in first.into_iter().chain(others).filter(|block| block.rel.fork != Fork::FreeSpaceMap) {
-            let place = self.store.place(Key::RelBlock { rel: block.rel, block: block.block })?;
+            let overwritten = block.will_init || block.image == ImageUse::Restore;
+            let place = self.store.place(block.rel, block.block, overwritten)?;
             prefetch(self.store.at(place), touch::HEAD);
             plan.push(Step::Block { record, view, block, place });
         }
@@ -131,13 +134,11 @@ impl Replay {
 
     /// Does what was planned, and forgets it.
     fn carry_out(&mut self, plan: &mut Vec<Step<'_>>) -> Result<()> {
-        for step in plan.iter() {
-            if let Step::Block { view, block, place, .. } = step {
-                let page = self.store.at(*place);
-                touch::touched(page, view, block).into_iter().for_each(|part| prefetch(page, part));
+        plan.iter().take(AHEAD).for_each(|step| self.look_at(step));
+        for (index, step) in plan.iter().enumerate() {
+            if let Some(later) = plan.get(index + AHEAD) {
+                self.look_at(later);
             }
-        }
-        for step in plan.iter() {
             match step {
                 Step::Block { record, view, block, place } => {
                     match apply_block(self.store.at(*place), view, block, record.start, record.end) {
@@ -150,6 +151,15 @@ impl Replay {
         }
         plan.clear();
         Ok(())
+    }
+
+    /// Starts to fetch the parts of its page that a step is going to touch.
+    #[inline]
+    fn look_at(&mut self, step: &Step<'_>) {
+        if let Step::Block { view, block, place, .. } = step {
+            let page = self.store.at(*place);
+            touch::touched(page, view, block).into_iter().for_each(|part| prefetch(page, part));
+        }
     }
 
     /// What changes the commit log's pages as a whole, or which pages there are.

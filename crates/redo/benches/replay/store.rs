@@ -7,6 +7,7 @@ use quire_wal::DataPath;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use crate::files::Page;
@@ -49,23 +50,32 @@ impl Area {
     }
 }
 
-/// Pages that are read together, and lie together in the arena. A power of two that divides a segment of any area.
+/// Pages that are read together if none was touched before, and lie together in the arena. A power of two that divides a segment of any area.
 const RUN_PAGES: u32 = 32;
-/// Areas that are found without looking for them in a map.
-const RECENT_AREAS: usize = 64;
+/// Relations that are found without looking for them in a map.
+const RECENT_RELATIONS: usize = 64;
 
-/// Neighbouring pages, read from their file at once.
+/// Neighbouring pages.
 #[derive(Clone, Copy)]
 struct Run {
     /// The first page's place in the arena.
     place: u32,
     /// A bit for each page that was touched.
     touched: u32,
+    /// A bit for each page that lies in the arena as its file had it, or changed since.
+    present: u32,
 }
 
 impl Run {
     fn of(number: u32) -> (usize, u32) {
         ((number / RUN_PAGES) as usize, number % RUN_PAGES)
+    }
+
+    /// This page and its neighbours as far as none is present.
+    fn missing_around(self, within: u32) -> Range<u32> {
+        let missing = !self.present;
+        let before = (missing << (RUN_PAGES - 1 - within)).leading_ones();
+        within + 1 - before..within + (missing >> within).trailing_ones()
     }
 }
 
@@ -84,30 +94,46 @@ impl Pages {
         Pages { area, runs: Vec::new(), open: None, end_of_file: u32::MAX }
     }
 
-    /// The page's place in the arena.
+    /// The page's place in the arena. What is going to be `overwritten` as a whole need not be read.
     #[inline]
-    fn touch(&mut self, number: u32, arena: &mut Arena, data: &Path) -> Result<u32> {
+    fn touch(&mut self, number: u32, overwritten: bool, arena: &mut Arena, data: &Path) -> Result<u32> {
         let (index, within) = Run::of(number);
-        if let Some(Some(run)) = self.runs.get_mut(index) {
+        if let Some(Some(run)) = self.runs.get_mut(index)
+            && run.present >> within & 1 == 1
+        {
             run.touched |= 1 << within;
             return Ok(run.place + within);
         }
-        let place = self.read(number - within, arena, data)?;
+        self.touch_missing(number, overwritten, arena, data)
+    }
+
+    #[cold]
+    fn touch_missing(&mut self, number: u32, overwritten: bool, arena: &mut Arena, data: &Path) -> Result<u32> {
+        let (index, within) = Run::of(number);
         if index >= self.runs.len() {
             self.runs.resize(index + 1, None);
         }
-        self.runs[index] = Some(Run { place, touched: 1 << within });
-        Ok(place + within)
+        let mut run = match self.runs[index] {
+            Some(run) => run,
+            None => Run { place: arena.take(RUN_PAGES)?.start, touched: 0, present: 0 },
+        };
+        let missing = if overwritten { within..within + 1 } else { run.missing_around(within) };
+        if !overwritten {
+            let places = run.place + missing.start..run.place + missing.end;
+            self.read(number - within + missing.start, arena.pages(places), data)?;
+        }
+        missing.for_each(|page| run.present |= 1 << page);
+        run.touched |= 1 << within;
+        self.runs[index] = Some(run);
+        Ok(run.place + within)
     }
 
-    /// Reads the run that starts at this page, as far as the file has it; the rest is zeroes.
-    #[cold]
-    fn read(&mut self, first: u32, arena: &mut Arena, data: &Path) -> Result<u32> {
-        let places = arena.take(RUN_PAGES)?;
-        let wanted = self.end_of_file.saturating_sub(first).min(RUN_PAGES);
+    /// Reads pages from this one on, as far as the file has them; the rest is zeroes.
+    fn read(&mut self, first: u32, pages: &mut [Page], data: &Path) -> Result<()> {
+        let wanted = self.end_of_file.saturating_sub(first).min(pages.len() as u32);
         let segment_pages = self.area.segment_pages();
         let start = u64::from(first % segment_pages) * PAGE_SIZE as u64;
-        let (from_file, truncated) = arena.pages(places.clone()).split_at_mut(wanted as usize);
+        let (from_file, truncated) = pages.split_at_mut(wanted as usize);
         truncated.as_flattened_mut().fill(0);
         let mut missing = from_file.as_flattened_mut();
         if let Some(mut file) = self.segment(first / segment_pages, data)? {
@@ -115,7 +141,7 @@ impl Pages {
             missing = fill(file, missing)?;
         }
         missing.fill(0);
-        Ok(places.start)
+        Ok(())
     }
 
     fn segment(&mut self, segment: u32, data: &Path) -> Result<Option<&File>> {
@@ -134,6 +160,7 @@ impl Pages {
         let (index, within) = Run::of(end);
         if let Some(Some(run)) = self.runs.get_mut(index) {
             run.touched &= (1 << within) - 1;
+            run.present |= u32::MAX << within;
             arena.pages(run.place + within..run.place + RUN_PAGES).as_flattened_mut().fill(0);
         }
         self.runs.truncate(index + 1);
@@ -166,8 +193,8 @@ pub struct Store {
     arena: Arena,
     areas: Vec<Pages>,
     by_area: HashMap<Area, usize>,
-    /// By the low bits of the relation's number: an area and its index.
-    recent: [(Area, usize); RECENT_AREAS],
+    /// By the low bits of the relation's number: a relation and its area's index.
+    recent: [(RelTag, usize); RECENT_RELATIONS],
 }
 
 impl Store {
@@ -176,35 +203,33 @@ impl Store {
         let arena = Arena::reserve()?;
         let areas = vec![Pages::new(Area::Slru(Slru::Clog))];
         let by_area = HashMap::from([(areas[0].area, 0)]);
-        let recent = [(areas[0].area, 0); RECENT_AREAS];
+        let none = RelTag { tablespace: 0, database: 0, relation: 0, fork: Fork::Init };
+        let recent = [(none, 0); RECENT_RELATIONS];
         Ok(Store { data: data.to_owned(), arena, areas, by_area, recent })
     }
 
     #[inline]
-    fn area_index(&mut self, area: Area) -> usize {
-        let slot = match area {
-            Area::Relation(rel) => rel.relation as usize % RECENT_AREAS,
-            Area::Slru(_) => 0,
-        };
-        if self.recent[slot].0 != area {
-            self.recent[slot] = (area, self.look_up(area));
+    fn relation_index(&mut self, rel: RelTag) -> usize {
+        let slot = rel.relation as usize % RECENT_RELATIONS;
+        if self.recent[slot].0 != rel {
+            self.recent[slot] = (rel, self.area_index(Area::Relation(rel)));
         }
         self.recent[slot].1
     }
 
-    fn look_up(&mut self, area: Area) -> usize {
+    fn area_index(&mut self, area: Area) -> usize {
         *self.by_area.entry(area).or_insert_with(|| {
             self.areas.push(Pages::new(area));
             self.areas.len() - 1
         })
     }
 
-    /// Where a page lies, which is going to be changed. It stays there until it is truncated away.
+    /// Where a block lies, which is going to be changed, or `overwritten` as a whole. It stays there until it is truncated
+    /// away.
     #[inline]
-    pub fn place(&mut self, key: Key) -> Result<u32> {
-        let (area, number) = Area::of(key)?;
-        let index = self.area_index(area);
-        self.areas[index].touch(number, &mut self.arena, &self.data)
+    pub fn place(&mut self, rel: RelTag, block: u32, overwritten: bool) -> Result<u32> {
+        let index = self.relation_index(rel);
+        self.areas[index].touch(block, overwritten, &mut self.arena, &self.data)
     }
 
     /// The page at this place.
@@ -215,13 +240,15 @@ impl Store {
 
     /// The page, to be changed.
     pub fn page(&mut self, key: Key) -> Result<&mut Page> {
-        let place = self.place(key)?;
+        let (area, number) = Area::of(key)?;
+        let index = self.area_index(area);
+        let place = self.areas[index].touch(number, false, &mut self.arena, &self.data)?;
         Ok(self.at(place))
     }
 
     /// Forgets a fork's pages from block `blocks` on.
     pub fn truncate(&mut self, rel: RelTag, blocks: u32) {
-        let index = self.area_index(Area::Relation(rel));
+        let index = self.relation_index(rel);
         self.areas[index].truncate(blocks, &mut self.arena);
     }
 

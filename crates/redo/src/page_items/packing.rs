@@ -6,37 +6,28 @@ use std::ops::Range;
 
 /// Room for the runs that a page usually has.
 const RUNS_USUAL: usize = 16;
+/// Line pointers that are looked at together.
+const GROUP: usize = 8;
+
+type Line = [u8; ITEM_ID_BYTES];
 
 /// Packs the items of a page whose line pointers are final, the first one's item last, and points the line pointers at
 /// them. `bounds.upper` is where the tuple space starts until then.
 ///
-/// The items of the first line pointers mostly lie where they are to be, because pages fill from there and a pruned
-/// page was packed before: only what lies below those is moved.
+/// Most items lie one below the other already, because pages fill from their ends and a pruned page was packed before:
+/// such runs are moved, or left, as a whole.
 pub(super) fn pack_items(page: &mut Page, bounds: Bounds) -> Result<(), Misfit> {
-    let (staying, packed) = packed_already(page, bounds)?;
-    let upper = move_items(page, Bounds { special: packed, ..bounds }, staying)?;
-    set_upper(page, upper);
-    Ok(())
-}
-
-/// The line pointers, numbered as offset numbers are.
-fn numbered(lines: &[[u8; ITEM_ID_BYTES]]) -> impl Iterator<Item = (u16, ItemId)> {
-    (1..).zip(lines.iter().map(|line| ItemId(u32::from_le_bytes(*line))))
-}
-
-/// How many line pointers there are before the first one whose item is to be moved, and where the items of those begin,
-/// which stay.
-fn packed_already(page: &Page, bounds: Bounds) -> Result<(usize, usize), Misfit> {
-    let (lines, _) = page[HEADER_BYTES..bounds.lower].as_chunks();
-    let mut upper = bounds.special;
-    for (offset, id) in numbered(lines).filter(|(_, id)| id.has_storage()) {
-        let item = bounds.storage(offset, id)?;
-        if item.start + align(item.len()) != upper {
-            return Ok((usize::from(offset) - 1, upper));
+    let mut packing = Packing::new(bounds);
+    let (lines, _) = page[HEADER_BYTES..bounds.lower].as_chunks_mut();
+    for (first, group) in (1..).step_by(GROUP).zip(lines.chunks_mut(GROUP)) {
+        if !packing.prolong(group) {
+            (first..).zip(group).try_for_each(|(offset, line)| packing.place(offset, line))?;
         }
-        upper = item.start;
     }
-    Ok((lines.len(), upper))
+    packing.end_run();
+    move_runs(page, &packing.moved);
+    set_upper(page, packing.upper);
+    Ok(())
 }
 
 /// Items that lie one below the other and stay so.
@@ -45,40 +36,80 @@ struct Run {
     to: usize,
 }
 
-/// Moves the items behind the first `staying` line pointers down from `bounds.special`; gives back where the last one
-/// begins.
-fn move_items(page: &mut Page, bounds: Bounds, staying: usize) -> Result<usize, Misfit> {
-    let mut moved = Vec::with_capacity(RUNS_USUAL);
-    let mut upper = bounds.special;
-    let mut run = upper..upper;
-    let (lines, _) = page[HEADER_BYTES..bounds.lower].as_chunks_mut::<ITEM_ID_BYTES>();
-    for (offset, line) in (1..).zip(lines).skip(staying) {
-        let id = ItemId(u32::from_le_bytes(*line));
-        if !id.has_storage() {
-            continue;
-        }
-        let start = bounds.storage(offset, id)?.start;
-        let bytes = align(id.length().into());
-        if start + bytes != run.start {
-            note_run(&mut moved, run, upper);
-            run = start + bytes..start + bytes;
-        }
-        run.start = start;
-        upper = upper.checked_sub(bytes).filter(|upper| *upper >= bounds.lower).ok_or(Misfit::NoRoom(bytes))?;
-        if upper != start {
-            *line = moved_to(id, upper).0.to_le_bytes();
-        }
-    }
-    note_run(&mut moved, run, upper);
-    move_runs(page, &moved);
-    Ok(upper)
+/// How far the line pointers have been gone through. They are changed at once, the items when all have their places.
+struct Packing {
+    bounds: Bounds,
+    /// Where the last item is to begin.
+    upper: usize,
+    /// Where the items of the last run lie, none of them below another's place.
+    run: Range<usize>,
+    /// The runs before it that are to be moved.
+    moved: Vec<Run>,
 }
 
-/// Remembers a run that is to be moved, unless it lies there already, as much of a page does that was packed before.
-fn note_run(moved: &mut Vec<Run>, from: Range<usize>, to: usize) {
-    if from.start != to && !from.is_empty() {
-        moved.push(Run { from, to });
+impl Packing {
+    fn new(bounds: Bounds) -> Packing {
+        let moved = Vec::with_capacity(RUNS_USUAL);
+        Packing { bounds, upper: bounds.special, run: bounds.special..bounds.special, moved }
     }
+
+    /// Adds the items of a group to the run, if that is where all of them lie; there is no branch for a single one.
+    fn prolong(&mut self, group: &mut [Line]) -> bool {
+        let (mut start, mut elsewhere) = (self.run.start, 0);
+        for line in group.iter() {
+            let id = ItemId(u32::from_le_bytes(*line));
+            // An item that does not fit takes this below zero, where no item lies.
+            start = start.wrapping_sub(align(id.length().into()));
+            elsewhere |= if id.has_storage() { start ^ usize::from(id.offset()) } else { 0 };
+        }
+        if elsewhere != 0 || start < self.bounds.upper {
+            return false;
+        }
+        let upper = (self.upper + start).checked_sub(self.run.start).filter(|upper| *upper >= self.bounds.lower);
+        let Some(upper) = upper else { return false };
+        if upper != start {
+            group.iter_mut().for_each(|line| move_line(line, start, upper));
+        }
+        (self.upper, self.run.start) = (upper, start);
+        true
+    }
+
+    /// Adds one item, to the run or as the first one of the next.
+    fn place(&mut self, offset: u16, line: &mut Line) -> Result<(), Misfit> {
+        let id = ItemId(u32::from_le_bytes(*line));
+        if !id.has_storage() {
+            return Ok(());
+        }
+        let start = self.bounds.storage(offset, id)?.start;
+        let bytes = align(id.length().into());
+        if start + bytes != self.run.start {
+            self.end_run();
+            self.run = start + bytes..start + bytes;
+        }
+        self.run.start = start;
+        let upper = self.upper.checked_sub(bytes).filter(|upper| *upper >= self.bounds.lower);
+        self.upper = upper.ok_or(Misfit::NoRoom(bytes))?;
+        if self.upper != start {
+            *line = moved_to(id, self.upper).0.to_le_bytes();
+        }
+        Ok(())
+    }
+
+    /// Remembers the run, unless it lies where it is to be.
+    fn end_run(&mut self) {
+        if self.run.start != self.upper && !self.run.is_empty() {
+            self.moved.push(Run { from: self.run.clone(), to: self.upper });
+        }
+    }
+}
+
+/// Points at the item as far from where it is as `to` is from `from`, both of them and the item's places on the page.
+#[inline]
+fn move_line(line: &mut Line, from: usize, to: usize) {
+    let id = ItemId(u32::from_le_bytes(*line));
+    // The offset is what the lowest bits hold.
+    let moved = if id.has_storage() { id.0.wrapping_add(to as u32).wrapping_sub(from as u32) } else { id.0 };
+    *line = moved.to_le_bytes();
 }
 
 /// Moves the runs all at once: they may lie in any order, and one where another is to be.

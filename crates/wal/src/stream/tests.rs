@@ -335,3 +335,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_comes_from_a_reader_is_as_if_it_were_fed() {
+    let (bytes, bounds) = log(Lsn(SEGMENT), &[8, 9000, 300]);
+    let mut stream = stream(Lsn(SEGMENT));
+    let (mut reader, mut found) = (&bytes[..], Vec::new());
+    while stream.feed_from(&mut reader, 1000).expect("memory is read") > 0 {
+        found.extend(drain(&mut stream));
+    }
+    assert!(found.iter().map(|record| (record.start, record.end)).eq(bounds));
+    let position = stream.position();
+    assert!(stream.feed_from(&mut Broken, 1000).is_err());
+    assert_eq!((stream.position(), stream.buffer.len()), (position, 0));
+}
+
+/// A reader that gives nothing.
+struct Broken;
+
+impl std::io::Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other("broken"))
+    }
+}
