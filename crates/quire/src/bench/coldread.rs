@@ -1,13 +1,14 @@
 //! Random reads from an empty cache, and what limits them.
 //!
 //! Clients read single rows of blocks that lie here and there, each block once, many in one statement, so that next to nothing
-//! but cold reads is measured. For a part of it the pageserver has processors of its own and all else the others: whoever's
-//! processors are full then is the limit. Clients that ask the pageserver directly, on the same processors, show what it can do
-//! at best. The files of the pageserver stay in the kernel's page cache, because what is compared is work and not a disk.
+//! but cold reads is measured. For a part of it the pageserver has processors of its own and all else the others. Clients that
+//! ask the pageserver directly, on the same processors, show what it can do at best; what the agent can do follows from its
+//! processor time for a page. Who can do less is the limit, if the compute got about that much. The files of the pageserver stay
+//! in the kernel's page cache, because what is compared is work and not a disk.
 
 use super::cold::{Usage, restart_cold};
 use super::cpus::{Confined, CpuTime, Halves};
-use super::limit::{Limit, Shares, Side, judge};
+use super::limit::{Limit, Rates, Side, judge};
 use super::pgbench::{Load, Workload};
 use super::random_reads::{Accounts, ComputeClients, Read, Storage};
 use super::target::{DATABASE, Target};
@@ -25,6 +26,8 @@ use tokio::runtime::Runtime;
 
 /// Length of one measurement: in a longer one, blocks of the table would run out.
 const LENGTH: Duration = Duration::from_secs(3);
+/// Processors that the agent can use for fills that are waited for: they are the work of one thread.
+const AGENT_CPUS: f64 = 1.0;
 
 /// What some clients got.
 #[derive(Debug, Serialize)]
@@ -57,7 +60,7 @@ struct Divided {
     /// What the two halves did while the compute was measured.
     pageserver_side: Side,
     compute_side: Side,
-    /// Computed: the processors of the compute's side, if they did nothing but the agent's work.
+    /// Computed: what the agent's thread could do if it never waited.
     agent_pages_per_second_max: f64,
     limit: Limit,
 }
@@ -232,18 +235,20 @@ impl Divided {
     fn new(halves: Halves, compute: &Sum, alone: &Sum) -> Divided {
         let (figures, seconds) = (Figures::new(compute), compute.seconds);
         let (pageserver_cpus, other_cpus) = (halves.pageserver.len() as f64, halves.others.len() as f64);
-        let shares = Shares { agent: figures.agent.cpus, server: figures.server.cpus, clients: figures.clients.cpus };
-        let used = shares.agent + shares.server + shares.clients;
+        let used = figures.agent.cpus + figures.server.cpus + figures.clients.cpus;
         let pageserver_busy = compute.pageserver_busy_seconds / seconds;
         let pageserver_side = Side::new(figures.pageserver.cpus / pageserver_cpus, pageserver_busy);
         let compute_side = Side::new(used / other_cpus, compute.others_busy_seconds / seconds);
+        let alone = Figures::new(alone);
+        let agent_max = AGENT_CPUS / figures.agent.us_per_page * 1e6;
+        let rates = Rates { reached: figures.pages_per_second, pageserver_max: alone.pages_per_second, agent_max };
         Divided {
             pageserver_side,
             compute_side,
-            agent_pages_per_second_max: other_cpus * 1e6 / figures.agent.us_per_page,
-            limit: judge(pageserver_side, compute_side, shares),
+            agent_pages_per_second_max: agent_max,
+            limit: judge(rates, [pageserver_side, compute_side]),
             compute: figures,
-            pageserver_alone: Figures::new(alone),
+            pageserver_alone: alone,
             halves,
         }
     }
@@ -256,9 +261,15 @@ impl Divided {
         let alone = self.pageserver_alone.pages_per_second;
         [
             format!(
-                "{}: the pageserver used {} of its CPUs ({}, {} used by others); of the other CPUs ({others}, {} used by others) the \
-                 agent used {}, PostgreSQL {}, the clients {}.",
+                "{}: the pageserver alone gives {alone:.0} pages/s, of which {} came through the compute; the agent could pass on {:.0} (computed \
+                 from its CPU time for a page and its one thread).",
                 self.limit.name(),
+                percent(pages_per_second / alone),
+                self.agent_pages_per_second_max,
+            ),
+            format!(
+                "Through the compute the pageserver used {} of its CPUs ({}, {} used by others); of the other CPUs ({others}, {} used by \
+                 others) the agent used {}, PostgreSQL {}, the clients {}.",
                 percent(self.pageserver_side.used),
                 self.halves.pageserver.len(),
                 percent(self.pageserver_side.foreign),
@@ -266,12 +277,6 @@ impl Divided {
                 of_others(agent),
                 of_others(server),
                 of_others(clients),
-            ),
-            format!(
-                "Through the compute came {} of the {alone:.0} pages/s that the pageserver gives alone. The agent, alone on the other \
-                 CPUs, could pass on {:.0} pages/s (computed from its CPU time for a page).",
-                percent(pages_per_second / alone),
-                self.agent_pages_per_second_max,
             ),
         ]
         .join("\n")
@@ -323,12 +328,18 @@ mod tests {
     fn the_verdict_follows_the_measurement() {
         let said = divided(3.0, 9.7).verdict();
         assert!(said.contains("The pageserver limits cold random reads, and not the agent: "), "{said}");
+        assert!(
+            said.contains("the pageserver alone gives 25000 pages/s, of which 80 % came through the compute"),
+            "{said}"
+        );
         assert!(said.contains("the pageserver used 97 % of its CPUs (1, 1 % used by others)"), "{said}");
         assert!(said.contains("the agent used 30 %, PostgreSQL 20 %, the clients 5 %."), "{said}");
-        assert!(said.contains("came 80 % of the 25000 pages/s"), "{said}");
-        assert!(said.contains("could pass on 66667 pages/s"), "{said}");
-        let said = divided(7.4, 6.0).verdict();
-        assert!(said.contains("The agent limits cold random reads: the pageserver used 60 %"), "{said}");
+        assert!(said.contains("could pass on 66667 (computed"), "{said}");
+        let said = divided(9.1, 9.7).verdict();
+        assert!(
+            said.contains("The agent limits cold random reads: the pageserver alone gives 25000 pages/s"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! What limits a measurement whose two sides had processors of their own.
+//! Who limits a measurement: whoever could do the least, if about that much was done.
 
 use serde::Serialize;
 
-/// From which part of its processors' time on a side is taken to be busy all the time: the rest is the beginning, the end, and the
-/// moments in which all clients happen to wait for the other side.
-const FULL: f64 = 0.9;
+/// From which part of what somebody could do at most the measurement is taken to be limited by that: clients that wait for each
+/// answer leave everybody idle for a while.
+const REACHED: f64 = 0.75;
 
 /// More than this part of a side's processors used by others, and nothing can be said.
 const FOREIGN_MAX: f64 = 0.1;
@@ -29,50 +29,38 @@ impl Side {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
-    /// The pageserver: its processors were full.
+    /// The pageserver.
     Pageserver,
-    /// The compute's side, and most of that was the agent.
+    /// The agent.
     Agent,
-    /// The compute's side, and most of that was PostgreSQL.
-    Server,
-    /// The compute's side, and most of that was the clients.
-    Clients,
-    /// No processor: waiting for each other, or for a disk.
-    Waiting,
+    /// Neither: both could have done much more.
+    Neither,
     /// Other programs used too much of the processors for anything to be said.
     Disturbed,
 }
 
-/// Processor time of those on the compute's side, in any unit.
+/// Pages a second.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Shares {
-    /// The agent's.
-    pub agent: f64,
-    /// PostgreSQL's.
-    pub server: f64,
-    /// The clients'.
-    pub clients: f64,
+pub struct Rates {
+    /// What came through the compute.
+    pub reached: f64,
+    /// What the pageserver gives those who ask it directly.
+    pub pageserver_max: f64,
+    /// What the agent could pass on.
+    pub agent_max: f64,
 }
 
-/// Judges. The fuller side is the limit, if it is full.
-pub fn judge(pageserver: Side, compute: Side, shares: Shares) -> Limit {
-    if pageserver.foreign.max(compute.foreign) > FOREIGN_MAX {
-        return Limit::Disturbed;
-    }
-    match pageserver.used >= compute.used {
-        _ if pageserver.used.max(compute.used) < FULL => Limit::Waiting,
-        true => Limit::Pageserver,
-        false => largest(shares),
-    }
-}
-
-fn largest(Shares { agent, server, clients }: Shares) -> Limit {
-    if agent >= server.max(clients) {
-        Limit::Agent
-    } else if server >= clients {
-        Limit::Server
+/// Judges. `sides` are the processors on which all of this went on.
+pub fn judge(rates: Rates, sides: [Side; 2]) -> Limit {
+    let Rates { reached, pageserver_max, agent_max } = rates;
+    if sides.iter().any(|side| side.foreign > FOREIGN_MAX) {
+        Limit::Disturbed
+    } else if reached < REACHED * pageserver_max.min(agent_max) {
+        Limit::Neither
+    } else if pageserver_max <= agent_max {
+        Limit::Pageserver
     } else {
-        Limit::Clients
+        Limit::Agent
     }
 }
 
@@ -82,9 +70,7 @@ impl Limit {
         match self {
             Limit::Pageserver => "The pageserver limits cold random reads, and not the agent",
             Limit::Agent => "The agent limits cold random reads",
-            Limit::Server => "The compute's CPUs limit cold random reads, most of them PostgreSQL's work",
-            Limit::Clients => "The clients limit this measurement of cold random reads",
-            Limit::Waiting => "No CPU limits cold random reads",
+            Limit::Neither => "Neither the pageserver nor the agent limits cold random reads",
             Limit::Disturbed => "What limits cold random reads cannot be said, as other programs used the CPUs",
         }
     }
@@ -94,30 +80,24 @@ impl Limit {
 mod tests {
     use super::*;
 
-    const SHARES: Shares = Shares { agent: 3.0, server: 2.0, clients: 1.0 };
+    const CALM: [Side; 2] = [Side { used: 0.8, foreign: 0.02 }; 2];
 
-    fn side(used: f64) -> Side {
-        Side::new(used, used + 0.02)
+    fn rates(reached: f64, pageserver_max: f64, agent_max: f64) -> Rates {
+        Rates { reached, pageserver_max, agent_max }
     }
 
     #[test]
-    fn the_fuller_side_is_the_limit_if_it_is_full() {
-        assert_eq!(judge(side(0.97), side(0.7), SHARES), Limit::Pageserver);
-        assert_eq!(judge(side(0.92), side(0.95), SHARES), Limit::Agent);
-        assert_eq!(judge(side(0.8), side(0.7), SHARES), Limit::Waiting);
-    }
-
-    #[test]
-    fn a_full_compute_is_put_down_to_who_used_most_of_it() {
-        let judged = |agent, server, clients| judge(side(0.5), side(0.98), Shares { agent, server, clients });
-        assert_eq!(judged(2.0, 1.0, 1.0), Limit::Agent);
-        assert_eq!(judged(1.0, 2.0, 1.5), Limit::Server);
-        assert_eq!(judged(1.0, 1.5, 2.0), Limit::Clients);
+    fn who_could_do_the_least_is_the_limit_if_that_much_was_done() {
+        assert_eq!(judge(rates(80.0, 100.0, 150.0), CALM), Limit::Pageserver);
+        assert_eq!(judge(rates(80.0, 150.0, 100.0), CALM), Limit::Agent);
+        assert_eq!(judge(rates(60.0, 100.0, 150.0), CALM), Limit::Neither);
+        assert_eq!(judge(rates(60.0, 150.0, 100.0), CALM), Limit::Neither);
     }
 
     #[test]
     fn nothing_is_said_where_others_used_the_processors() {
-        assert_eq!(judge(Side::new(0.8, 1.0), side(0.2), SHARES), Limit::Disturbed);
-        assert_eq!(judge(side(0.98), Side::new(0.2, 0.4), SHARES), Limit::Disturbed);
+        let disturbed = Side::new(0.5, 0.7);
+        assert_eq!(judge(rates(80.0, 100.0, 150.0), [CALM[0], disturbed]), Limit::Disturbed);
+        assert_eq!(judge(rates(80.0, 100.0, 150.0), [disturbed, CALM[1]]), Limit::Disturbed);
     }
 }
