@@ -5,7 +5,7 @@
 
 use crate::prefetch::prefetch;
 use crate::store::Store;
-use crate::unreferenced::{status_deltas, visibility_deltas, zeroed_page};
+use crate::unreferenced::{status_deltas, visibility_delta, zeroed_page};
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -15,7 +15,7 @@ use quire_redo::{
     visibility_map,
 };
 use quire_types::{Fork, Key, Lsn, Slru};
-use quire_wal::effects::heap::may_clear_visibility;
+use quire_wal::effects::heap::{VisibilityCleared, visibility_cleared_by};
 use quire_wal::effects::smgr::{self, SmgrEffect};
 use quire_wal::effects::xact::{self, XactEffect};
 use quire_wal::{ControlFile, DataPath, Record, RecordRef, RecordRun, WalStream, rmgr};
@@ -34,8 +34,8 @@ const AHEAD: usize = 12;
 enum Step<'a> {
     /// What the record does to one of its pages, and where this lies.
     Block { record: RecordRef<'a>, view: RecordView<'a>, block: BlockView<'a>, place: u32 },
-    /// Bits of the visibility map that a heap record clears without naming the map's page.
-    Visibility(RecordRef<'a>),
+    /// Bits of the visibility map that the record that ends there clears without naming the map's page.
+    Visibility(VisibilityCleared, Lsn),
 }
 
 /// What came of a replay.
@@ -117,8 +117,10 @@ impl Replay {
             plan.push(Step::Block { record, view, block, place });
         }
         match view.rmgr {
-            rmgr::HEAP | rmgr::HEAP2 if may_clear_visibility(view.rmgr, view.info, view.main_data) => {
-                plan.push(Step::Visibility(record));
+            rmgr::HEAP | rmgr::HEAP2 => {
+                let block = |id| view.block(id).map(|block| (block.rel, block.block));
+                let cleared = visibility_cleared_by(view.rmgr, view.info, view.main_data, block);
+                plan.extend(cleared.map(|cleared| Step::Visibility(cleared, record.end)));
             }
             rmgr::XACT if view.info & rmgr::XLOG_XACT_HAS_INFO == 0 => self.transaction(&view)?,
             rmgr::XACT | rmgr::SMGR | rmgr::CLOG | rmgr::MULTIXACT => {
@@ -146,7 +148,7 @@ impl Replay {
                         result => result?,
                     }
                 }
-                Step::Visibility(record) => self.visibility(&decode(*record)?)?,
+                Step::Visibility(cleared, lsn) => self.visibility(*cleared, *lsn)?,
             }
         }
         plan.clear();
@@ -179,9 +181,9 @@ impl Replay {
         Ok(())
     }
 
-    /// Bits of the visibility map that a heap record clears without naming the map's page.
-    fn visibility(&mut self, record: &Record) -> Result<()> {
-        visibility_deltas(record).iter().try_for_each(|(key, delta)| self.change(*key, record.end, delta))
+    fn visibility(&mut self, cleared: VisibilityCleared, lsn: Lsn) -> Result<()> {
+        let (key, delta) = visibility_delta(cleared);
+        self.change(key, lsn, &delta)
     }
 
     /// Pages of SLRU areas that come into being, and multixacts.

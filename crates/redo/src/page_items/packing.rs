@@ -19,11 +19,15 @@ type Line = [u8; ITEM_ID_BYTES];
 pub(super) fn pack_items(page: &mut Page, bounds: Bounds) -> Result<(), Misfit> {
     let mut packing = Packing::new(bounds);
     let (lines, _) = page[HEADER_BYTES..bounds.lower].as_chunks_mut();
-    for (first, group) in (1..).step_by(GROUP).zip(lines.chunks_mut(GROUP)) {
+    let (groups, rest) = lines.as_chunks_mut::<GROUP>();
+    let mut first = 1;
+    for group in groups {
         if !packing.prolong(group) {
-            (first..).zip(group).try_for_each(|(offset, line)| packing.place(offset, line))?;
+            packing.place_all(first, group)?;
         }
+        first += GROUP as u16;
     }
+    packing.place_all(first, rest)?;
     packing.end_run();
     move_runs(page, &packing.moved);
     set_upper(page, packing.upper);
@@ -54,7 +58,7 @@ impl Packing {
     }
 
     /// Adds the items of a group to the run, if that is where all of them lie; there is no branch for a single one.
-    fn prolong(&mut self, group: &mut [Line]) -> bool {
+    fn prolong(&mut self, group: &mut [Line; GROUP]) -> bool {
         let (mut start, mut elsewhere) = (self.run.start, 0);
         for line in group.iter() {
             let id = ItemId(u32::from_le_bytes(*line));
@@ -72,6 +76,11 @@ impl Packing {
         }
         (self.upper, self.run.start) = (upper, start);
         true
+    }
+
+    /// Adds items one by one, the first of which has this offset number.
+    fn place_all(&mut self, first: u16, lines: &mut [Line]) -> Result<(), Misfit> {
+        (first..).zip(lines).try_for_each(|(offset, line)| self.place(offset, line))
     }
 
     /// Adds one item, to the run or as the first one of the next.

@@ -7,7 +7,7 @@ use crate::damage::Damage;
 use crate::files::Files;
 use crate::pages::{Pages, lies_in};
 use crate::regress::{Coverage, Outcome};
-use crate::unreferenced::{status_deltas, visibility_deltas, zeroed_page};
+use crate::unreferenced::{status_deltas, visibility_delta, zeroed_page};
 use crate::{gin, gist, spgist};
 use anyhow::{Context, Result, anyhow, ensure};
 use quire_redo::mask::{self, PageKind, page_kind};
@@ -15,6 +15,7 @@ use quire_redo::{Delta, apply, finish_image, supports, visibility_map};
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RelTag};
 use quire_wal::effects;
 use quire_wal::effects::dbase::{DatabaseDirectory, DbaseEffect};
+use quire_wal::effects::heap::visibility_cleared;
 use quire_wal::effects::smgr::SmgrEffect;
 use quire_wal::effects::xact::XactEffect;
 use quire_wal::page::{HEADER_BYTES, is_new, lsn as page_lsn, set_lsn};
@@ -113,7 +114,8 @@ impl Replay {
         for block in &record.blocks {
             self.block(raw, &record, block)?;
         }
-        for (key, delta) in visibility_deltas(&record).into_iter().chain(status_deltas(&record)?) {
+        let visibility = visibility_cleared(&record).map(visibility_delta);
+        for (key, delta) in visibility.chain(status_deltas(&record)?) {
             self.change(key, record.end, &delta)?;
         }
         match record.rmgr {

@@ -6,19 +6,15 @@ use quire_types::{Fork, Key, Slru};
 use quire_wal::effects::multixact::MultixactEffect;
 use quire_wal::effects::slru::{ClogEffect, CommitTsEffect};
 use quire_wal::effects::xact::{Completion, XactEffect};
-use quire_wal::effects::{self, heap::visibility_cleared};
+use quire_wal::effects::{self, heap::VisibilityCleared};
 use quire_wal::{Record, rmgr};
 use std::collections::BTreeMap;
 
-/// Bits of the visibility map that the record clears.
-pub fn visibility_deltas(record: &Record) -> Vec<(Key, Delta)> {
-    visibility_cleared(record)
-        .map(|cleared| {
-            let rel = cleared.rel.with_fork(Fork::VisibilityMap);
-            let key = Key::RelBlock { rel, block: visibility_map::map_block(cleared.block) };
-            (key, Delta::VisibilityCleared { heap_blocks: vec![cleared.block], bits: cleared.bits })
-        })
-        .collect()
+/// Clears bits of the visibility map.
+pub fn visibility_delta(cleared: VisibilityCleared) -> (Key, Delta) {
+    let VisibilityCleared { rel, block, bits } = cleared;
+    let map = Key::RelBlock { rel: rel.with_fork(Fork::VisibilityMap), block: visibility_map::map_block(block) };
+    (map, Delta::VisibilityCleared { heap_blocks: vec![block], bits })
 }
 
 /// Ends of transactions, and multixacts.

@@ -48,33 +48,32 @@ pub fn may_clear_visibility(rmgr: u8, info: u8, main_data: &[u8]) -> bool {
 ///
 /// A record too short to hold its flags clears nothing here: redo of its pages refuses it.
 pub fn visibility_cleared(record: &Record) -> impl Iterator<Item = VisibilityCleared> {
-    let [first, second] = match may_clear_visibility(record.rmgr, record.info, &record.main_data) {
-        true => cleared_blocks(record),
-        false => [None, None],
+    let block = |id| record.block(id).map(|block| (block.rel, block.block));
+    visibility_cleared_by(record.rmgr, record.info, &record.main_data, block)
+}
+
+/// The same for a record that is not decoded: its `xl_rmid`, `xl_info`, main data, and the page that a block id stands for.
+#[inline]
+pub fn visibility_cleared_by(
+    rmgr: u8,
+    info: u8,
+    main_data: &[u8],
+    block: impl Fn(u8) -> Option<(RelTag, u32)>,
+) -> impl Iterator<Item = VisibilityCleared> {
+    let of_block = |id, bits| block(id).map(|(rel, block)| VisibilityCleared { rel, block, bits });
+    let [first, second] = match (rmgr, info & XLOG_HEAP_OPMASK) {
+        _ if !may_clear_visibility(rmgr, info, main_data) => [None, None],
+        (HEAP, XLOG_HEAP_UPDATE | XLOG_HEAP_HOT_UPDATE) => {
+            // The new row is in block 0; the old row in block 1 if that is another page.
+            let has = |bit| main_data.get(FLAGS_AFTER_XID).is_some_and(|flags| flags & bit != 0);
+            let page = |id, bit| has(bit).then(|| of_block(id, VISIBILITY_ALL_BITS))?;
+            let old_id = u8::from(block(1).is_some());
+            [page(old_id, XLH_UPDATE_OLD_ALL_VISIBLE_CLEARED), page(0, XLH_UPDATE_NEW_ALL_VISIBLE_CLEARED)]
+        }
+        (HEAP, XLOG_HEAP_LOCK) | (HEAP2, XLOG_HEAP2_LOCK_UPDATED) => [of_block(0, VISIBILITY_ALL_FROZEN), None],
+        _ => [of_block(0, VISIBILITY_ALL_BITS), None],
     };
     first.into_iter().chain(second)
-}
-
-fn cleared_blocks(record: &Record) -> [Option<VisibilityCleared>; 2] {
-    match (record.rmgr, record.info & XLOG_HEAP_OPMASK) {
-        (HEAP, XLOG_HEAP_UPDATE | XLOG_HEAP_HOT_UPDATE) => update(record),
-        (HEAP, XLOG_HEAP_LOCK) | (HEAP2, XLOG_HEAP2_LOCK_UPDATED) => [of_block(record, 0, VISIBILITY_ALL_FROZEN), None],
-        _ => [of_block(record, 0, VISIBILITY_ALL_BITS), None],
-    }
-}
-
-/// An update's new row is in block 0; its old row in block 1 if that is another page.
-fn update(record: &Record) -> [Option<VisibilityCleared>; 2] {
-    let has = |bit| record.main_data.get(FLAGS_AFTER_XID).is_some_and(|flags| flags & bit != 0);
-    let page = |block_id, bit| has(bit).then(|| of_block(record, block_id, VISIBILITY_ALL_BITS))?;
-    let old_block_id = u8::from(record.block(1).is_some());
-    [page(old_block_id, XLH_UPDATE_OLD_ALL_VISIBLE_CLEARED), page(0, XLH_UPDATE_NEW_ALL_VISIBLE_CLEARED)]
-}
-
-/// These bits of the heap page that is block `block_id`.
-fn of_block(record: &Record, block_id: u8, bits: u8) -> Option<VisibilityCleared> {
-    let block = record.block(block_id)?;
-    Some(VisibilityCleared { rel: block.rel, block: block.block, bits })
 }
 
 #[cfg(test)]
