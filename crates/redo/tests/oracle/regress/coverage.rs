@@ -57,11 +57,6 @@ impl Coverage {
         }
     }
 
-    /// All records seen.
-    pub fn records(&self) -> usize {
-        self.kinds.values().map(|counts| counts.records).sum()
-    }
-
     fn total(&self) -> Counts {
         self.kinds.values().fold(Counts::default(), |sum, counts| Counts {
             records: sum.records + counts.records,
@@ -71,6 +66,11 @@ impl Coverage {
             differ: sum.differ + counts.differ,
             not_replayed: sum.not_replayed + counts.not_replayed,
         })
+    }
+
+    /// Pages that were compared with PostgreSQL's.
+    pub fn compared(&self) -> usize {
+        self.total().compared
     }
 
     /// Pages that redo left alone because it knows no such record.

@@ -4,9 +4,11 @@ use super::test_line;
 use crate::cluster::Cluster;
 use anyhow::{Result, ensure};
 use std::fmt;
+use std::fs;
 use std::path::Path;
 
-/// How the suite ended.
+/// How the suite ended, each time that it ran.
+#[derive(Default)]
 pub struct SuiteResult {
     passed: usize,
     failed: Vec<String>,
@@ -18,6 +20,12 @@ impl SuiteResult {
         let tests = output.lines().filter_map(test_line::parse);
         let (passed, failed): (Vec<_>, Vec<_>) = tests.partition(|(_, passed)| *passed);
         SuiteResult { passed: passed.len(), failed: failed.into_iter().map(|(name, _)| name.to_owned()).collect() }
+    }
+
+    /// Counts another time too.
+    pub fn add(&mut self, more: SuiteResult) {
+        self.passed += more.passed;
+        self.failed.extend(more.failed);
     }
 
     /// Tests that did not print what they should.
@@ -37,6 +45,9 @@ impl fmt::Display for SuiteResult {
 /// `modules`; both are copied to where the server's user may read and write.
 pub fn run(cluster: &Cluster, folder: &Path) -> Result<SuiteResult> {
     let suite = cluster.home().join("regress");
+    if suite.exists() {
+        fs::remove_dir_all(&suite)?;
+    }
     cluster.copy_in(&folder.join("source/src/test/regress"), &suite)?;
     cluster.copy_in(&folder.join("modules"), &suite.join("modules"))?;
     let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
