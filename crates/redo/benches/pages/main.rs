@@ -11,9 +11,9 @@
 //! | chain | here | Neon | ratio |
 //! |---|---|---|---|
 //! | `image_and_one_insert` | 0.17 us | 31.8 us (an image and one or two records) | 187 |
-//! | `page_of_227_inserts` | 15.6 us | 138.6 us (227 records) | 8.9 |
-//! | `leaf_with_100_inserts` | 7.3 us | | |
-//! | `page_with_100_hot_updates`, 7 prunings | 12.2 us | | |
+//! | `page_of_227_inserts` | 13.6 us | 138.6 us (227 records) | 10 |
+//! | `leaf_with_100_inserts` | 6.5 us | | |
+//! | `page_with_100_hot_updates`, 7 prunings | 9.5 us | | |
 //!
 //! An empty round trip to Neon's process takes 21.9 us; a call here takes none.
 
