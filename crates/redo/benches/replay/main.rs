@@ -31,7 +31,7 @@
 //! | on | 1,240,000 | 4.63 | 1.57 | 3.0 |
 //!
 //! In other hours PostgreSQL was faster there, and the ratios 3.1 and 2.8. The longer the run, the less it weighs that PostgreSQL
-//! reads pages one by one: with 500,000 transactions it was 2.8 and 2.7.
+//! reads pages one by one: with 500,000 transactions it was 2.9 and 2.8.
 //!
 //! Where a record's 187 ns go, with full-page writes off: reading pages and memory for them 36, reading WAL 8, cutting and
 //! CRCs 16, walking headers and finding pages 33, the look-ahead 30, pruning, which nearly every change of an account does,
