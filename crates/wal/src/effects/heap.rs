@@ -27,10 +27,10 @@ pub struct VisibilityCleared {
     pub bits: u8,
 }
 
-/// Whether [`visibility_cleared`] of a record with this `xl_rmid`, `xl_info` and main data may give anything. Few records
-/// clear bits, and this is soon answered.
+/// Whether a record with this `xl_rmid`, `xl_info` and main data may clear anything. Few records do, and this is soon
+/// answered.
 #[inline]
-pub fn may_clear_visibility(rmgr: u8, info: u8, main_data: &[u8]) -> bool {
+fn may_clear_visibility(rmgr: u8, info: u8, main_data: &[u8]) -> bool {
     let (flags_offset, bits) = match (rmgr, info & XLOG_HEAP_OPMASK) {
         (HEAP, XLOG_HEAP_INSERT) => (FLAGS_OF_INSERT, XLH_INSERT_ALL_VISIBLE_CLEARED),
         (HEAP2, XLOG_HEAP2_MULTI_INSERT) => (FLAGS_OF_MULTI_INSERT, XLH_INSERT_ALL_VISIBLE_CLEARED),
