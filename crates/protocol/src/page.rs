@@ -11,7 +11,7 @@ use quire_types::{BranchId, CodecError, Key, Lsn, PAGE_SIZE, ProjectId, Reader, 
 /// The version said in `Hello`; a pageserver refuses any other.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// The most keys in one `GetPages`, entries in one `Scan` answer, pages in one `ImportValues`, files in one `Files`.
+/// The most keys in one `GetPages`, entries in one `Scan` answer, pages in one `ImportValues` or `KeepPages`, files in one `Files`.
 pub const MAX_KEYS: usize = 1024;
 
 /// The longest content of a small file: with its name it fits into a frame.
@@ -39,6 +39,36 @@ pub struct FileVersion {
 
 /// The most bytes that the versions of one `Chain` take.
 pub const MAX_CHAIN_BYTES: usize = 8 << 20;
+
+/// A page as PostgreSQL wrote it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WrittenPage {
+    /// Its key.
+    pub key: Key,
+    /// All of it, 8 KiB. Its LSN is the page's own.
+    pub page: Bytes,
+}
+
+/// What became of a [`WrittenPage`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Keeping {
+    /// It is kept, durably.
+    Kept = 0,
+    /// Its relation does not exist any more, or has become shorter.
+    Gone = 1,
+    /// The page has no LSN, but the log describes it or has changed its relation since it was read: PostgreSQL writes it again,
+    /// or it must be sent again.
+    Logged = 2,
+}
+
+impl Keeping {
+    fn from_number(number: u8) -> Result<Keeping, CodecError> {
+        let known =
+            [Keeping::Kept, Keeping::Gone, Keeping::Logged].into_iter().find(|keeping| *keeping as u8 == number);
+        known.ok_or(CodecError::Invalid { field: "keeping", value: number.into() })
+    }
+}
 
 /// What a compute asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -120,6 +150,16 @@ pub enum Request {
         /// A page key.
         key: Key,
     },
+    /// Keeps pages as PostgreSQL wrote them, because the log does not hold all of their bytes. Answer: [`Response::KeptPages`],
+    /// once they are durable.
+    KeepPages {
+        /// The compute's term, which must have fenced the small files.
+        term: Term,
+        /// Everything before was in the log when the pages were read. Ingest is waited for up to here and up to the pages' LSNs.
+        upto: Lsn,
+        /// The pages, at most [`MAX_KEYS`].
+        pages: Vec<WrittenPage>,
+    },
 }
 
 /// What a pageserver answers.
@@ -166,6 +206,8 @@ pub enum Response {
     },
     /// A base, where there is one, and the deltas after it, oldest first, of at most [`MAX_CHAIN_BYTES`].
     Chain(Vec<PageVersion>),
+    /// What became of each page, in the order sent; what is kept is durable.
+    KeptPages(Vec<Keeping>),
     /// The request cannot be answered.
     Error {
         /// For programs.
@@ -264,6 +306,14 @@ impl Request {
                 out.u64(lsn.0).bytes(&key.encode());
                 13
             }
+            Request::KeepPages { term, upto, pages } => {
+                out = Writer::with_capacity(20 + pages.len() * WRITTEN_PAGE_BYTES);
+                out.u64(term.0).u64(upto.0).u32(pages.len() as u32);
+                pages.iter().for_each(|written| {
+                    out.bytes(&written.key.encode()).bytes(&written.page);
+                });
+                14
+            }
         };
         Frame { kind, request_id, payload: out.into_bytes() }
     }
@@ -302,6 +352,11 @@ impl Request {
             11 => Request::PutFile { version: read_version(&mut input)?, file: read_file(&mut input, frame)? },
             12 => Request::RemoveFile { version: read_version(&mut input)?, name: read_text(&mut input)? },
             13 => Request::GetChain { lsn: Lsn(input.u64("lsn")?), key: read_key(&mut input)? },
+            14 => Request::KeepPages {
+                term: Term(input.u64("term")?),
+                upto: Lsn(input.u64("upto")?),
+                pages: read_written(&mut input, frame)?,
+            },
             other => return Err(FrameError::Unexpected(other)),
         };
         input.finish()?;
@@ -353,6 +408,13 @@ impl Response {
                 page_version::write(&mut out, versions);
                 73
             }
+            Response::KeptPages(keepings) => {
+                out.u32(keepings.len() as u32);
+                keepings.iter().for_each(|keeping| {
+                    out.u8(*keeping as u8);
+                });
+                74
+            }
         };
         Frame { kind, request_id, payload: out.into_bytes() }
     }
@@ -389,6 +451,11 @@ impl Response {
                 Response::Files { files, more }
             }
             73 => Response::Chain(page_version::read(&mut input, &frame.payload)?),
+            74 => {
+                let count = read_count(&mut input, 1)?;
+                let keeping = |input: &mut Reader<'_>| Keeping::from_number(input.u8("keeping")?);
+                Response::KeptPages((0..count).map(|_| keeping(&mut input)).collect::<Result<_, CodecError>>()?)
+            }
             other => return Err(FrameError::Unexpected(other)),
         };
         input.finish()?;
@@ -419,6 +486,18 @@ fn write_entries(out: &mut Writer, entries: &[(Key, Bytes)]) {
 fn read_entries(input: &mut Reader<'_>, frame: &Frame) -> Result<Vec<(Key, Bytes)>, CodecError> {
     let count = read_count(input, KEY_BYTES + 4)?;
     (0..count).map(|_| Ok((read_key(input)?, frame.payload.slice_ref(input.length_prefixed("value")?)))).collect()
+}
+
+/// Bytes of a written page in a message.
+const WRITTEN_PAGE_BYTES: usize = KEY_BYTES + PAGE_SIZE;
+
+fn read_written(input: &mut Reader<'_>, frame: &Frame) -> Result<Vec<WrittenPage>, CodecError> {
+    let count = read_count(input, WRITTEN_PAGE_BYTES)?;
+    let read_one = |input: &mut Reader<'_>| {
+        let key = read_key(input)?;
+        Ok(WrittenPage { key, page: frame.payload.slice_ref(input.bytes("written page", PAGE_SIZE)?) })
+    };
+    (0..count).map(|_| read_one(input)).collect()
 }
 
 /// Bytes of a small file beside its name and content: their lengths and the LSN.
@@ -460,6 +539,10 @@ mod tests {
         SmallFile { name: "pgdata/pg_replslot/a/state".into(), lsn: Lsn(9), content }
     }
 
+    fn written_page(byte: u8) -> WrittenPage {
+        WrittenPage { key: Key::Checkpoint, page: Bytes::from(vec![byte; PAGE_SIZE]) }
+    }
+
     #[test]
     fn every_request_reads_back() {
         let requests = [
@@ -476,6 +559,7 @@ mod tests {
             Request::PutFile { version: VERSION, file: small_file() },
             Request::RemoveFile { version: VERSION, name: "pgdata/a".into() },
             Request::GetChain { lsn: Lsn(5), key: Key::Checkpoint },
+            Request::KeepPages { term: Term(3), upto: Lsn(9), pages: vec![written_page(1), written_page(2)] },
         ];
         for request in requests {
             assert_eq!(Request::from_frame(&request.to_frame(1)).expect("valid"), request);
@@ -500,10 +584,25 @@ mod tests {
                 kind: VersionKind::Delta,
                 payload: Bytes::from_static(b"delta"),
             }]),
+            Response::KeptPages(vec![Keeping::Kept, Keeping::Gone, Keeping::Logged]),
         ];
         for response in responses {
             assert_eq!(Response::from_frame(&response.to_frame(1)).expect("valid"), response);
         }
+    }
+
+    #[test]
+    fn a_written_page_that_is_cut_short_and_an_unknown_keeping_are_refused() {
+        let request = Request::KeepPages { term: Term(3), upto: Lsn(9), pages: vec![written_page(1)] };
+        let mut frame = request.to_frame(1);
+        frame.payload.truncate(frame.payload.len() - 1);
+        assert!(Request::from_frame(&frame).is_err());
+        let payload = Bytes::from_static(&[1, 0, 0, 0, 3]);
+        let unknown = Response::from_frame(&Frame { kind: 74, request_id: 0, payload });
+        assert!(
+            matches!(unknown, Err(FrameError::Malformed(CodecError::Invalid { field: "keeping", .. }))),
+            "{unknown:?}"
+        );
     }
 
     proptest! {

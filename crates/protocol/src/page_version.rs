@@ -26,13 +26,22 @@ pub enum VersionKind {
     Delta = 3,
     /// A delta that needs no version before.
     InitialDelta = 4,
+    /// A page as PostgreSQL wrote it.
+    Written = 5,
+    /// An image that was logged without bytes that the page has.
+    Partial = 6,
 }
 
 impl VersionKind {
     /// From its number.
     pub fn from_number(number: u8) -> Option<VersionKind> {
-        use VersionKind::{Delta, Image, InitialDelta, Zeroes};
-        [Zeroes, Image, Delta, InitialDelta].into_iter().find(|kind| *kind as u8 == number)
+        use VersionKind::{Delta, Image, InitialDelta, Partial, Written, Zeroes};
+        [Zeroes, Image, Delta, InitialDelta, Written, Partial].into_iter().find(|kind| *kind as u8 == number)
+    }
+
+    /// Whether the payload is a page.
+    pub fn is_image(self) -> bool {
+        matches!(self, VersionKind::Image | VersionKind::Written | VersionKind::Partial)
     }
 }
 
@@ -89,7 +98,8 @@ mod tests {
 
     #[test]
     fn versions_read_back_and_a_false_count_is_refused() {
-        let kinds = [VersionKind::Zeroes, VersionKind::Image, VersionKind::Delta, VersionKind::InitialDelta];
+        use VersionKind::{Delta, Image, InitialDelta, Partial, Written, Zeroes};
+        let kinds = [Zeroes, Image, Delta, InitialDelta, Written, Partial];
         let version = |kind| PageVersion { lsn: Lsn(kind as u64 + 9), kind, payload: Bytes::from_static(b"payload") };
         let versions = kinds.map(version);
         let mut out = Writer::new();

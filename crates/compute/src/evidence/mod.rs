@@ -22,7 +22,7 @@ use crate::start::Session;
 use crate::verify::{CachedPage, NOTHING, Page, first_difference};
 use crate::{Config, Error};
 use quire_files::{Durability, publish};
-use quire_protocol::page_version::{PageVersion, VersionKind, encoded_bytes};
+use quire_protocol::page_version::{PageVersion, encoded_bytes};
 use quire_types::{Key, Lsn, PAGE_SIZE};
 use quire_wal::page;
 use serde::{Deserialize, Serialize};
@@ -243,7 +243,7 @@ async fn history(session: &Session, key: Key, upto: Lsn) -> Vec<PageVersion> {
         older.append(&mut versions);
         versions = older;
         next = Lsn(lsn.0.saturating_sub(1));
-        if kind != VersionKind::Image || !next.is_valid() {
+        if !kind.is_image() || !next.is_valid() {
             break;
         }
     }

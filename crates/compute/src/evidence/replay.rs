@@ -124,7 +124,9 @@ fn after(before: &[u8; PAGE_SIZE], key: Key, version: &PageVersion) -> Result<Bo
     let mut page = Box::new(match version.kind {
         VersionKind::Delta => *before,
         VersionKind::Zeroes | VersionKind::InitialDelta => [0; PAGE_SIZE],
-        VersionKind::Image => version.payload[..].try_into().map_err(|_| "not a page".to_owned())?,
+        VersionKind::Image | VersionKind::Written | VersionKind::Partial => {
+            version.payload[..].try_into().map_err(|_| "not a page".to_owned())?
+        }
     });
     if matches!(version.kind, VersionKind::Delta | VersionKind::InitialDelta) {
         let delta = Delta::decode(version.payload.clone()).map_err(|error| error.to_string())?;
@@ -138,6 +140,8 @@ fn describe(version: &PageVersion) -> String {
     match version.kind {
         VersionKind::Zeroes => "zeroes".into(),
         VersionKind::Image => "image".into(),
+        VersionKind::Written => "page as written".into(),
+        VersionKind::Partial => "partial image".into(),
         VersionKind::Delta | VersionKind::InitialDelta => match Delta::decode(version.payload.clone()) {
             Ok(Delta::Record(bytes, _)) => describe_record(&bytes),
             Ok(Delta::VisibilityCleared { .. }) => "visibility cleared".into(),
