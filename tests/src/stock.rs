@@ -1,6 +1,6 @@
 //! A PostgreSQL without Quire, in a folder of its own.
 
-use crate::processes::postgres_program;
+use crate::processes::{of_folder, postgres_program, signal_all};
 use crate::wait_for;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
@@ -59,8 +59,32 @@ impl Stock {
         self.try_connect().await.expect("the stock server accepts connections")
     }
 
+    /// A connection to another of its databases.
+    pub async fn connect_to(&self, database: &str) -> Client {
+        self.try_connect_to(database).await.expect("the stock server accepts connections")
+    }
+
+    /// `kill -9` of all its processes, and a start that recovers.
+    pub async fn crash(&mut self) {
+        let data = self.data();
+        let gone = async || {
+            let left = of_folder(&data);
+            signal_all(&left, Signal::SIGKILL);
+            left.is_empty().then_some(())
+        };
+        wait_for("the stock server is killed", 30, gone).await;
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+        self.run_server().await;
+    }
+
     async fn try_connect(&self) -> Option<Client> {
-        let url = format!("postgresql://postgres@127.0.0.1:{}/postgres", self.port);
+        self.try_connect_to("postgres").await
+    }
+
+    async fn try_connect_to(&self, database: &str) -> Option<Client> {
+        let url = format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port);
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
         tokio::spawn(connection);
         Some(client)

@@ -144,6 +144,7 @@ pub struct Control {
     start_lsn: AtomicU64,
     bounded: AtomicU32,
     epoch: Line<AtomicU32>,
+    partial_pages: Line<AtomicU32>,
     state: Line<AtomicU32>,
     commit_lsn: Line<AtomicU64>,
     wal: WalWrites,
@@ -218,6 +219,17 @@ impl Control {
     /// before now.
     pub fn next_epoch(&self) -> u32 {
         self.epoch.0.fetch_add(1, Ordering::SeqCst).saturating_add(1)
+    }
+
+    /// Whether the log has images of pages without all of their contents, so that a flush of their files has to go to the agent.
+    #[inline]
+    pub fn has_partial_pages(&self) -> bool {
+        self.partial_pages.0.load(Ordering::SeqCst) != 0
+    }
+
+    /// Says how many such pages storage does not have as they are (for the agent).
+    pub fn set_partial_pages(&self, pages: usize) {
+        self.partial_pages.0.store(u32::try_from(pages).unwrap_or(u32::MAX), Ordering::SeqCst);
     }
 
     /// The quorum's commit LSN as the agent last heard of it.

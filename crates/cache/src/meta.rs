@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! offset 0    header, 128 bytes: magic, build, which file, its inode, capacity, remote_nblocks, request_lsn, drops, cuts,
-//!             marks of read-ahead
+//!             whether a page has something that WAL does not describe, marks of read-ahead
 //! offset 128  one little-endian u32 for every 16 blocks: two bits each, the lowest for the first block
 //! then, in a bounded cache only
-//!             a u32 for each block: the epoch of its last write (0: never written by this compute)
+//!             a u32 for each block: the epoch of its last write (0: never written by this compute); the highest bit says
+//!             that the page holds something that WAL does not describe and storage does not have yet
 //!             a byte for each block: how often it was touched lately, up to [`TOUCHES_MAX`]
 //! ```
 //!
@@ -32,6 +33,9 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 
 /// Touches are not counted beyond this.
 pub const TOUCHES_MAX: u8 = 3;
+
+/// In the word of a block's epoch: the page as it was written is not described by WAL.
+const UNDESCRIBED: u32 = 1 << 31;
 
 /// A mapped meta file.
 #[derive(Debug)]
@@ -115,11 +119,12 @@ impl Meta {
         self.header().bounded.load(Ordering::Relaxed) != 0
     }
 
-    /// Notes that blocks were written in `epoch`; called while they are owned, after the bytes are in the file.
+    /// Notes that blocks were written in `epoch`; called while they are owned, after the bytes are in the file. A block that
+    /// [was marked](Meta::mark_undescribed) stays so.
     pub fn note_written(&self, blocks: Range<u32>, epoch: u32) {
         for block in blocks.start..blocks.end.min(self.capacity()) {
-            if let Some(mark) = self.epoch_word(block) {
-                mark.store(epoch, Ordering::SeqCst);
+            if let Some(word) = self.epoch_word(block) {
+                word.store(word.load(Ordering::SeqCst) & UNDESCRIBED | epoch & !UNDESCRIBED, Ordering::SeqCst);
             }
             self.touch(block);
         }
@@ -127,7 +132,38 @@ impl Meta {
 
     /// The epoch of a block's last write, 0 if this compute never wrote it; a block without one was just written.
     pub fn written_epoch(&self, block: u32) -> u32 {
-        self.epoch_word(block).map_or(u32::MAX, |mark| mark.load(Ordering::SeqCst))
+        self.epoch_word(block).map_or(u32::MAX, |word| word.load(Ordering::SeqCst) & !UNDESCRIBED)
+    }
+
+    /// Marks a page that holds something that WAL does not describe; called while the block is owned. Storage has to be
+    /// given the page as it is.
+    pub fn mark_undescribed(&self, block: u32) {
+        if let Some(word) = self.epoch_word(block) {
+            word.fetch_or(UNDESCRIBED, Ordering::SeqCst);
+            self.header().undescribed.store(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Takes the mark of a block off, and says whether there was one; called while the block is owned.
+    pub fn unmark_undescribed(&self, block: u32) -> bool {
+        self.epoch_word(block).is_some_and(|word| word.fetch_and(!UNDESCRIBED, Ordering::SeqCst) & UNDESCRIBED != 0)
+    }
+
+    /// Whether a block is marked.
+    pub fn is_undescribed(&self, block: u32) -> bool {
+        self.epoch_word(block).is_some_and(|word| word.load(Ordering::SeqCst) & UNDESCRIBED != 0)
+    }
+
+    /// Whether a block was marked since [`Meta::take_undescribed`].
+    #[inline]
+    pub fn has_undescribed(&self) -> bool {
+        self.header().undescribed.load(Ordering::SeqCst) != 0
+    }
+
+    /// The same, and forgets it: whoever asks looks for the marks after this, so that a block that is marked meanwhile is either
+    /// seen or remembered.
+    pub fn take_undescribed(&self) -> bool {
+        self.header().undescribed.swap(0, Ordering::SeqCst) != 0
     }
 
     /// Notes that blocks were read.

@@ -6,7 +6,7 @@
 //!            claim            publish
 //!   Absent ---------> Filling --------> Present        the agent installs (or, from Present, drops) the block
 //!      ^                 |  ^               |
-//!      +---- release ----+  +-- drop_blocks-+
+//!      +---- release ----+  +-- drop_blocks-+            (or looks at a present one, which nobody changes meanwhile)
 //!
 //!   Absent | Present --> Writing --> Present           a PostgreSQL process overwrites the block
 //! ```
@@ -199,6 +199,34 @@ where
     let punched = dropper.punch(run.clone());
     run.clone().for_each(|block| if punched { release(blocks, block) } else { publish(blocks, block) });
     if punched { run.end - run.start } else { 0 }
+}
+
+/// What became of a look at a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Look<R> {
+    /// It was there, and nobody wrote it meanwhile.
+    Seen(R),
+    /// It is not in the cache.
+    Absent,
+    /// Somebody else owns it at this moment.
+    Busy,
+}
+
+/// Runs `look` while the block is present and nobody writes, drops or cuts it (for the agent). Whoever comes to the block meanwhile
+/// waits as for one that is being filled.
+pub fn look<B, R>(blocks: &B, block: u32, look: impl FnOnce() -> R) -> Look<R>
+where
+    B: Blocks + ?Sized,
+{
+    match blocks.state(block) {
+        BlockState::Present if blocks.exchange(block, BlockState::Present, BlockState::Filling) => {
+            let seen = look();
+            publish(blocks, block);
+            Look::Seen(seen)
+        }
+        BlockState::Absent => Look::Absent,
+        _ => Look::Busy,
+    }
 }
 
 /// Makes what was appended to the file remote; `length` says how many whole blocks the file has. Only for the one thread

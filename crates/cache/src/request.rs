@@ -136,6 +136,12 @@ pub enum Request {
         /// Its number.
         segment_number: u64,
     },
+    /// A file of pages is to be made durable, and some of it WAL does not describe: make storage have those pages as they are.
+    /// Answered when it durably has.
+    KeepPages {
+        /// The file.
+        file: FileId,
+    },
     /// Make storage have the files of an area as they are in the data directory now. Answered when it durably has.
     KeepFiles {
         /// The area.
@@ -161,6 +167,7 @@ impl Request {
             }
             Request::Reached { file, block } => blocks_words(5, file, block, 1),
             Request::KeepFiles { area } => [6, area as u32, 0, 0, 0, 0, 0, 0, 0, 0],
+            Request::KeepPages { file } => blocks_words(7, file, 0, 1),
         })
     }
 
@@ -175,6 +182,7 @@ impl Request {
             4 => Ok(Request::WalSegment { timeline: a, segment_number: joined(b, c) }),
             5 => blocks_from(words).map(|(file, block, _)| Request::Reached { file, block }),
             6 => FileArea::from_number(a).map(|area| Request::KeepFiles { area }).ok_or_else(|| wrong("file area", a)),
+            7 => blocks_from(words).map(|(file, ..)| Request::KeepPages { file }),
             other => Err(wrong("request kind", other)),
         }
     }
@@ -261,6 +269,7 @@ mod tests {
             Request::WalSegment { timeline: 1, segment_number: 0x0012_3456_789A_BCDE },
             Request::Reached { file: HEAP, block: 77 },
             Request::KeepFiles { area: FileArea::Settings },
+            Request::KeepPages { file: HEAP },
         ];
         for request in requests {
             assert_eq!(Request::decode(&request.encode()).unwrap(), request);
@@ -279,7 +288,7 @@ mod tests {
             Request::decode(&raw)
         };
         assert!(with(0, 2).is_ok());
-        for (word, value) in [(0, 0), (0, 7), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
+        for (word, value) in [(0, 0), (0, 8), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
             assert!(with(word, value).is_err(), "word {word} = {value}");
         }
     }

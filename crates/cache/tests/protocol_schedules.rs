@@ -3,7 +3,7 @@
 //! A page is two halves that are read and written apart, as a real page is in the kernel; 0 is a hole. Beside it is the
 //! version that a fetch brings in: the dropper notes it from the page it drops, as the agent notes the page's LSN.
 
-use quire_cache::protocol::{self, BlockState, Blocks, Dropper, Helper};
+use quire_cache::protocol::{self, BlockState, Blocks, Dropper, Helper, Look};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use shuttle::thread;
@@ -222,6 +222,36 @@ fn a_drop_never_loses_a_write() {
             let model = Model::new(BlockState::Present, 1, 1);
             at_once(&model, &[|m| m.drop_block(0), |m| m.overwrite(0, 2), |m| m.install(0)]);
             assert_eq!(model.read(0), [2, 2]);
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn a_look_sees_whole_pages_and_leaves_them_where_they_are() {
+    shuttle::check_random(
+        || {
+            let model = Model::new(BlockState::Present, 1, 1);
+            let look = |m: &Model| {
+                if let Look::Seen(page) = protocol::look(m, 0, || m.pread(0)) {
+                    assert!(page == [1, 1] || page == [2, 2], "{page:?}");
+                }
+            };
+            at_once(&model, &[look, |m| m.overwrite(0, 2), |m| m.drop_block(0), look]);
+            assert_eq!(model.read(0), [2, 2]);
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn a_look_does_not_keep_a_truncation_from_its_end() {
+    shuttle::check_random(
+        || {
+            let model = Model::new(BlockState::Present, 1, 1);
+            let look = |m: &Model| _ = protocol::look(m, 1, || m.pread(1));
+            at_once(&model, &[look, |m| m.cut(1), |m| m.sweep()]);
+            assert_eq!((model.state(1), model.pread(1)), (BlockState::Present, [HOLE; 2]));
         },
         SCHEDULES,
     );

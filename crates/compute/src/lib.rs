@@ -22,6 +22,7 @@
 //! ```
 
 pub mod agent;
+pub mod as_written;
 pub mod bootstrap;
 pub mod bound;
 pub mod conf;

@@ -55,7 +55,8 @@ impl Materialiser {
             _ => None,
         };
         let databases = entries.iter().filter_map(|(key, _)| database(key)).collect();
-        let (dir, bounded) = (ComputeDir::new(&config.dir), config.is_bounded());
+        // Whether or not the cache has a bound, pages may have to be told apart that storage does not have.
+        let (dir, bounded) = (ComputeDir::new(&config.dir), true);
         Materialiser { dir, owner, client, maps, start, bounded, databases, complete: Mutex::default() }
     }
 

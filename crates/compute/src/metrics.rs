@@ -66,6 +66,7 @@ pub struct Metrics {
     sampled_mismatches: Counter,
     cache_bytes: Level,
     dropped_pages: Counter,
+    pages_kept_as_written: Counter,
     shared: Shared,
     quorum: Quorum,
     throttling: Throttling,
@@ -110,6 +111,7 @@ impl Metrics {
             sampled_mismatches: Counter::default(),
             cache_bytes: Level::default(),
             dropped_pages: Counter::default(),
+            pages_kept_as_written: Counter::default(),
             shared: Shared::default(),
             quorum: Quorum::default(),
             throttling: Throttling::default(),
@@ -138,6 +140,8 @@ impl Metrics {
         let help = "Bytes of relation files in a bounded cache";
         registry.register("cache_bytes", help, self.cache_bytes.clone());
         registry.register("dropped_pages", "Pages that left the cache to keep it bounded", self.dropped_pages.clone());
+        let help = "Pages that storage was given as PostgreSQL wrote them, because WAL does not describe them";
+        registry.register("pages_kept_as_written", help, self.pages_kept_as_written.clone());
     }
 
     fn register_shared(&mut self) {
@@ -233,6 +237,11 @@ impl Metrics {
     /// Pages left the cache.
     pub fn dropped(&self, pages: u64) {
         self.dropped_pages.inc_by(pages);
+    }
+
+    /// Storage keeps a page as PostgreSQL wrote it.
+    pub fn kept_as_written(&self) {
+        self.pages_kept_as_written.inc();
     }
 
     /// The size of a bounded cache when it was last taken.

@@ -5,7 +5,7 @@
 //! answer, not a fault of the connection, and is handed out at once, unless the caller [insists](PageClient::insist).
 
 use bytes::Bytes;
-use quire_protocol::page::{ErrorCode, FileVersion, Request, Response, SmallFile};
+use quire_protocol::page::{ErrorCode, FileVersion, Keeping, Request, Response, SmallFile, WrittenPage};
 use quire_protocol::page_version::PageVersion;
 use quire_protocol::{Frame, FrameError, FrameReader};
 use quire_types::{Key, Lsn, PAGE_SIZE, ShardId, Term, TimelineKey};
@@ -265,6 +265,21 @@ impl PageClient {
     /// Has a small file forgotten.
     pub async fn remove_file(&self, version: FileVersion, name: &str, patience: Duration) -> Result<(), PageError> {
         self.done(&Request::RemoveFile { version, name: name.to_owned() }, patience).await
+    }
+
+    /// Has pages kept as they were written; says of each what became of it.
+    pub async fn keep_pages(
+        &self,
+        term: Term,
+        upto: Lsn,
+        pages: Vec<WrittenPage>,
+        patience: Duration,
+    ) -> Result<Vec<Keeping>, PageError> {
+        let asked = pages.len();
+        match self.call(&Request::KeepPages { term, upto, pages }, patience).await? {
+            Response::KeptPages(outcomes) if outcomes.len() == asked => Ok(outcomes),
+            _ => Err(self.unexpected()),
+        }
     }
 
     async fn done(&self, request: &Request, patience: Duration) -> Result<(), PageError> {

@@ -12,6 +12,7 @@
 //!
 //! What it costs does not depend on the size of the database.
 
+use crate::as_written::{self, AsWritten, PartialPages};
 use crate::bound::{Bound, Fullness};
 use crate::fill::{Fetcher, Files, FillServer, FillThread};
 use crate::kept::free_space::FreeSpaceMaps;
@@ -23,7 +24,7 @@ use crate::metrics::Metrics;
 use crate::owner::Owner;
 use crate::page_client::{CheckpointAnswer, PageClient};
 use crate::quorum::local_wal::{LocalWal, TIMELINE};
-use crate::quorum::{Quorum, Won};
+use crate::quorum::{Quorum, Source, Won};
 use crate::throttle::{Throttle, Throttled};
 use crate::warm_up::WarmUp;
 use crate::{Config, Error, conf, orphans};
@@ -74,6 +75,10 @@ pub struct Session {
     pub kept: Arc<KeptFiles>,
     /// Free space maps.
     pub maps: Arc<FreeSpaceMaps>,
+    /// Pages of which the log has only a part.
+    pub partial: Arc<PartialPages>,
+    /// Has storage keep pages that the log does not describe.
+    pub as_written: Arc<AsWritten>,
     /// The election that was won.
     pub won: Won,
     /// Where the compute started.
@@ -111,6 +116,9 @@ impl Session {
 
     /// PostgreSQL has shut down cleanly: sends what it leaves behind on that way, as far as storage takes it.
     pub async fn bid_farewell(&self) {
+        if let Err(error) = self.as_written.keep_sequences().await {
+            tracing::warn!(%error, "storage does not know how far sequences are: after a cold start they leave gaps");
+        }
         let sending = async {
             statistics::send(&self.kept, self.committed()).await;
             self.maps.send_changed().await;
@@ -195,16 +203,41 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let control = share_memory(setting, &won, end.start)?;
     let (fullness, metrics) = (Arc::new(Fullness::new(config)), setting.metrics.clone());
     let throttle = Arc::new(Throttle::new(config.lag_bytes_max, end.start, fullness.clone()));
-    quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start, throttle.clone())?;
+    let partial = Arc::new(PartialPages::new(control.clone()));
+    let source = Source { wal: local_wal(config, &won), throttle: throttle.clone(), partial: partial.clone() };
+    quorum.serve(control.clone(), source, &won, &end.last, end.start)?;
     let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
+    let as_written = Arc::new(AsWritten::new(as_written::Parts {
+        pgdata: config.pgdata(),
+        files: files.clone(),
+        client: client.clone(),
+        quorum: quorum.clone(),
+        term: won.term,
+        partial: partial.clone(),
+        metrics: metrics.clone(),
+    }));
     let fills = FillThread::start()?;
     // A connection of its own, so that whoever waits for a page waits for nothing else.
     let pages = fills.within(|| PageClient::new(config.pageserver(), config.timeline(), config.shard()));
     let fetcher = Arc::new(Fetcher::new(config, files.clone(), pages, metrics, fullness.clone()));
     let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
     let (quorum, start, tasks) = (quorum.clone(), end.start, vec![]);
-    let mut session =
-        Session { quorum, control, client, throttle, materialiser, kept, maps, won, start, warm_up, fills, tasks };
+    let mut session = Session {
+        quorum,
+        control,
+        client,
+        throttle,
+        materialiser,
+        kept,
+        maps,
+        partial,
+        as_written,
+        won,
+        start,
+        warm_up,
+        fills,
+        tasks,
+    };
     let server = Arc::new(FillServer::new(setting, &session, fetcher));
     let listening = session.fills.within(|| server.listen(config))?;
     session.tasks.push(listening);
@@ -359,7 +392,7 @@ fn share_memory(setting: &Setting, won: &Won, start: Lsn) -> Result<Arc<ControlM
         segment_bytes: won.identity.segment_bytes.into(),
         timeline: TIMELINE,
         start_lsn: start,
-        bounded: setting.config.is_bounded(),
+        bounded: true,
     };
     let control = ControlMap::create(&path, &settings).map_err(|error| Error::Cache(path.clone(), error))?;
     setting.owner.give(&path)?;

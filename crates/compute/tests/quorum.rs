@@ -1,11 +1,12 @@
 //! The commit path against real safekeepers: what PostgreSQL is told is durable, is; and nothing else.
 
 use quire_cache::{ControlMap, ControlSettings, FlushOutcome};
+use quire_compute::as_written::PartialPages;
 use quire_compute::bound::Fullness;
 use quire_compute::config::{FETCH_SECONDS_MAX, LAG_BYTES_MAX};
 use quire_compute::layout::LastCheckpoint;
 use quire_compute::quorum::local_wal::{LocalWal, TIMELINE};
-use quire_compute::quorum::{Quorum, Won};
+use quire_compute::quorum::{Quorum, Source, Won};
 use quire_compute::throttle::Throttle;
 use quire_compute::{Config, Error};
 use quire_protocol::quorum::LogIdentity;
@@ -132,8 +133,10 @@ impl Writer {
         writer.control = control(&folder, Won { end_of_log: start, ..won });
         let last = LastCheckpoint { record, state };
         let throttle = Arc::new(Throttle::new(LAG_BYTES_MAX, start, Arc::new(Fullness::new(config))));
-        let (control, wal) = (writer.control.clone(), writer.wal.another());
-        writer.quorum.serve(control, wal, &won, &last, start, throttle).expect("serving");
+        let control = writer.control.clone();
+        let partial = Arc::new(PartialPages::new(control.clone()));
+        let source = Source { wal: writer.wal.another(), throttle, partial };
+        writer.quorum.serve(control, source, &won, &last, start).expect("serving");
         writer
     }
 

@@ -34,4 +34,5 @@ pub mod process;
 pub mod real;
 pub mod shim;
 pub mod tracked;
+pub mod undescribed;
 pub mod wal;

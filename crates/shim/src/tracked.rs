@@ -2,7 +2,7 @@
 
 use crate::errno::{self, Errno};
 use crate::shim::{Shim, say};
-use crate::{agent, process, real};
+use crate::{agent, process, real, undescribed};
 use libc::{c_int, off_t, ssize_t};
 use quire_cache::protocol::{self, BlockState, Blocks, Helper};
 use quire_cache::request::FILL_BLOCKS_MAX;
@@ -138,8 +138,15 @@ pub fn read(shim: &Shim, meta: &Meta, offset: off_t, bytes: usize, pread: impl F
     read.unwrap_or_else(Errno::fail)
 }
 
-/// Writes `bytes` from `offset` on by `pwrite`.
-pub fn write(shim: &Shim, meta: &Meta, offset: off_t, bytes: usize, pwrite: impl FnOnce() -> ssize_t) -> ssize_t {
+/// Writes `bytes` from `offset` on by `pwrite`. `is_undescribed` looks at the page that was written to a block.
+pub fn write(
+    shim: &Shim,
+    meta: &Meta,
+    offset: off_t,
+    bytes: usize,
+    pwrite: impl FnOnce() -> ssize_t,
+    is_undescribed: impl Fn(u32) -> bool,
+) -> ssize_t {
     shim.control().count_write(process::pid());
     let before = Errno::last();
     let (touched, covered) = (touched(offset, bytes), covered(offset, bytes));
@@ -149,9 +156,20 @@ pub fn write(shim: &Shim, meta: &Meta, offset: off_t, bytes: usize, pwrite: impl
         let result = pwrite();
         // What was just written was in a buffer before this epoch ends.
         meta.note_written(marked, shim.control().epoch());
-        (result, usize::try_from(result).map_or(first, |bytes| self::covered(offset, bytes).end))
+        let pages = usize::try_from(result).map_or(first..first, |bytes| self::covered(offset, bytes));
+        mark_undescribed(meta, pages.clone(), is_undescribed);
+        (result, pages.end.max(first))
     });
     written.unwrap_or_else(Errno::fail)
+}
+
+/// Marks those of `pages` of which storage has to be given a copy.
+fn mark_undescribed(meta: &Meta, pages: Range<u32>, is_undescribed: impl Fn(u32) -> bool) {
+    for block in pages.filter(|block| is_undescribed(*block)) {
+        if undescribed::has_described_pages(meta.file()) {
+            meta.mark_undescribed(block);
+        }
+    }
 }
 
 /// Cuts the file to (or extends it to) `length` bytes by `cut`.

@@ -40,6 +40,7 @@ pub(super) struct Header {
     pub(super) cuts_begun: AtomicU64,
     pub(super) cuts_ended: AtomicU64,
     pub(super) bounded: AtomicU32,
+    pub(super) undescribed: AtomicU32,
     pub(super) marks: [AtomicU64; MARKS],
 }
 

@@ -104,6 +104,23 @@ fn a_bounded_meta_has_room_for_a_segment_and_notes_what_happens_to_blocks() {
 }
 
 #[test]
+fn a_block_stays_marked_as_undescribed_until_the_mark_is_taken_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m");
+    MetaSpec { bounded: true, ..spec(18) }.create(&path).unwrap();
+    let (agent, shim) = (Meta::open(&path).unwrap(), Meta::open(&path).unwrap());
+    assert!(!agent.has_undescribed() && !agent.unmark_undescribed(7));
+    shim.note_written(7..8, 3);
+    shim.mark_undescribed(7);
+    shim.note_written(6..9, 4);
+    assert_eq!([6, 7, 8].map(|block| agent.is_undescribed(block)), [false, true, false]);
+    assert_eq!([6, 7, 8].map(|block| agent.written_epoch(block)), [4; 3]);
+    assert!(agent.take_undescribed() && !agent.take_undescribed(), "the file is told of once");
+    assert!(agent.unmark_undescribed(7) && !agent.is_undescribed(7));
+    assert_eq!(agent.written_epoch(7), 4);
+}
+
+#[test]
 fn no_meta_is_made_of_nothing_or_of_more_than_a_segment() {
     let dir = tempfile::tempdir().unwrap();
     assert!(spec(0).create(&dir.path().join("a")).is_err());

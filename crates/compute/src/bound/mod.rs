@@ -10,13 +10,15 @@
 //! says nothing of this block that a reader of the file could miss. That no other compute writes in between needs no
 //! trust: the LSN was committed in this term, and what lies before it in the log is fixed.
 //!
-//! Never dropped: SLRU pages, free space maps, unlogged and temporary relations, pages without an LSN, sequences.
+//! Never dropped: SLRU pages, free space maps, unlogged and temporary relations, pages without an LSN, sequences, and whatever storage
+//! still has to be given as PostgreSQL wrote it ([`crate::as_written`]).
 
 mod fullness;
 mod horizon;
 mod observer;
 mod sweep;
 
+use crate::as_written::PartialPages;
 use crate::fill::Files;
 use crate::metrics::Metrics;
 use crate::start::{Session, Setting};
@@ -25,6 +27,7 @@ pub use fullness::Fullness;
 use observer::{Observer, Safe};
 use std::sync::Arc;
 use std::time::Duration;
+pub use sweep::is_unlogged;
 use sweep::{Hand, Inventory, Quota, sweep};
 use tokio::sync::watch;
 
@@ -49,7 +52,8 @@ impl Bound {
         let observer = Observer::new(setting, session);
         let safe = observer.safe();
         let (config, metrics, hand) = (setting.config.clone(), setting.metrics.clone(), Hand::default());
-        Bound { observer, sweeper: Sweeper { config, files, metrics, fullness, safe, hand } }
+        let partial = session.partial.clone();
+        Bound { observer, sweeper: Sweeper { config, files, metrics, fullness, partial, safe, hand } }
     }
 
     /// Does so until aborted. PostgreSQL and storage may take their time to answer; what is known to be safe is dropped meanwhile.
@@ -69,6 +73,7 @@ struct Sweeper {
     files: Arc<Files>,
     metrics: Arc<Metrics>,
     fullness: Arc<Fullness>,
+    partial: Arc<PartialPages>,
     safe: watch::Receiver<Safe>,
     hand: Hand,
 }
@@ -123,7 +128,8 @@ impl Sweeper {
         let Safe { epoch, readable } = *self.safe.borrow();
         let quota = Quota { pages, safe_epoch: epoch, readable, everything };
         let (pgdata, files, mut hand) = (self.config.pgdata(), self.files.clone(), self.hand);
-        let work = move || (sweep(&pgdata, &files, &inventory, &mut hand, quota), hand);
+        let partial = self.partial.clone();
+        let work = move || (sweep(&pgdata, &files, &partial, &inventory, &mut hand, quota), hand);
         let swept = tokio::task::spawn_blocking(work).await;
         let (dropped, hand) = swept.map_err(|_| Error::ShuttingDown)?;
         self.hand = hand;

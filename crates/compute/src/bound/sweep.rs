@@ -3,6 +3,7 @@
 //! The hand goes through all files and blocks in turn. A block that was touched more than once since the hand last passed is passed
 //! over, and loses a touch. So a scan, which touches each block once, drives out nothing but its own blocks.
 
+use crate::as_written::PartialPages;
 use crate::fill::{CacheFile, Files, key_of};
 use crate::verify::{names, relation_folders};
 use quire_cache::FileId;
@@ -80,14 +81,21 @@ pub struct Hand {
 
 /// Whether a file is one of an unlogged relation, asked after the epoch became safe: whoever made the relation has made its init
 /// fork by then.
-fn is_unlogged(pgdata: &Path, id: FileId) -> bool {
+pub fn is_unlogged(pgdata: &Path, id: FileId) -> bool {
     let FileId::Relation { rel, .. } = id else { return true };
     let init = DataPath::Relation { rel: rel.with_fork(Fork::Init), segment: 0 };
     rel.fork != Fork::Init && pgdata.join(init.to_path()).exists()
 }
 
 /// Drops pages until the quota is met or nothing more may go; how many went.
-pub fn sweep(pgdata: &Path, files: &Files, inventory: &Inventory, hand: &mut Hand, quota: Quota) -> u64 {
+pub fn sweep(
+    pgdata: &Path,
+    files: &Files,
+    partial: &PartialPages,
+    inventory: &Inventory,
+    hand: &mut Hand,
+    quota: Quota,
+) -> u64 {
     let rounds = if quota.everything { 1 } else { ROUNDS_MAX };
     let mut dropped = 0;
     let begin = match hand.at {
@@ -105,34 +113,12 @@ pub fn sweep(pgdata: &Path, files: &Files, inventory: &Inventory, hand: &mut Han
         // One that is wholly local, or gone.
         let Ok(file) = files.get(*id) else { continue };
         let from = hand.at.take().filter(|(file, _)| file == id).map_or(0, |(_, block)| block);
-        let (count, next) = sweep_file(&file, *id, from, quota, quota.pages - dropped);
+        let mut victim = Victim { file: &file, id: *id, partial, quota };
+        let (count, next) = victim.sweep(from, quota.pages - dropped);
         dropped += count;
         hand.at = Some((*id, next));
     }
     dropped
-}
-
-/// Sweeps a file from a block on; how many pages went, and where to go on.
-fn sweep_file(file: &CacheFile, id: FileId, from: u32, quota: Quota, wanted: u64) -> (u64, u32) {
-    let meta = file.meta();
-    protocol::adopt(meta, || length(file));
-    // Blocks that are absent already are the same at every LSN between the one they left at and now.
-    meta.raise_request_lsn(quota.readable);
-    let mut victim = Victim { file, id, quota };
-    let (mut dropped, mut block) = (0, from / 16 * 16);
-    while block < meta.remote_nblocks() && dropped < wanted {
-        let stride = block..block.saturating_add(STRIDE_BLOCKS).min(meta.remote_nblocks());
-        for sixteen in stride.clone().step_by(16) {
-            if !meta.are_sixteen_absent(sixteen) {
-                dropped += u64::from(protocol::drop_blocks(meta, sixteen..(sixteen + 16).min(stride.end), &mut victim));
-            }
-        }
-        block = stride.end;
-    }
-    if dropped > 0 {
-        file.notify_settled();
-    }
-    (dropped, if block < meta.remote_nblocks() { block } else { u32::MAX })
 }
 
 /// Whole blocks of a file; none if it cannot be asked.
@@ -145,7 +131,33 @@ fn length(file: &CacheFile) -> u32 {
 struct Victim<'a> {
     file: &'a CacheFile,
     id: FileId,
+    partial: &'a PartialPages,
     quota: Quota,
+}
+
+impl Victim<'_> {
+    /// Sweeps the file from a block on; how many pages went, and where to go on.
+    fn sweep(&mut self, from: u32, wanted: u64) -> (u64, u32) {
+        let (file, readable) = (self.file, self.quota.readable);
+        let meta = file.meta();
+        protocol::adopt(meta, || length(file));
+        // Blocks that are absent already are the same at every LSN between the one they left at and now.
+        meta.raise_request_lsn(readable);
+        let (mut dropped, mut block) = (0, from / 16 * 16);
+        while block < meta.remote_nblocks() && dropped < wanted {
+            let stride = block..block.saturating_add(STRIDE_BLOCKS).min(meta.remote_nblocks());
+            for sixteen in stride.clone().step_by(16) {
+                if !meta.are_sixteen_absent(sixteen) {
+                    dropped += u64::from(protocol::drop_blocks(meta, sixteen..(sixteen + 16).min(stride.end), self));
+                }
+            }
+            block = stride.end;
+        }
+        if dropped > 0 {
+            file.notify_settled();
+        }
+        (dropped, if block < meta.remote_nblocks() { block } else { u32::MAX })
+    }
 }
 
 impl Dropper for Victim<'_> {
@@ -173,6 +185,8 @@ impl Dropper for Victim<'_> {
             && lsn.is_valid()
             && lsn <= self.quota.readable
             && self.file.meta().written_epoch(block) < self.quota.safe_epoch
+            && !self.file.meta().is_undescribed(block)
+            && !self.partial.contains(key_of(self.id, block))
             && page_kind(&raw, key_of(self.id, block)) != PageKind::Sequence
     }
 

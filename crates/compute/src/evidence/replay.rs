@@ -217,7 +217,11 @@ mod tests {
 
     #[test]
     fn a_byte_that_differs_is_laid_at_the_step_that_last_wrote_it() {
-        let wanted = image(40, 105, 0x00);
+        let PageVersion { payload, .. } = image(40, 105, 0x00);
+        let mut page = payload.to_vec();
+        // What the last step does is right.
+        page[108] = 0xFC;
+        let wanted = PageVersion { payload: page.into(), ..image(40, 0, 0) };
         let replay = evidence(&wanted, vec![image(10, 0, 0), cleared(20, 105), cleared(30, 108)]).replay();
         assert!(!replay.is_equal());
         assert_eq!((replay.first_step, replay.equals_storage), (Some(1), Some(false)));

@@ -10,6 +10,7 @@ mod prefetch;
 mod read_ahead;
 mod thread;
 
+use crate::as_written::AsWritten;
 use crate::kept::KeptFiles;
 use crate::materialise::Materialiser;
 use crate::owner::Owner;
@@ -41,6 +42,7 @@ pub struct FillServer {
     fetcher: Arc<Fetcher>,
     materialiser: Arc<Materialiser>,
     kept: Arc<KeptFiles>,
+    as_written: Arc<AsWritten>,
     quorum: Arc<Quorum>,
     control: Arc<ControlMap>,
     owner: Owner,
@@ -79,6 +81,7 @@ impl FillServer {
             fetcher,
             materialiser: session.materialiser.clone(),
             kept: session.kept.clone(),
+            as_written: session.as_written.clone(),
             quorum: session.quorum.clone(),
             control: session.control.clone(),
             owner: setting.owner,
@@ -163,6 +166,7 @@ impl FillServer {
                 Ok(true)
             }
             Request::WalSegment { timeline, segment_number } => self.wal_segment(timeline, segment_number).await,
+            Request::KeepPages { file } => self.as_written.keep(file).await.map(|()| true).map_err(FillError::from),
             Request::KeepFiles { area } => self.kept.keep(area).await.map(|()| true).map_err(FillError::from),
         };
         to_answer(request, outcome)

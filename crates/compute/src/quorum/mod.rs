@@ -27,7 +27,6 @@ mod reader;
 mod shipper;
 
 use crate::layout::LastCheckpoint;
-use crate::throttle::Throttle;
 use crate::{Config, Error};
 use bytes::Bytes;
 use core::Core;
@@ -40,6 +39,7 @@ use quire_protocol::quorum_client::{ClientError, QuorumClient};
 use quire_types::{Lsn, NodeId, Term, TimelineKey};
 use quire_wal::WalStream;
 use serde::Serialize;
+pub use shipper::Source;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -226,21 +226,21 @@ impl Quorum {
         connected.ok_or_else(|| Error::Refused("no safekeeper can be reached".into()))
     }
 
-    /// Serves PostgreSQL's flushes from `start`, the end of the log and of its `last` record, on: the WAL it writes is in `wal`.
+    /// Serves PostgreSQL's flushes from `start`, the end of the log and of its `last` record, on.
     pub fn serve(
         &self,
         control: Arc<ControlMap>,
-        wal: LocalWal,
+        source: Source,
         won: &Won,
         last: &LastCheckpoint,
         start: Lsn,
-        throttle: Arc<Throttle>,
     ) -> Result<(), Error> {
-        *lock(&self.shared.local_wal) = Some(wal.another());
+        *lock(&self.shared.local_wal) = Some(source.wal.another());
         *lock(&self.control) = Some(control.clone());
         self.shared.with_core(|core| core.attach(control.clone()));
-        let stream = WalStream::resume(start, last.record, wal.segment_bytes(), Some(won.identity.system_id));
-        let shipper = shipper::Shipper::new(wal, stream, throttle);
+        let segment_bytes = source.wal.segment_bytes();
+        let stream = WalStream::resume(start, last.record, segment_bytes, Some(won.identity.system_id));
+        let shipper = shipper::Shipper::new(source, stream);
         self.spawn("quorum-shipper", move |shared| shipper.run(shared, &control))
     }
 

@@ -16,6 +16,7 @@
 use super::local_wal::LocalWal;
 use super::{Shared, event_loop};
 use crate::Error;
+use crate::as_written::PartialPages;
 use crate::throttle::Throttle;
 use bytes::{Buf, BytesMut};
 use quire_cache::{AgentState, ControlMap, FlushRequest};
@@ -32,30 +33,40 @@ const WAL_PAGE_BYTES: u64 = 8192;
 /// How much of an incomplete record is read anew for each flush.
 const REREAD_BYTES_MAX: usize = 1 << 20;
 
+/// What shipping takes, beside the quorum.
+#[derive(Debug)]
+pub struct Source {
+    /// The WAL that PostgreSQL writes.
+    pub wal: LocalWal,
+    /// Holds commits back while storage lags.
+    pub throttle: Arc<Throttle>,
+    /// Told of every record before its flush is granted.
+    pub partial: Arc<PartialPages>,
+}
+
 /// Where shipping stands.
 #[derive(Debug)]
 pub struct Shipper {
-    wal: LocalWal,
+    source: Source,
     stream: WalStream,
     /// The bytes from `shipped` to the stream's position.
     pending: BytesMut,
     /// The end of the last record that was handed to the proposer.
     shipped: Lsn,
-    throttle: Arc<Throttle>,
 }
 
 impl Shipper {
     /// Goes on where `stream` stands, the end of the log.
-    pub fn new(wal: LocalWal, stream: WalStream, throttle: Arc<Throttle>) -> Shipper {
+    pub fn new(source: Source, stream: WalStream) -> Shipper {
         let shipped = stream.boundary();
-        Shipper { wal, stream, pending: BytesMut::new(), shipped, throttle }
+        Shipper { source, stream, pending: BytesMut::new(), shipped }
     }
 
     /// Serves requests until the quorum is shut down or this compute may not write any more.
     pub fn run(mut self, shared: &Arc<Shared>, control: &ControlMap) {
         while !shared.is_stopping() && control.state().serves() {
             let Some(request) = control.next_request(IDLE_WAIT) else { continue };
-            self.throttle.wait(self.shipped, || shared.is_stopping() || control.state() != AgentState::Running);
+            self.source.throttle.wait(self.shipped, || shared.is_stopping() || control.state() != AgentState::Running);
             match self.ship(shared, request) {
                 Ok(()) => event_loop::wait_granted(shared, IDLE_WAIT),
                 Err(error) => shared.with_core(|core| core.fail(&error.to_string())),
@@ -93,7 +104,7 @@ impl Shipper {
 
     fn take_in(&mut self, end: Lsn, written: Lsn) -> Result<(), Error> {
         let mut bytes = Vec::new();
-        self.wal.read(self.stream.position(), end, &mut bytes)?;
+        self.source.wal.read(self.stream.position(), end, &mut bytes)?;
         self.stream.feed(&bytes);
         self.pending.extend_from_slice(&bytes);
         self.find_boundary(written)
@@ -103,7 +114,7 @@ impl Shipper {
     fn find_boundary(&mut self, written: Lsn) -> Result<(), Error> {
         loop {
             match self.stream.next_record() {
-                Ok(Some(_)) => {}
+                Ok(Some(record)) => self.source.partial.note(&record),
                 Ok(None) => return Ok(()),
                 Err(_) if written.bytes_since(self.stream.boundary()) <= WAL_PAGE_BYTES => return Ok(()),
                 Err(error) => return Err(error.into()),

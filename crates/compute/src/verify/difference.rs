@@ -1,6 +1,6 @@
 //! Whether two copies of a page are equal in all that counts.
 
-use quire_redo::mask::{PageKind, mask_page, page_kind};
+use quire_redo::mask::{PageKind, mask_page, page_kind, reads_hole};
 use quire_types::{Key, PAGE_SIZE};
 use quire_wal::page;
 
@@ -20,21 +20,26 @@ pub fn differences(key: Key, ours: &[u8; PAGE_SIZE], theirs: &[u8; PAGE_SIZE]) -
     if *theirs == NOTHING && is_blank(ours) {
         return Vec::new();
     }
-    let (mut ours, mut theirs) = (Box::new(*ours), Box::new(*theirs));
-    let kind = page_kind(&ours, key);
-    for page in [&mut ours, &mut theirs] {
-        mask_page(page, kind);
-        if kind == PageKind::Sequence {
-            mask_sequence_state(page);
-        }
+    let (ours, theirs) = (masked(key, ours), masked(key, theirs));
+    (0..PAGE_SIZE).filter(|at| ours[*at] != theirs[*at]).collect()
+}
+
+/// A copy without what two right copies may differ in: PostgreSQL's own masks, a sequence's state, and of a page whose hole is
+/// read, the hole after all, which the masks leave out.
+fn masked(key: Key, page: &[u8; PAGE_SIZE]) -> Box<[u8; PAGE_SIZE]> {
+    let kind = page_kind(page, key);
+    let mut masked = Box::new(*page);
+    mask_page(&mut masked, kind);
+    if kind == PageKind::Sequence {
+        mask_sequence_state(&mut masked);
     }
-    let is_wrong = |ours: u8, theirs: u8| match kind {
-        // A bit that only the cache has set costs a later VACUUM a look at the page; one that only storage has would be
-        // wrong. PostgreSQL itself logs the maps of a new database without their contents.
-        PageKind::VisibilityMap => theirs & !ours != 0,
-        _ => ours != theirs,
-    };
-    (0..PAGE_SIZE).filter(|at| is_wrong(ours[*at], theirs[*at])).collect()
+    let hole = usize::from(page::lower(&page[..]))..usize::from(page::upper(&page[..]));
+    if reads_hole(page, key)
+        && let (Some(to), Some(from)) = (masked.get_mut(hole.clone()), page.get(hole))
+    {
+        to.copy_from_slice(from);
+    }
+    masked
 }
 
 /// `last_value` and `log_cnt`: the log is ahead by the values that may still be given out without logging.
@@ -87,13 +92,25 @@ mod tests {
     }
 
     #[test]
-    fn a_visibility_bit_is_wrong_only_where_the_cache_lacks_it() {
+    fn a_visibility_bit_is_wrong_on_whichever_side_it_is_missing() {
         let Key::RelBlock { rel, block } = KEY else { unreachable!("it is one") };
         let key = Key::RelBlock { rel: rel.with_fork(Fork::VisibilityMap), block };
         let (ours, mut theirs) = (heap_page(), heap_page());
         theirs[100] = 1;
         assert_eq!(first_difference(key, &ours, &theirs), Some(100));
-        assert_eq!(first_difference(key, &theirs, &ours), None);
+        assert_eq!(first_difference(key, &theirs, &ours), Some(100));
+    }
+
+    #[test]
+    fn unused_space_counts_on_a_page_of_an_unknown_access_method_and_not_on_a_tables() {
+        let mut page = [0; PAGE_SIZE];
+        page::init(&mut page, 24);
+        page[PAGE_SIZE - 24..].fill(1);
+        for (original, counts) in [(page, true), (heap_page(), false)] {
+            let mut changed = original;
+            changed[5000] = 1;
+            assert_eq!(first_difference(KEY, &changed, &original).is_some(), counts);
+        }
     }
 
     #[test]

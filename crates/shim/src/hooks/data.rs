@@ -3,10 +3,12 @@
 use crate::errno::{Errno, Failure};
 use crate::fds::{self, Descriptor};
 use crate::shim::{self, Shim};
-use crate::{real, tracked, wal};
+use crate::{real, tracked, undescribed, wal};
 use libc::{c_int, c_uint, c_void, iovec, off_t, size_t, ssize_t};
 use quire_cache::Meta;
 use std::ptr::NonNull;
+
+const PAGE_BYTES: usize = 8192;
 
 /// Runs `body` with the meta file of a tracked descriptor, or `otherwise` for any other.
 #[inline]
@@ -35,14 +37,54 @@ fn read_here(shim: &Shim, meta: &Meta, fd: c_int, bytes: usize, pread: impl Fn(o
 }
 
 /// Writes at the file's position, as [`read_here`].
-fn write_here(shim: &Shim, meta: &Meta, fd: c_int, bytes: usize, pwrite: impl Fn(off_t) -> ssize_t) -> ssize_t {
+fn write_here(
+    shim: &Shim,
+    meta: &Meta,
+    fd: c_int,
+    bytes: usize,
+    pwrite: impl Fn(off_t) -> ssize_t,
+    written: Written,
+) -> ssize_t {
     // SAFETY: only asks for the position.
     let offset = unsafe { real::lseek(fd, 0, libc::SEEK_CUR) };
     if offset < 0 {
         return ssize_t::FAILED;
     }
-    let got = tracked::write(shim, meta, offset, bytes, || pwrite(offset));
+    let got =
+        tracked::write(shim, meta, offset, bytes, || pwrite(offset), |block| written.is_undescribed(offset, block));
     moved(fd, offset, got)
+}
+
+/// Where to find the bytes that were just written.
+#[derive(Clone, Copy)]
+enum Written {
+    /// In the caller's buffer.
+    Buffer(*const c_void),
+    /// In the file behind this descriptor: they were scattered over several buffers.
+    File(c_int),
+}
+
+impl Written {
+    /// Whether the page that was written to a block, of bytes that begin at `offset` in the file, is more than WAL describes.
+    fn is_undescribed(self, offset: off_t, block: u32) -> bool {
+        let start = u64::from(block) * PAGE_BYTES as u64;
+        match self {
+            Written::Buffer(buffer) => {
+                let skipped = usize::try_from(start.wrapping_sub(offset as u64)).unwrap_or(0);
+                // SAFETY: the block lies within what was written, so the caller's buffer has all of it; bytes need no
+                // alignment.
+                let page = unsafe { &*buffer.cast::<u8>().add(skipped).cast::<[u8; PAGE_BYTES]>() };
+                undescribed::is_undescribed(block, page)
+            }
+            Written::File(fd) => {
+                let mut page = [0; PAGE_BYTES];
+                // SAFETY: the buffer is valid for writing.
+                let got = unsafe { real::pread(fd, page.as_mut_ptr().cast(), PAGE_BYTES, start as off_t) };
+                // One that cannot be read is given to storage: that is never wrong.
+                usize::try_from(got) != Ok(PAGE_BYTES) || undescribed::is_undescribed(block, &page)
+            }
+        }
+    }
 }
 
 fn moved(fd: c_int, offset: off_t, transferred: ssize_t) -> ssize_t {
@@ -85,7 +127,9 @@ unsafe fn write_vector(fd: c_int, parts: *const iovec, count: c_int, offset: off
     // SAFETY: the caller keeps the C function's promises, here and below.
     let real = || unsafe { real::pwritev(fd, parts, count, offset) };
     // SAFETY: as above.
-    let tracked = |shim, meta: &Meta| tracked::write(shim, meta, offset, unsafe { vector_bytes(parts, count) }, real);
+    let bytes = || unsafe { vector_bytes(parts, count) };
+    let is_undescribed = |block| Written::File(fd).is_undescribed(offset, block);
+    let tracked = |shim, meta: &Meta| tracked::write(shim, meta, offset, bytes(), real, is_undescribed);
     if_tracked(fd, tracked, || write_local(fd, Some(offset), real))
 }
 
@@ -111,7 +155,8 @@ unsafe fn read_at_within(fd: c_int, buffer: *mut c_void, bytes: size_t, offset: 
 unsafe fn write_at(fd: c_int, buffer: *const c_void, bytes: size_t, offset: off_t) -> ssize_t {
     // SAFETY: the caller keeps the C function's promises.
     let real = || unsafe { real::pwrite(fd, buffer, bytes, offset) };
-    let tracked = |shim, meta: &Meta| tracked::write(shim, meta, offset, bytes, real);
+    let is_undescribed = |block| Written::Buffer(buffer).is_undescribed(offset, block);
+    let tracked = |shim, meta: &Meta| tracked::write(shim, meta, offset, bytes, real, is_undescribed);
     if_tracked(fd, tracked, || write_local(fd, Some(offset), real))
 }
 
@@ -216,7 +261,7 @@ intercept! {
         let at = |offset| unsafe { real::pwrite(fd, buffer, bytes, offset) };
         // SAFETY: see `pread`.
         let local = || write_local(fd, None, || unsafe { real::write(fd, buffer, bytes) });
-        if_tracked(fd, |shim, meta| write_here(shim, meta, fd, bytes, at), local)
+        if_tracked(fd, |shim, meta| write_here(shim, meta, fd, bytes, at, Written::Buffer(buffer)), local)
     }
 
     fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
@@ -226,7 +271,7 @@ intercept! {
         let bytes = || unsafe { vector_bytes(parts, count) };
         // SAFETY: see `pread`.
         let local = || write_local(fd, None, || unsafe { real::writev(fd, parts, count) });
-        if_tracked(fd, |shim, meta| write_here(shim, meta, fd, bytes(), at), local)
+        if_tracked(fd, |shim, meta| write_here(shim, meta, fd, bytes(), at, Written::File(fd)), local)
     }
 
     fn copy_file_range(

@@ -1,5 +1,5 @@
-//! Making things durable: WAL by the quorum, what is flushed but not logged by storage, everything else in the data
-//! directory not at all.
+//! Making things durable: WAL by the quorum, what is flushed but not logged (files, and pages that WAL does not describe) by
+//! storage, everything else in the data directory not at all.
 
 use crate::errno::{self, Errno};
 use crate::fds::{self, Descriptor};
@@ -8,7 +8,7 @@ use crate::shim;
 use crate::shim::Shim;
 use crate::{agent, real, tracked, wal};
 use libc::{c_int, c_uint, off_t};
-use quire_cache::{Answer, FileArea, Request};
+use quire_cache::{Answer, FileArea, Meta, Request};
 
 /// What a request to make `fd` durable comes to; `real` does it for a file that is not the compute's.
 fn durable(fd: c_int, real: impl FnOnce() -> c_int) -> c_int {
@@ -17,17 +17,33 @@ fn durable(fd: c_int, real: impl FnOnce() -> c_int) -> c_int {
         (Descriptor::Wal { .. }, Some(shim)) => wal::flush(shim),
         (Descriptor::OtherTimeline, Some(shim)) => wal::refuse_timeline(shim),
         (Descriptor::Kept { area }, Some(shim)) => keep(shim, area),
-        (Descriptor::Tracked(_) | Descriptor::Local, Some(_)) => 0,
+        (Descriptor::Tracked(_), Some(_)) => data::if_tracked(fd, keep_pages, || 0),
+        (Descriptor::Local, Some(_)) => 0,
     }
+}
+
+/// Returns once storage has those pages of the file that WAL does not describe, as they were written until now. Most files have
+/// none, and cost nothing.
+fn keep_pages(shim: &Shim, meta: &Meta) -> c_int {
+    if !meta.has_undescribed() && !shim.control().has_partial_pages() {
+        return 0;
+    }
+    ask_to_keep(shim, &Request::KeepPages { file: meta.file() })
 }
 
 /// Returns once storage has the files of `area` as they are now. That is more than was asked for, and needs no word on renamed
 /// and removed files: PostgreSQL flushes their directories.
 fn keep(shim: &Shim, area: FileArea) -> c_int {
-    match errno::preserved(|| agent::call(shim, &Request::KeepFiles { area })) {
+    ask_to_keep(shim, &Request::KeepFiles { area })
+}
+
+fn ask_to_keep(shim: &Shim, request: &Request) -> c_int {
+    match errno::preserved(|| agent::call(shim, request)) {
         Ok(Answer::Ok) => 0,
+        // The file is gone, or wholly local.
+        Ok(Answer::NotFound) if matches!(request, Request::KeepPages { .. }) => 0,
         Ok(answer) => {
-            shim::say(format_args!("cannot keep {area:?}: {answer:?}"));
+            shim::say(format_args!("not kept: {request:?}: {answer:?}"));
             Errno(libc::EIO).fail()
         }
         Err(error) => error.fail(),

@@ -155,7 +155,7 @@ impl Agent {
             }
             Request::WalSegment { segment_number, .. } => self.wal_segment(segment_number),
             // This agent sets no marks and keeps no files.
-            Request::Reached { .. } | Request::KeepFiles { .. } => Ok(()),
+            Request::Reached { .. } | Request::KeepFiles { .. } | Request::KeepPages { .. } => Ok(()),
         };
         match done {
             Ok(()) => Answer::Ok,

@@ -1,0 +1,180 @@
+//! Reading pages out of the cache's files while nobody writes them.
+
+use super::{PartialPages, lsn_of};
+use crate::fill::{CacheFile, Files};
+use bytes::Bytes;
+use quire_cache::FileId;
+use quire_cache::protocol::{self, Look};
+use quire_protocol::page::WrittenPage;
+use quire_redo::mask::{PageKind, page_kind};
+use quire_types::{Key, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long until a block is looked at again that somebody else owns.
+const BUSY_PAUSE: Duration = Duration::from_micros(100);
+
+/// A page that storage is to keep.
+#[derive(Debug)]
+pub struct Found {
+    file: Arc<CacheFile>,
+    /// Its block in the file.
+    block: u32,
+    was_marked: bool,
+    /// Its key in storage.
+    pub key: Key,
+    /// The LSN on it.
+    pub lsn: Lsn,
+    page: Bytes,
+}
+
+impl Found {
+    /// As it is sent.
+    pub fn to_message(&self) -> WrittenPage {
+        WrittenPage { key: self.key, page: self.page.clone() }
+    }
+
+    /// Puts the mark on again that was taken off.
+    pub fn remark(&self) {
+        if self.was_marked {
+            self.file.meta().mark_undescribed(self.block);
+        }
+    }
+}
+
+/// The page of a file, as it is; its mark, if it has one, is taken off. None if it is not there.
+fn take(file: &Arc<CacheFile>, block: u32) -> Option<Found> {
+    let (was_marked, page) = look(file, block, || (file.meta().unmark_undescribed(block), read(file, block)))?;
+    match page {
+        Ok(page) => {
+            let lsn = lsn_of(&page);
+            Some(Found { file: file.clone(), block, was_marked, key: file.key(block), lsn, page })
+        }
+        Err(_) => None,
+    }
+}
+
+/// Waits until the block belongs to nobody else, and looks; none if it is not in the cache.
+fn look<R>(file: &CacheFile, block: u32, mut body: impl FnMut() -> R) -> Option<R> {
+    loop {
+        match protocol::look(file.meta(), block, &mut body) {
+            Look::Seen(seen) => {
+                file.notify_settled();
+                return Some(seen);
+            }
+            Look::Absent => return None,
+            Look::Busy => std::thread::sleep(BUSY_PAUSE),
+        }
+    }
+}
+
+fn read(file: &CacheFile, block: u32) -> io::Result<Bytes> {
+    let mut page = vec![0; PAGE_SIZE];
+    file.data().read_exact_at(&mut page, u64::from(block) * PAGE_SIZE as u64)?;
+    Ok(page.into())
+}
+
+/// Up to `pages_max` of the marked pages of a file, and from which block on there may be more.
+pub fn marked(file: &Arc<CacheFile>, blocks: Range<u32>, pages_max: usize) -> (Vec<Found>, u32) {
+    let mut found = Vec::new();
+    for block in blocks.clone().filter(|block| file.meta().is_undescribed(*block)) {
+        if found.len() == pages_max {
+            return (found, block);
+        }
+        // A mark behind the end of the file is of a page that was cut off.
+        found.extend(take(file, block));
+    }
+    (found, blocks.end)
+}
+
+/// The page of `key` if it was written since the record that ends at `lsn`. If it is gone it is forgotten.
+pub fn partial(files: &Files, pages: &PartialPages, key: Key, lsn: Lsn) -> Option<Found> {
+    let Key::RelBlock { rel, block } = key else { return None };
+    let id = FileId::Relation { rel, segment: block / RELATION_SEGMENT_BLOCKS };
+    let Ok(file) = files.get(id) else {
+        pages.forget(key, Lsn::MAX);
+        return None;
+    };
+    let found = take(&file, block % RELATION_SEGMENT_BLOCKS)?;
+    if found.lsn >= lsn {
+        return Some(found);
+    }
+    // It is in PostgreSQL's buffers alone.
+    found.remark();
+    None
+}
+
+/// Whether a file is a sequence's.
+pub fn is_sequence(file: &Arc<CacheFile>) -> bool {
+    let key = file.key(0);
+    let page = look(file, 0, || read(file, 0));
+    let page = page.and_then(Result::ok);
+    page.is_some_and(|page| {
+        <&[u8; PAGE_SIZE]>::try_from(&page[..]).is_ok_and(|page| page_kind(page, key) == PageKind::Sequence)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire_cache::{ComputeDir, MetaSpec};
+    use quire_types::{Fork, RelTag};
+    use std::fs::{self, File};
+
+    const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::VisibilityMap };
+    const ID: FileId = FileId::Relation { rel: REL, segment: 0 };
+
+    fn key(block: u32) -> Key {
+        Key::RelBlock { rel: REL, block }
+    }
+
+    /// A file of local pages with these LSNs, all of them marked.
+    fn made(lsns: &[u64]) -> (tempfile::TempDir, Files) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = ComputeDir::new(folder.path());
+        let path = crate::fill::path_of(ID);
+        for root in [dir.pgdata(), dir.meta()] {
+            fs::create_dir_all(root.join("base/5")).expect("made");
+        }
+        let mut pages = vec![0; lsns.len() * PAGE_SIZE];
+        for (page, lsn) in pages.chunks_mut(PAGE_SIZE).zip(lsns) {
+            quire_wal::page::set_lsn(page, Lsn(*lsn));
+        }
+        fs::write(dir.data_file(&path), pages).expect("written");
+        let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.data_file(&path)).expect("there"));
+        let spec = MetaSpec { file: ID, inode, remote_nblocks: 0, bounded: true, request_lsn: Lsn(9) };
+        drop::<File>(spec.create(&dir.meta_file(&path)).expect("made"));
+        let files = Files::new(dir);
+        let file = files.get(ID).expect("opened");
+        (0..lsns.len() as u32).for_each(|block| file.meta().mark_undescribed(block));
+        (folder, files)
+    }
+
+    #[test]
+    fn marked_pages_come_in_pieces_and_lose_their_marks_until_they_are_refused() {
+        let (_folder, files) = made(&[0, 7, 0]);
+        let file = files.get(ID).expect("open");
+        let (first, next) = marked(&file, 0..100, 2);
+        assert_eq!(
+            (first.iter().map(|page| (page.key, page.lsn)).collect::<Vec<_>>(), next),
+            (vec![(key(0), Lsn(0)), (key(1), Lsn(7))], 2)
+        );
+        assert_eq!([0, 1, 2].map(|block| file.meta().is_undescribed(block)), [false, false, true]);
+        first[1].remark();
+        let (left, _) = marked(&file, 0..100, 9);
+        assert_eq!(left.iter().map(|page| page.key).collect::<Vec<_>>(), [key(1), key(2)]);
+        assert!(marked(&file, 0..100, 9).0.is_empty());
+    }
+
+    #[test]
+    fn a_mark_behind_the_end_of_the_file_is_dropped() {
+        let (_folder, files) = made(&[0, 0]);
+        let file = files.get(ID).expect("open");
+        file.data().set_len(PAGE_SIZE as u64).expect("cut");
+        assert_eq!(marked(&file, 0..100, 9).0.len(), 1);
+        assert!(!file.meta().is_undescribed(1));
+    }
+}
