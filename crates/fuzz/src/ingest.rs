@@ -89,6 +89,6 @@ fn check(changes: &[Change], lsn: Lsn) {
         assert_eq!(*at, lsn);
         assert!(changed.insert(*key), "{key} changes twice");
         assert!(Version::new(*key, lsn, value).is_some(), "{key} cannot be {value:?}");
-        assert!(!matches!(value, Value::Image(image) if image.len() != PAGE_SIZE));
+        assert!(!matches!(value, Value::Image(image) | Value::PartialImage(image) if image.len() != PAGE_SIZE));
     }
 }

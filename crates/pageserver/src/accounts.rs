@@ -31,7 +31,7 @@ pub struct Account {
 impl Account {
     /// The account after one more version.
     #[must_use]
-    fn after(self, version: &Version) -> Account {
+    pub fn after(self, version: &Version) -> Account {
         let bytes = version.payload.len() as u64;
         match version.kind {
             Kind::Delta if self.deltas > 0 => Account {
@@ -41,7 +41,7 @@ impl Account {
                 last: version.lsn,
             },
             Kind::Delta | Kind::InitialDelta => Account { deltas: 1, bytes, since: version.lsn, last: version.lsn },
-            Kind::Image | Kind::Tombstone | Kind::Bytes => Account::default(),
+            Kind::Image | Kind::Written | Kind::Partial | Kind::Tombstone | Kind::Bytes => Account::default(),
         }
     }
 
@@ -83,6 +83,11 @@ impl Accounts {
         let rest = self.get(key).minus(settled)?;
         self.set(key, rest);
         Some(rest)
+    }
+
+    /// Replaces the account of a page that was given a base below its newest version.
+    pub fn replace(&mut self, key: Key, account: Account) {
+        self.set(key, account);
     }
 
     /// The account of a page; an empty one if nothing has to be replayed.

@@ -3,15 +3,16 @@
 use crate::compactor::Compactor;
 use crate::error::{ReadError, StorageError};
 use crate::pipeline::{LogEnd, Pipeline, PipelineError};
-use crate::small_files::SmallFiles;
-use crate::timeline::Timeline;
+use crate::small_files::{FileError, SmallFiles};
+use crate::timeline::{KeepError, Timeline};
 use bytes::Bytes;
-use quire_types::{Key, Lsn, ShardId, TimelineKey};
+use quire_protocol::page::{Keeping, WrittenPage};
+use quire_types::{Key, Lsn, ShardId, Term, TimelineKey};
 use quire_wal::effects::FullPageWrites;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tracing::{error, info};
 
@@ -44,12 +45,15 @@ pub struct Branch {
     timeline: Arc<Timeline>,
     pipeline: Mutex<Pipeline>,
     files: SmallFiles,
+    /// Whoever keeps pages may have to wait for ingest, and then one thread is enough for it.
+    keeping: Arc<Semaphore>,
 }
 
 impl Branch {
     /// A timeline with the one who feeds it, and what is kept outside WAL.
     pub fn new(timeline: Arc<Timeline>, pipeline: Pipeline, files: SmallFiles) -> Arc<Branch> {
-        Arc::new(Branch { timeline, pipeline: Mutex::new(pipeline), files })
+        timeline.settle(files.settled());
+        Arc::new(Branch { timeline, pipeline: Mutex::new(pipeline), files, keeping: Arc::new(Semaphore::new(1)) })
     }
 
     /// What was ingested.
@@ -60,6 +64,33 @@ impl Branch {
     /// What PostgreSQL keeps outside WAL.
     pub fn files(&self) -> &SmallFiles {
         &self.files
+    }
+
+    /// Refuses the writes of all lower terms from now on, durably. What the log lacks up to now is settled then: no compute can
+    /// send it any more.
+    pub fn fence(&self, term: Term) -> Result<(), FileError> {
+        self.files.fence(term, self.timeline.progress().ingested)?;
+        self.timeline.settle(self.files.settled());
+        Ok(())
+    }
+
+    /// A turn at [`Branch::keep_pages`].
+    pub async fn turn_to_keep(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.keeping).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    /// Keeps pages as PostgreSQL wrote them, durably. Blocks while ingest waits for room.
+    pub fn keep_pages(&self, term: Term, upto: Lsn, pages: &[WrittenPage]) -> Result<Vec<Keeping>, KeepError> {
+        let keepings = {
+            let mut pipeline = self.pipeline();
+            // Under the lock of the files, so that nothing of this term is kept once another term has fenced them.
+            self.files.in_term(term, || pipeline.keep(upto, pages))??
+        };
+        // All frozen memtables are flushed, whoever else flushes some.
+        if keepings.contains(&Keeping::Kept) {
+            self.timeline.flush()?;
+        }
+        Ok(keepings)
     }
 
     /// The next byte of WAL that is needed.

@@ -1,7 +1,8 @@
 //! What a read has to put together: a base and the deltas after it.
 //!
 //! Sources are asked from the newest to the oldest, but their LSNs overlap: a worker's image has the LSN of the last
-//! delta it includes and lies in a newer memtable or layer than that delta. So a base ends the search only within its
+//! delta it includes, beside which it is kept or in a newer memtable or layer, and a page that PostgreSQL wrote comes with the
+//! LSN of an older record. So a base ends the search only within its
 //! source; other sources are still asked for what lies between the base and the LSN that is read.
 
 use crate::error::ReadError;
@@ -27,12 +28,24 @@ pub struct Chain {
     upto: Lsn,
     base: Option<Version>,
     deltas: BTreeMap<Lsn, Version>,
+    epoch: u64,
 }
 
 impl Chain {
     /// Nothing found yet of `key` as of `upto`.
     pub fn new(key: Key, upto: Lsn) -> Chain {
-        Chain { key, upto, base: None, deltas: BTreeMap::new() }
+        Chain { key, upto, base: None, deltas: BTreeMap::new(), epoch: 0 }
+    }
+
+    /// The same, of a store in which so often written pages were kept.
+    #[must_use]
+    pub fn in_epoch(self, epoch: u64) -> Chain {
+        Chain { epoch, ..self }
+    }
+
+    /// The store's epoch before anything was looked up.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// The page it is of.
@@ -89,7 +102,16 @@ impl Chain {
 
     /// LSN of the image that the page is rebuilt from; none if it starts from zeroes.
     pub fn image_lsn(&self) -> Option<Lsn> {
-        self.base.as_ref().filter(|base| base.kind == Kind::Image).map(|base| base.lsn)
+        self.image().map(|base| base.lsn)
+    }
+
+    /// LSN of the image that the page is rebuilt from if bytes of it were not logged.
+    pub fn partial_lsn(&self) -> Option<Lsn> {
+        self.image().filter(|base| base.kind == Kind::Partial).map(|base| base.lsn)
+    }
+
+    fn image(&self) -> Option<&Version> {
+        self.base.as_ref().filter(|base| base.kind.is_image())
     }
 
     fn to_replay(&self) -> impl Iterator<Item = &Version> {
@@ -98,8 +120,7 @@ impl Chain {
 
     /// The page. A stored image is given out as it is; anything else is rebuilt in one pass.
     pub fn replay(&self, redo: Redo) -> Result<Bytes, ReadError> {
-        let image = self.base.as_ref().filter(|base| base.kind == Kind::Image);
-        if let Some(image) = image.filter(|image| self.deltas.is_empty() && image.payload.len() == PAGE_SIZE) {
+        if let Some(image) = self.image().filter(|image| self.deltas.is_empty() && image.payload.len() == PAGE_SIZE) {
             return Ok(image.payload.clone());
         }
         let mut raw = self.first_page()?;
@@ -113,7 +134,7 @@ impl Chain {
     }
 
     fn first_page(&self) -> Result<Vec<u8>, ReadError> {
-        match self.base.as_ref().filter(|base| base.kind == Kind::Image) {
+        match self.image() {
             None => Ok(vec![0; PAGE_SIZE]),
             Some(image) if image.payload.len() == PAGE_SIZE => Ok(image.payload.to_vec()),
             Some(image) => Err(self.failure(image.lsn, "the image is not a page")),
@@ -149,6 +170,18 @@ mod tests {
         assert!(chain.offer(version(80, Kind::Image)).is_break());
         assert_eq!(lsns(&chain), [80, 90]);
         assert_eq!((chain.floor(), chain.last_lsn(), chain.image_lsn()), (Lsn(80), Lsn(90), Some(Lsn(80))));
+    }
+
+    #[test]
+    fn every_kind_of_image_is_a_base_and_only_one_of_them_lacks_bytes() {
+        for kind in [Kind::Image, Kind::Written, Kind::Partial] {
+            let mut chain = Chain::new(KEY, Lsn(100));
+            let page = Version { payload: vec![7; PAGE_SIZE].into(), ..version(60, kind) };
+            assert!(chain.offer(page).is_break());
+            assert_eq!((chain.image_lsn(), chain.delta_count()), (Some(Lsn(60)), 0));
+            assert_eq!(chain.partial_lsn().is_some(), kind == Kind::Partial);
+            assert_eq!(chain.replay(native_redo).unwrap(), vec![7; PAGE_SIZE]);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! size is what it says and nothing keeps a chunk of WAL alive.
 
 use crate::accounts::{Account, Carry};
-use crate::value::{Kind, Version};
+use crate::value::Version;
 use quire_types::{Key, Lsn};
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
@@ -35,7 +35,7 @@ impl Default for Memtable {
 }
 
 impl Memtable {
-    /// Takes in a version. One at the same LSN is replaced: an image takes the place of the last delta it includes.
+    /// Takes in a version. One at the same place is replaced; an image stands beside the last delta that it includes.
     pub fn insert(&mut self, key: Key, version: Version, account: Account) {
         self.lsns = (self.lsns.0.min(version.lsn), self.lsns.1.max(version.lsn));
         let slot = self.slots.entry(key).or_insert_with(|| {
@@ -44,8 +44,8 @@ impl Memtable {
         });
         slot.account = account;
         self.bytes += version.payload.len();
-        let at = slot.versions.partition_point(|other| other.lsn < version.lsn);
-        match slot.versions.get_mut(at).filter(|other| other.lsn == version.lsn) {
+        let at = slot.versions.partition_point(|other| other.place() < version.place());
+        match slot.versions.get_mut(at).filter(|other| other.place() == version.place()) {
             Some(other) => {
                 self.bytes -= other.payload.len();
                 *other = version;
@@ -67,11 +67,10 @@ impl Memtable {
         self.slots.is_empty()
     }
 
-    /// Whether there is a version of `key` at exactly `lsn`, and of which kind.
-    pub fn kind_at(&self, key: Key, lsn: Lsn) -> Option<Kind> {
-        let versions = &self.slots.get(&key)?.versions;
-        let at = versions.binary_search_by_key(&lsn, |version| version.lsn).ok()?;
-        Some(versions[at].kind)
+    /// Whether there is a page at exactly `lsn`, beside a delta or alone.
+    pub fn has_page_at(&self, key: Key, lsn: Lsn) -> bool {
+        let Some(slot) = self.slots.get(&key) else { return false };
+        slot.versions.binary_search_by_key(&(lsn, true), Version::place).is_ok()
     }
 
     /// Shows the versions of `key` with LSNs above `after` and at most `upto`, newest first, until told to stop.
@@ -126,6 +125,7 @@ impl Memtable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::Kind;
     use bytes::Bytes;
 
     fn version(lsn: u64, kind: Kind, payload: &'static str) -> Version {
@@ -153,14 +153,17 @@ mod tests {
     }
 
     #[test]
-    fn an_image_takes_the_place_of_the_delta_at_its_lsn() {
+    fn an_image_stands_beside_the_delta_at_its_lsn_and_another_page_takes_its_place() {
         let mut table = Memtable::default();
-        table.insert(Key::ControlFile, version(10, Kind::Delta, "delta"), Account::default());
-        let bytes = table.bytes();
         table.insert(Key::ControlFile, version(10, Kind::Image, "image!!"), Account::default());
-        assert_eq!(table.bytes(), bytes + 2);
-        assert_eq!(table.kind_at(Key::ControlFile, Lsn(10)), Some(Kind::Image));
-        assert_eq!(table.entries().count(), 1);
+        table.insert(Key::ControlFile, version(10, Kind::Delta, "delta"), Account::default());
+        assert!(table.has_page_at(Key::ControlFile, Lsn(10)) && !table.has_page_at(Key::ControlFile, Lsn(9)));
+        let bytes = table.bytes();
+        table.insert(Key::ControlFile, version(10, Kind::Written, "a written page"), Account::default());
+        assert_eq!(table.bytes(), bytes + 7);
+        let kinds: Vec<_> = table.entries().map(|(_, version)| version.kind).collect();
+        assert_eq!(kinds, [Kind::Delta, Kind::Written]);
+        assert_eq!(seen(&table, 0, 100), [10, 10]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use quire_types::{ShardId, TimelineKey};
+use quire_types::{PAGE_SIZE, ShardId, TimelineKey};
 use std::fmt;
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub struct Metrics {
     full_page_images: Counters,
     images: KindCounters,
     long_chain_reads: Counters,
+    pages_kept: Counters,
+    page_bytes_kept: Counters,
     deltas_per_read: Histograms,
     layers_per_read: Histograms,
     read_seconds: Histograms,
@@ -51,6 +53,7 @@ pub struct Metrics {
     layer_bytes: Gauges,
     memtable_bytes: Gauges,
     ingest_stopped: Gauges,
+    incomplete_pages: Gauges,
     ingest_waits: Counters,
 }
 
@@ -64,6 +67,8 @@ pub struct TimelineMetrics {
     images_by_threshold: Counter,
     images_by_read: Counter,
     long_chain_reads: Counter,
+    pages_kept: Counter,
+    page_bytes_kept: Counter,
     ingest_waits: Counter,
     deltas_per_read: Histogram,
     layers_per_read: Histogram,
@@ -81,6 +86,8 @@ pub struct TimelineGauges {
     pub backlog: i64,
     /// Deltas of the longest chain.
     pub longest_chain: i64,
+    /// Pages without images because bytes of theirs were not logged.
+    pub incomplete_pages: i64,
     /// Bytes in layer files.
     pub layer_bytes: i64,
     /// Bytes in memtables.
@@ -107,6 +114,8 @@ impl Metrics {
             full_page_images: Counters::default(),
             images: KindCounters::default(),
             long_chain_reads: Counters::default(),
+            pages_kept: Counters::default(),
+            page_bytes_kept: Counters::default(),
             deltas_per_read: Histograms::new_with_constructor(counts),
             layers_per_read: Histograms::new_with_constructor(counts),
             read_seconds: Histograms::new_with_constructor(latencies),
@@ -117,6 +126,7 @@ impl Metrics {
             layer_bytes: Gauges::default(),
             memtable_bytes: Gauges::default(),
             ingest_stopped: Gauges::default(),
+            incomplete_pages: Gauges::default(),
             ingest_waits: Counters::default(),
         };
         metrics.register_counters();
@@ -135,6 +145,9 @@ impl Metrics {
             "Reads that met a chain past the threshold",
             self.long_chain_reads.clone(),
         );
+        registry.register("pages_kept", "Pages kept as PostgreSQL wrote them", self.pages_kept.clone());
+        let page_bytes_kept = self.page_bytes_kept.clone();
+        registry.register_with_unit("pages_kept", "Pages kept as PostgreSQL wrote them", Unit::Bytes, page_bytes_kept);
         registry.register("ingest_waits", "Times ingest waited for flushes or images", self.ingest_waits.clone());
         registry.register("deltas_per_read", "Deltas replayed for a page", self.deltas_per_read.clone());
         registry.register("layers_per_read", "Layers visited for a page", self.layers_per_read.clone());
@@ -152,6 +165,8 @@ impl Metrics {
         registry.register("ingested_lsn", "Everything before is ingested", self.ingested.clone());
         registry.register("durable_lsn", "Everything before is in layer files", self.durable.clone());
         registry.register("image_backlog_pages", "Pages that wait for an image", self.backlog.clone());
+        let incomplete_pages = self.incomplete_pages.clone();
+        registry.register("incomplete_pages", "Pages of which bytes were not logged and may still come", incomplete_pages);
         registry.register("longest_chain_deltas", "Deltas of the longest chain", self.longest_chain.clone());
         registry.register_with_unit("layer", "Size of layer files", Unit::Bytes, self.layer_bytes.clone());
         registry.register("ingest_stopped", "1 if ingest stopped at an error", self.ingest_stopped.clone());
@@ -170,6 +185,8 @@ impl Metrics {
             images_by_threshold: kind(&self.images, "threshold"),
             images_by_read: kind(&self.images, "read"),
             long_chain_reads: self.long_chain_reads.get_or_create(&labels).clone(),
+            pages_kept: self.pages_kept.get_or_create(&labels).clone(),
+            page_bytes_kept: self.page_bytes_kept.get_or_create(&labels).clone(),
             ingest_waits: self.ingest_waits.get_or_create(&labels).clone(),
             deltas_per_read: self.deltas_per_read.get_or_create(&labels).clone(),
             layers_per_read: self.layers_per_read.get_or_create(&labels).clone(),
@@ -186,6 +203,7 @@ impl Metrics {
         self.longest_chain.get_or_create(&labels).set(gauges.longest_chain);
         self.layer_bytes.get_or_create(&labels).set(gauges.layer_bytes);
         self.memtable_bytes.get_or_create(&labels).set(gauges.memtable_bytes);
+        self.incomplete_pages.get_or_create(&labels).set(gauges.incomplete_pages);
         self.ingest_stopped.get_or_create(&labels).set(gauges.ingest_stopped);
     }
 
@@ -254,6 +272,12 @@ impl TimelineMetrics {
     /// Records ingested.
     pub fn records(&self) -> u64 {
         self.records.get()
+    }
+
+    /// Pages were kept as PostgreSQL wrote them.
+    pub fn pages_kept(&self, pages: u64) {
+        self.pages_kept.inc_by(pages);
+        self.page_bytes_kept.inc_by(pages * PAGE_SIZE as u64);
     }
 
     /// Ingest waits for flushes or images.

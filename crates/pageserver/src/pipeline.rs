@@ -2,7 +2,8 @@
 
 use crate::error::ApplyError;
 use crate::ingest::{Ingest, IngestError};
-use crate::timeline::{LatestView, MustWait, PatientView, Timeline};
+use crate::timeline::{KeepError, LatestView, MustWait, PatientView, Timeline};
+use quire_protocol::page::{Keeping, WrittenPage};
 use quire_types::Lsn;
 use quire_wal::{CheckpointState, RawRecord, Record, WalError, WalStream};
 use std::sync::Arc;
@@ -181,6 +182,17 @@ impl Pipeline {
             self.timeline.freeze(self.ingest.state());
             self.last_freeze = Instant::now();
         }
+    }
+
+    /// Keeps pages as PostgreSQL wrote them, at the end of the last record, and freezes what was taken in.
+    pub fn keep(&mut self, upto: Lsn, pages: &[WrittenPage]) -> Result<Vec<Keeping>, KeepError> {
+        self.check_not_stopped().map_err(|_| KeepError::Stopped)?;
+        let kept = self.timeline.keep_pages(upto, pages)?;
+        kept.grown.into_iter().for_each(|(key, blocks)| self.ingest.note_size(key, blocks));
+        if kept.keepings.contains(&Keeping::Kept) {
+            self.freeze();
+        }
+        Ok(kept.keepings)
     }
 
     /// What a shutdown checkpoint at `lsn` has to say; none if ingest is not exactly there.

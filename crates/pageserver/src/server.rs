@@ -9,11 +9,12 @@ use crate::error::{ReadError, StorageError};
 use crate::import::ImportError;
 use crate::manifest::Origin;
 use crate::small_files::{FileError, SmallFiles};
-use crate::timeline::Timeline;
-use quire_protocol::page::{ErrorCode, MAX_CHAIN_BYTES, Request, Response};
+use crate::timeline::{KeepError, Timeline};
+use quire_protocol::page::{ErrorCode, MAX_CHAIN_BYTES, Request, Response, WrittenPage};
 use quire_protocol::page_version::{self, PageVersion};
 use quire_protocol::{Frame, FrameError};
-use quire_types::{Key, Lsn};
+use quire_types::{Key, Lsn, Term};
+use quire_wal::page;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,6 +78,20 @@ impl From<FileError> for Refusal {
             FileError::Storage(_) => ErrorCode::Storage,
         };
         Refusal::new(code, error)
+    }
+}
+
+impl From<KeepError> for Refusal {
+    fn from(error: KeepError) -> Refusal {
+        match error {
+            KeepError::Read(error) => error.into(),
+            KeepError::Fenced(error) => error.into(),
+            KeepError::Storage(_) => Refusal::new(ErrorCode::Storage, error),
+            KeepError::Stopped => Refusal::new(ErrorCode::IngestStopped, error),
+            KeepError::WrongPage(_) | KeepError::Ahead { .. } | KeepError::Gap { .. } => {
+                Refusal::new(ErrorCode::Protocol, error)
+            }
+        }
     }
 }
 
@@ -239,10 +254,14 @@ async fn answer(known: Option<Known>, request: Request, timeout: Duration) -> Re
             let listed = blocking(move || branch.files().list(&prefix, &after)).await??;
             Ok(Response::Files { files: listed.files, more: listed.more })
         }
-        Request::FenceFiles { term } => write_files(branch, move |files| files.fence(term)).await,
+        Request::FenceFiles { term } => {
+            blocking(move || branch.fence(term)).await??;
+            Ok(Response::Done)
+        }
         Request::PutFile { version, file } => write_files(branch, move |files| files.put(version, &file)).await,
         Request::RemoveFile { version, name } => write_files(branch, move |files| files.remove(version, &name)).await,
         Request::GetChain { lsn, key } => get_chain(branch, key, lsn, timeout).await,
+        Request::KeepPages { term, upto, pages } => keep_pages(branch, term, upto, pages, timeout).await,
         _ => Err(Refusal::new(ErrorCode::Protocol, "this message has no place here")),
     }
 }
@@ -289,6 +308,24 @@ async fn get_chain(branch: Arc<Branch>, key: Key, lsn: Lsn, timeout: Duration) -
         0..=MAX_CHAIN_BYTES => Ok(Response::Chain(versions)),
         bytes => Err(Refusal::new(ErrorCode::Protocol, format!("the chain of {key} takes {bytes} bytes"))),
     }
+}
+
+async fn keep_pages(
+    branch: Arc<Branch>,
+    term: Term,
+    upto: Lsn,
+    pages: Vec<WrittenPage>,
+    timeout: Duration,
+) -> Result<Response, Refusal> {
+    let newest = pages.iter().map(|written| page::lsn(&written.page)).fold(upto, Lsn::max);
+    branch.timeline().wait_for(newest, timeout).await?;
+    let turn = tokio::time::timeout(timeout, branch.turn_to_keep()).await;
+    let turn = turn.map_err(|_| Refusal::new(ErrorCode::Timeout, "other pages are still being kept"))?;
+    let keep = move || {
+        let _turn = turn;
+        branch.keep_pages(term, upto, &pages)
+    };
+    Ok(Response::KeptPages(blocking(keep).await??))
 }
 
 /// Reads from a timeline; a file that cannot be read is said.

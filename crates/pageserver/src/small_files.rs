@@ -8,6 +8,7 @@
 //! - a file is the old or the new one, whole, after a crash at any moment;
 //! - once a term has fenced the files, no lower term writes any: whoever lists them after fencing sees the last word of
 //!   all computes before;
+//! - whatever the log lacked when a term fenced the files, no compute before will send it any more: up to there it is *settled*;
 //! - within a term the writes take effect in the order of their sequence numbers, however late one of them arrives over a
 //!   connection that its sender has given up. The last number need not be durable: no connection outlives the process.
 
@@ -32,7 +33,9 @@ const NAME_BYTES_MAX: usize = 200;
 
 const FILE_MAGIC: [u8; 8] = *b"QUIREFIL";
 const TERM_MAGIC: [u8; 8] = *b"QUIRETRM";
-const VERSION: u32 = 1;
+const FILE_VERSION: u32 = 1;
+/// Version 1 did not say what is settled.
+const TERM_VERSION: u32 = 2;
 /// Bytes of a file's frame: magic, version, LSN, two lengths, checksum.
 const FRAME_BYTES: u64 = 8 + 4 + 8 + 4 + 4 + 4;
 
@@ -80,6 +83,7 @@ pub struct SmallFiles {
 #[derive(Debug)]
 struct State {
     last: FileVersion,
+    settled: Lsn,
     /// Names, and bytes on disk.
     files: BTreeMap<String, u64>,
     /// Set by a write whose outcome is not known; then nothing more is written. After any other failure the old file is whole,
@@ -93,22 +97,38 @@ impl SmallFiles {
         let dir = shard.join(FOLDER);
         quire_files::create_folder(&dir)?;
         let files = found_in(&dir)?;
-        let last = FileVersion { term: load_term(&dir)?, sequence: 0 };
-        Ok(SmallFiles { dir, state: Mutex::new(State { last, files, failed: None }) })
+        let Fence { term, settled } = load_fence(&dir)?;
+        let last = FileVersion { term, sequence: 0 };
+        Ok(SmallFiles { dir, state: Mutex::new(State { last, settled, files, failed: None }) })
     }
 
-    /// Refuses the writes of all lower terms from now on, durably.
-    pub fn fence(&self, term: Term) -> Result<(), FileError> {
+    /// Up to where no compute before the one that fenced the files can have more to send; invalid if nothing is known.
+    pub fn settled(&self) -> Lsn {
+        self.state().settled
+    }
+
+    /// Refuses the writes of all lower terms from now on, durably. `ingested` is how far the log is taken in; if the term is new,
+    /// everything before is settled.
+    pub fn fence(&self, term: Term, ingested: Lsn) -> Result<(), FileError> {
         let mut state = self.state();
         let fence = state.last.term;
         if term < fence {
             return Err(FileError::Fenced { fence, term });
         }
         if term > fence {
-            state.publish(&self.dir.join(TERM_FILE), &encode_term(term))?;
+            let settled = ingested.max(state.settled);
+            state.publish(&self.dir.join(TERM_FILE), &encode_fence(Fence { term, settled }))?;
             state.last = FileVersion { term, sequence: 0 };
+            state.settled = settled;
         }
         Ok(())
+    }
+
+    /// Does what only the term that fenced the files may do. No other can fence them before it is done.
+    pub fn in_term<T>(&self, term: Term, work: impl FnOnce() -> T) -> Result<T, FileError> {
+        let state = self.state();
+        state.check_term(term)?;
+        Ok(work())
     }
 
     /// Keeps a file, durably.
@@ -184,11 +204,16 @@ impl SmallFiles {
 impl State {
     /// Whether a write is to take effect; one that came late is not.
     fn admits(&self, version: FileVersion) -> Result<bool, FileError> {
-        let (fence, term) = (self.last.term, version.term);
+        self.check_term(version.term)?;
+        Ok(version.sequence > self.last.sequence)
+    }
+
+    fn check_term(&self, term: Term) -> Result<(), FileError> {
+        let fence = self.last.term;
         match term.cmp(&fence) {
             std::cmp::Ordering::Less => Err(FileError::Fenced { fence, term }),
             std::cmp::Ordering::Greater => Err(FileError::NotFenced(term)),
-            std::cmp::Ordering::Equal => Ok(version.sequence > self.last.sequence),
+            std::cmp::Ordering::Equal => Ok(()),
         }
     }
 
@@ -229,11 +254,18 @@ fn found_in(dir: &Path) -> Result<BTreeMap<String, u64>, StorageError> {
     Ok(found)
 }
 
-fn load_term(dir: &Path) -> Result<Term, StorageError> {
+/// What the term file says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Fence {
+    term: Term,
+    settled: Lsn,
+}
+
+fn load_fence(dir: &Path) -> Result<Fence, StorageError> {
     let path = dir.join(TERM_FILE);
     match fs::read(&path) {
-        Ok(raw) => decode_term(&raw).map_err(StorageError::malformed(&path, 0)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Term(0)),
+        Ok(raw) => decode_fence(&raw).map_err(StorageError::malformed(&path, 0)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Fence::default()),
         Err(error) => Err(StorageError::io("read", &path)(error)),
     }
 }
@@ -244,13 +276,16 @@ fn misnamed(path: PathBuf, name: &str) -> StorageError {
 
 fn encode(file: &SmallFile) -> Vec<u8> {
     let mut out = Writer::new();
-    out.bytes(&FILE_MAGIC).u32(VERSION).u64(file.lsn.0);
+    out.bytes(&FILE_MAGIC).u32(FILE_VERSION).u64(file.lsn.0);
     out.length_prefixed(file.name.as_bytes()).length_prefixed(&file.content);
     sealed(out)
 }
 
 fn decode(raw: &[u8]) -> Result<SmallFile, CodecError> {
-    let mut input = unsealed(raw, FILE_MAGIC)?;
+    let (mut input, version) = unsealed(raw, FILE_MAGIC)?;
+    if version != FILE_VERSION {
+        return Err(unknown_version(version));
+    }
     let lsn = Lsn(input.u64("lsn")?);
     let name = String::from_utf8_lossy(input.length_prefixed("name")?).into_owned();
     let content = Bytes::copy_from_slice(input.length_prefixed("content")?);
@@ -258,17 +293,22 @@ fn decode(raw: &[u8]) -> Result<SmallFile, CodecError> {
     Ok(SmallFile { name, lsn, content })
 }
 
-fn encode_term(term: Term) -> Vec<u8> {
+fn encode_fence(fence: Fence) -> Vec<u8> {
     let mut out = Writer::new();
-    out.bytes(&TERM_MAGIC).u32(VERSION).u64(term.0);
+    out.bytes(&TERM_MAGIC).u32(TERM_VERSION).u64(fence.term.0).u64(fence.settled.0);
     sealed(out)
 }
 
-fn decode_term(raw: &[u8]) -> Result<Term, CodecError> {
-    let mut input = unsealed(raw, TERM_MAGIC)?;
+fn decode_fence(raw: &[u8]) -> Result<Fence, CodecError> {
+    let (mut input, version) = unsealed(raw, TERM_MAGIC)?;
     let term = Term(input.u64("term")?);
+    let settled = match version {
+        1 => Lsn::INVALID,
+        TERM_VERSION => Lsn(input.u64("settled")?),
+        other => return Err(unknown_version(other)),
+    };
     input.finish()?;
-    Ok(term)
+    Ok(Fence { term, settled })
 }
 
 /// The bytes with their checksum behind them.
@@ -278,8 +318,8 @@ fn sealed(mut out: Writer) -> Vec<u8> {
     out.into_vec()
 }
 
-/// What follows the head of a file whose checksum is right.
-fn unsealed(raw: &[u8], magic: [u8; 8]) -> Result<Reader<'_>, CodecError> {
+/// What follows the head of a file whose checksum is right, and the format's version.
+fn unsealed(raw: &[u8], magic: [u8; 8]) -> Result<(Reader<'_>, u32), CodecError> {
     let short = CodecError::Truncated { field: "checksum", needed: 4, left: raw.len() };
     let (checked, checksum) = raw.split_last_chunk::<4>().ok_or(short)?;
     let mut input = Reader::new(checked);
@@ -290,10 +330,12 @@ fn unsealed(raw: &[u8], magic: [u8; 8]) -> Result<Reader<'_>, CodecError> {
     if crc32c::crc32c(checked) != u32::from_le_bytes(*checksum) {
         return Err(CodecError::Invalid { field: "checksum", value: u32::from_le_bytes(*checksum).into() });
     }
-    match input.u32("version")? {
-        VERSION => Ok(input),
-        other => Err(CodecError::Invalid { field: "version", value: other.into() }),
-    }
+    let version = input.u32("version")?;
+    Ok((input, version))
+}
+
+fn unknown_version(version: u32) -> CodecError {
+    CodecError::Invalid { field: "version", value: version.into() }
 }
 
 #[cfg(test)]

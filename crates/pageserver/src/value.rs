@@ -14,6 +14,9 @@ use quire_types::{Key, Lsn, PAGE_SIZE};
 pub enum Value {
     /// A whole page, 8 KiB.
     Image(Bytes),
+    /// A page, 8 KiB, that was logged without bytes that PostgreSQL reads. Zeroes stand for them until the page comes as
+    /// PostgreSQL wrote it.
+    PartialImage(Bytes),
     /// A change of a page, applied to the version before it.
     Delta(Delta),
     /// The value of a key that is not a page.
@@ -36,17 +39,27 @@ pub enum Kind {
     Delta = 3,
     /// A delta that needs no version before.
     InitialDelta = 4,
+    /// A page as PostgreSQL wrote it.
+    Written = 5,
+    /// A page that was logged without bytes that PostgreSQL reads.
+    Partial = 6,
 }
 
 impl Kind {
     /// From the number in a layer file.
     pub fn from_number(number: u8) -> Option<Kind> {
-        [Kind::Tombstone, Kind::Bytes, Kind::Image, Kind::Delta, Kind::InitialDelta].get(usize::from(number)).copied()
+        use Kind::{Bytes, Delta, Image, InitialDelta, Partial, Tombstone, Written};
+        [Tombstone, Bytes, Image, Delta, InitialDelta, Written, Partial].get(usize::from(number)).copied()
     }
 
     /// Whether a page can be rebuilt from this version on, without an older one.
     pub fn is_base(self) -> bool {
         self != Kind::Delta
+    }
+
+    /// Whether the payload is a page.
+    pub fn is_image(self) -> bool {
+        matches!(self, Kind::Image | Kind::Written | Kind::Partial)
     }
 
     /// Whether it takes a replay to make use of it.
@@ -56,9 +69,13 @@ impl Kind {
 
     /// For people.
     pub fn name(self) -> &'static str {
-        ["tombstone", "bytes", "image", "delta", "initial delta"][self as usize]
+        ["tombstone", "bytes", "image", "delta", "initial delta", "image as written", "partial image"][self as usize]
     }
 }
+
+/// The place of a version among those of its key: its LSN, and whether it is something else than a delta. No two versions of a
+/// key have the same.
+pub type Place = (Lsn, bool);
 
 /// A value at an LSN, as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,15 +89,22 @@ pub struct Version {
 }
 
 impl Version {
+    /// Where it stands among the versions of its key. At one LSN there may be a delta, and after it a page that includes
+    /// the delta.
+    pub fn place(&self) -> Place {
+        (self.lsn, !self.kind.is_delta())
+    }
+
     /// The version that `value` makes of `key` at `lsn`; none if a key of this kind cannot have such a value.
     pub fn new(key: Key, lsn: Lsn, value: &Value) -> Option<Version> {
         let page = key.is_page();
         let (kind, payload) = match value {
             Value::Image(image) if page && image.len() == PAGE_SIZE => (Kind::Image, image.clone()),
+            Value::PartialImage(image) if page && image.len() == PAGE_SIZE => (Kind::Partial, image.clone()),
             Value::Delta(delta) if page => (delta_kind(delta, key), delta.encode()),
             Value::Bytes(bytes) if !page => (Kind::Bytes, bytes.clone()),
             Value::Tombstone => (Kind::Tombstone, Bytes::new()),
-            Value::Image(_) | Value::Delta(_) | Value::Bytes(_) => return None,
+            Value::Image(_) | Value::PartialImage(_) | Value::Delta(_) | Value::Bytes(_) => return None,
         };
         Some(Version { lsn, kind, payload })
     }

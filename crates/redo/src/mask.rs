@@ -110,6 +110,36 @@ fn is_empty(page: &Page) -> bool {
         && contents.is_some_and(|contents| contents.iter().all(|byte| *byte == 0))
 }
 
+/// Whether PostgreSQL reads bytes between `pd_lower` and `pd_upper` of such a page. An image that was logged without them
+/// (`REGBUF_STANDARD`) is not the page then.
+pub fn reads_hole(page: &[u8; PAGE_SIZE], key: Key) -> bool {
+    let has_no_lower = usize::from(page::lower(page)) <= HEADER_BYTES;
+    match page_kind(page, key) {
+        // The bits begin where `pd_lower` stays.
+        PageKind::VisibilityMap => true,
+        PageKind::Brin => match u16_at(page, PAGE_ID_AT) {
+            // A page of the range map has its array there.
+            brin::TYPE_REVMAP => true,
+            // Before PostgreSQL 11 a meta page's `pd_lower` did not say where its data end.
+            brin::TYPE_META => has_no_lower,
+            _ => false,
+        },
+        // Before PostgreSQL 9.4 no data page had a `pd_lower`. Of a deleted page nobody reads anything.
+        PageKind::Gin => has_no_lower && u16_at(page, PAGE_ID_AT) & gin::FLAG_DELETED == 0,
+        // An unused page; what comes of it says a record, but it is not known to be empty.
+        PageKind::Hash => u16_at(page, FLAGS_AT) & hash::PAGE_TYPE_MASK == 0,
+        // Nobody knows what is where.
+        PageKind::Extension => true,
+        // Line pointers end at `pd_lower` and items begin at `pd_upper`; a sequence's tuple is an item, a B-tree's and an SP-GiST
+        // index's meta page have a `pd_lower` behind their data.
+        PageKind::Heap { .. } | PageKind::Sequence | PageKind::Btree | PageKind::Gist | PageKind::SpGist => false,
+        // Neither has a hole: one has no `pd_upper`, the other no header.
+        PageKind::New | PageKind::Slru => false,
+        // Advisory, and never stored.
+        PageKind::FreeSpaceMap => false,
+    }
+}
+
 /// Overwrites everything in which two right copies of a page may differ.
 pub fn mask_page(page: &mut [u8; PAGE_SIZE], kind: PageKind) {
     if matches!(kind, PageKind::Slru | PageKind::New) {
@@ -310,6 +340,38 @@ mod tests {
         }
         assert_eq!(page_kind(&[0; PAGE_SIZE], key(Fork::Main, 0)), PageKind::New);
         assert_eq!(page_kind(&[0; PAGE_SIZE], key(Fork::VisibilityMap, 0)), PageKind::VisibilityMap);
+    }
+
+    #[test]
+    fn only_pages_with_contents_where_the_hole_would_be_read_it() {
+        let sixteen = |flags: u16, id: u16| [&[0; 12][..], &flags.to_le_bytes(), &id.to_le_bytes()].concat();
+        let eight = |id: u16| [&[7, 0, 0, 0, 0, 0][..], &id.to_le_bytes()].concat();
+        let cases = [
+            ("heap", vec![], Fork::Main, false, false),
+            ("visibility map", vec![], Fork::VisibilityMap, true, true),
+            ("free space map", vec![], Fork::FreeSpaceMap, false, false),
+            ("sequence", vec![0x17, 0x17, 0, 0, 0, 0, 0, 0], Fork::Main, false, false),
+            ("B-tree", sixteen(1, 0), Fork::Main, false, false),
+            ("GiST", sixteen(1, gist::PAGE_ID), Fork::Main, false, false),
+            ("SP-GiST", eight(spgist::PAGE_ID), Fork::Main, false, false),
+            ("hash bucket", sixteen(hash::FLAG_BUCKET_PAGE, hash::PAGE_ID), Fork::Main, false, false),
+            ("unused hash page", sixteen(0, hash::PAGE_ID), Fork::Main, true, true),
+            ("BRIN range map", eight(brin::TYPE_REVMAP), Fork::Main, true, true),
+            ("BRIN meta page", eight(brin::TYPE_META), Fork::Main, true, false),
+            ("BRIN data", eight(brin::TYPE_REGULAR), Fork::Main, false, false),
+            ("GIN data", eight(2), Fork::Main, true, false),
+            ("deleted GIN page", eight(gin::FLAG_DELETED), Fork::Main, false, false),
+            ("extension", vec![1; 24], Fork::Main, true, true),
+        ];
+        for (what, special, fork, without_lower, with_lower) in cases {
+            let mut page = page_with_special(&special);
+            assert_eq!(reads_hole(&page, key(fork, 0)), without_lower, "{what} with the lowest pd_lower");
+            page::set_lower(&mut page, 100);
+            assert_eq!(reads_hole(&page, key(fork, 0)), with_lower, "{what} with a pd_lower");
+        }
+        assert!(!reads_hole(&[0; PAGE_SIZE], key(Fork::Main, 0)), "a new page");
+        let slru = Key::SlruBlock { slru: quire_types::Slru::Clog, page: 0 };
+        assert!(!reads_hole(&page_with_special(&[1; 24]), slru), "an SLRU page");
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Store {
     pub(super) fn apply(&mut self, change: &Change) -> bool {
         let key = change.key;
         match &change.value {
-            Value::Image(image) => self.page_mut(key).copy_from_slice(image),
+            Value::Image(image) | Value::PartialImage(image) => self.page_mut(key).copy_from_slice(image),
             Value::Bytes(value) => self.set(key, value.clone()),
             Value::Delta(delta) => return quire_redo::apply(self.page_mut(key), key, change.lsn, delta).is_ok(),
             Value::Tombstone => {

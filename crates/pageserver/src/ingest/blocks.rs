@@ -4,11 +4,11 @@ use super::changes::Batch;
 use super::error::IngestError;
 use crate::value::Value;
 use bytes::Bytes;
-use quire_redo::{Delta, visibility_map};
-use quire_types::{Fork, Key};
+use quire_redo::{Delta, mask, visibility_map};
+use quire_types::{Fork, Key, PAGE_SIZE};
 use quire_wal::effects::heap::{VisibilityCleared, visibility_cleared};
 use quire_wal::effects::xlog::{self, XlogEffect};
-use quire_wal::{Block, BlockImage, page, rmgr};
+use quire_wal::{Block, BlockImage, Record, page, rmgr};
 
 /// Changes every block that the record names, but those of the free space map.
 ///
@@ -36,8 +36,17 @@ fn restore(batch: &mut Batch<'_>, block: &Block, image: &BlockImage) -> Result<(
     }
     quire_redo::finish_image(&mut restored, key, record.end, batch.bytes, record.start)?;
     batch.extend_relation(block.rel, block.block)?;
-    batch.push(key, Value::Image(Bytes::copy_from_slice(restored.as_slice())));
+    let page = Bytes::copy_from_slice(restored.as_slice());
+    let value = if lacks_bytes(record, image, &restored, key) { Value::PartialImage(page) } else { Value::Image(page) };
+    batch.push(key, value);
     Ok(())
+}
+
+/// Whether the hole that was left out of an image had contents. `CREATE DATABASE` logs the pages of a template as if all had the
+/// standard layout (`RelationCopyStorageUsingBuffer`), and an extension's pages may be logged the same way. The records of other
+/// resource managers leave no hole in such pages; that of generic records is zeroes on both sides (`GenericXLogFinish`).
+fn lacks_bytes(record: &Record, image: &BlockImage, page: &[u8; PAGE_SIZE], key: Key) -> bool {
+    record.rmgr == rmgr::XLOG && image.hole_length > 0 && mask::reads_hole(page, key)
 }
 
 fn redo(batch: &mut Batch<'_>, block: &Block) -> Result<(), IngestError> {

@@ -16,7 +16,7 @@ const REMEMBERED_SIZES_MAX: usize = 1 << 18;
 
 /// The most blocks that one record may add between the end of a relation and a block that it names: 32 GiB. A hash index of 4 MiB or more adds a quarter of its
 /// buckets with one record at most, so that this ends its growth at 256 GiB.
-const GAP_BLOCKS_MAX: u32 = 1 << 22;
+pub(crate) const GAP_BLOCKS_MAX: u32 = 1 << 22;
 
 /// The most SLRU pages that one record may bring into being. PostgreSQL logs the zeroing of each page before it is
 /// used, so that what other records name is there, but for a page or two.
@@ -35,6 +35,11 @@ impl Sizes {
         if self.known.len() > REMEMBERED_SIZES_MAX {
             self.known.clear();
         }
+    }
+
+    /// Notes a size that was changed beside the log.
+    pub(super) fn note(&mut self, key: Key, size: u32) {
+        self.known.insert(key, Some(size));
     }
 
     fn get(&mut self, key: Key, view: &dyn StateView) -> Result<Option<u32>, IngestError> {

@@ -30,6 +30,7 @@ mod transaction;
 mod view;
 mod xlog;
 
+pub(crate) use changes::GAP_BLOCKS_MAX;
 pub use error::IngestError;
 pub use view::{StateError, StateView};
 
@@ -88,6 +89,11 @@ impl Ingest {
     /// What the log says of full-page writes.
     pub fn full_page_writes(&self) -> FullPageWrites {
         self.state.full_page_writes
+    }
+
+    /// Notes how long a relation has become by pages that PostgreSQL wrote without logging them.
+    pub fn note_size(&mut self, key: Key, blocks: u32) {
+        self.sizes.note(key, blocks);
     }
 
     /// The changes that a record makes, decoded first.

@@ -8,7 +8,7 @@
 //! 31  ...  payload
 //! ```
 
-use crate::value::{Kind, Version};
+use crate::value::{Kind, Place, Version};
 use bytes::Bytes;
 use quire_types::key::KEY_BYTES;
 use quire_types::{CodecError, Key, Lsn, Reader, Writer};
@@ -40,6 +40,13 @@ struct Entry {
     end: u32,
 }
 
+impl Entry {
+    /// Entries ascend by this, strictly.
+    fn place(&self) -> (Key, Place) {
+        (self.key, (self.lsn, !self.kind.is_delta()))
+    }
+}
+
 impl Block {
     /// Takes a block apart and checks that it is in order.
     pub(super) fn parse(raw: Vec<u8>) -> Result<Block, CodecError> {
@@ -47,7 +54,7 @@ impl Block {
         let mut entries: Vec<Entry> = Vec::new();
         while reader.remaining() > 0 {
             let entry = read_entry(&mut reader, raw.len())?;
-            let ascending = entries.last().is_none_or(|last| (last.key, last.lsn) < (entry.key, entry.lsn));
+            let ascending = entries.last().is_none_or(|last| last.place() < entry.place());
             if !ascending {
                 return Err(CodecError::Invalid { field: "entry order", value: entries.len() as u64 });
             }

@@ -216,7 +216,8 @@ fn parse_index(raw: &[u8], data_end: u64) -> Result<Vec<IndexEntry>, CodecError>
         let first = (Key::decode(reader.bytes("index key", KEY_BYTES)?)?, Lsn(reader.u64("index lsn")?));
         let extent = Extent { offset: reader.u64("block offset")?, length: reader.u32("block length")? };
         let inside = extent.offset.checked_add(u64::from(extent.length)).is_some_and(|end| end <= data_end);
-        let ascending = index.last().is_none_or(|last| last.first < first);
+        // A delta and the image that includes it may be in two blocks.
+        let ascending = index.last().is_none_or(|last| last.first <= first);
         if !inside || !ascending {
             return Err(CodecError::Invalid { field: "index entry", value: index.len() as u64 });
         }

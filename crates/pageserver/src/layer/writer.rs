@@ -7,7 +7,7 @@ use super::frame::{self, Extent};
 use super::sections;
 use crate::accounts::Carry;
 use crate::error::StorageError;
-use crate::value::Version;
+use crate::value::{Place, Version};
 use quire_files::{Durability, Staged};
 use quire_types::{Key, Lsn, ShardId, TimelineKey, Writer};
 use std::path::Path;
@@ -20,7 +20,7 @@ pub struct LayerWriter {
     block_start: Option<(Key, Lsn)>,
     index: Writer,
     hashes: Vec<u64>,
-    last: Option<(Key, Lsn)>,
+    last: Option<(Key, Place)>,
     first_key: Option<Key>,
     lsns: (Lsn, Lsn),
     versions: u64,
@@ -51,15 +51,15 @@ impl LayerWriter {
     /// Adds the next version.
     ///
     /// # Panics
-    /// If `(key, lsn)` is not above the one added before: a layer out of order would answer reads wrongly.
+    /// If key and place are not above those added before: a layer out of order would answer reads wrongly.
     pub fn add(&mut self, key: Key, version: &Version) -> Result<(), StorageError> {
-        assert!(self.last.is_none_or(|last| last < (key, version.lsn)), "versions are added in order");
+        assert!(self.last.is_none_or(|last| last < (key, version.place())), "versions are added in order");
         if self.last.is_none_or(|(last, _)| last != key) {
             self.hashes.push(bloom::hash(key));
         }
         self.first_key.get_or_insert(key);
         self.block_start.get_or_insert((key, version.lsn));
-        self.last = Some((key, version.lsn));
+        self.last = Some((key, version.place()));
         self.lsns = (self.lsns.0.min(version.lsn), self.lsns.1.max(version.lsn));
         self.versions += 1;
         block::write_entry(&mut self.block, key, version);

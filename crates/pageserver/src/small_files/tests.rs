@@ -13,7 +13,7 @@ fn version(term: u64, sequence: u64) -> FileVersion {
 
 fn fenced(dir: &Path, term: u64) -> SmallFiles {
     let files = SmallFiles::open(dir).unwrap();
-    files.fence(Term(term)).unwrap();
+    files.fence(Term(term), Lsn(term * 100)).unwrap();
     files
 }
 
@@ -40,14 +40,41 @@ fn a_fenced_term_writes_nothing_any_more_even_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let files = fenced(dir.path(), 3);
     files.put(version(3, 1), &file(SLOT, "old compute")).unwrap();
-    files.fence(Term(4)).unwrap();
+    files.fence(Term(4), Lsn(400)).unwrap();
     for files in [files, SmallFiles::open(dir.path()).unwrap()] {
         assert!(matches!(files.put(version(3, 2), &file(SLOT, "late")), Err(FileError::Fenced { .. })));
         assert!(matches!(files.remove(version(3, 3), SLOT), Err(FileError::Fenced { .. })));
-        assert!(matches!(files.fence(Term(3)), Err(FileError::Fenced { .. })));
+        assert!(matches!(files.fence(Term(3), Lsn(900)), Err(FileError::Fenced { .. })));
         assert!(matches!(files.put(version(5, 1), &file(SLOT, "early")), Err(FileError::NotFenced(Term(5)))));
         assert_eq!(listed(&files), [file(SLOT, "old compute")]);
     }
+}
+
+#[test]
+fn a_new_term_settles_what_is_ingested_and_only_the_term_that_fenced_may_work() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(SmallFiles::open(dir.path()).unwrap().settled(), Lsn::INVALID);
+    let files = fenced(dir.path(), 3);
+    files.fence(Term(3), Lsn(900)).unwrap();
+    assert_eq!(files.settled(), Lsn(300), "the same compute still sends what it has");
+    files.fence(Term(4), Lsn(400)).unwrap();
+    files.fence(Term(5), Lsn(350)).unwrap();
+    for files in [files, SmallFiles::open(dir.path()).unwrap()] {
+        assert_eq!(files.settled(), Lsn(400));
+        assert!(matches!(files.in_term(Term(4), || ()), Err(FileError::Fenced { .. })));
+        assert!(matches!(files.in_term(Term(6), || ()), Err(FileError::NotFenced(Term(6)))));
+        assert_eq!(files.in_term(Term(5), || 7).unwrap(), 7);
+    }
+}
+
+#[test]
+fn a_term_file_of_the_first_version_settles_nothing() {
+    let mut out = Writer::new();
+    out.bytes(&TERM_MAGIC).u32(1).u64(7);
+    assert_eq!(decode_fence(&sealed(out)).unwrap(), Fence { term: Term(7), settled: Lsn::INVALID });
+    let mut later = Writer::new();
+    later.bytes(&TERM_MAGIC).u32(3).u64(7).u64(8);
+    assert!(matches!(decode_fence(&sealed(later)), Err(CodecError::Invalid { field: "version", value: 3 })));
 }
 
 #[test]

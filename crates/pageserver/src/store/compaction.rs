@@ -2,8 +2,7 @@
 //!
 //! Flushed memtables are runs of tier 0. Eight neighbours of one tier are merged into a run of the next, which makes
 //! about eight times the runs of a read into one at the price of writing each version once more: a branch of N flushes
-//! has at most seven runs in each of log8(N) tiers. Nothing is dropped but deltas that an image at the same LSN
-//! includes.
+//! has at most seven runs in each of log8(N) tiers. Nothing is dropped but what a newer run has at the same place.
 
 use super::Store;
 use super::tables::Run;
@@ -11,8 +10,8 @@ use crate::accounts::Carry;
 use crate::error::StorageError;
 use crate::layer::{Layer, LayerWriter, Merge, Stream};
 use crate::manifest::{LayerId, Manifest};
-use crate::value::Version;
-use quire_types::{Key, Lsn};
+use crate::value::{Place, Version};
+use quire_types::Key;
 use std::fs;
 use std::iter::Peekable;
 use std::ops::Range;
@@ -29,7 +28,7 @@ pub fn choose_runs(tiers: &[u8]) -> Option<Range<usize>> {
     equal.min_by_key(|(start, window)| (window[0], *start)).map(|(start, _)| start..start + FAN_IN)
 }
 
-type MergedVersions = Peekable<Merge<(Key, Version), (Key, Lsn)>>;
+type MergedVersions = Peekable<Merge<(Key, Version), (Key, Place)>>;
 type MergedCarries = Peekable<Merge<Carry, Key>>;
 
 impl Store {
@@ -112,8 +111,9 @@ fn merge_versions(inputs: &[Run]) -> MergedVersions {
         let layers: Vec<_> = run.layers.iter().map(|(_, layer)| Arc::clone(layer)).collect();
         Box::new(layers.into_iter().flat_map(|layer| layer.entries()))
     };
-    // Two versions at one LSN are a delta and, in a newer run, the image that a worker made of it.
-    Merge::new(inputs.iter().map(stream).collect(), |(key, version)| (*key, version.lsn), |_, newer| newer).peekable()
+    // Two pages at one place are an image and, in a newer run, the page as PostgreSQL wrote it.
+    let at = |(key, version): &(Key, Version)| (*key, version.place());
+    Merge::new(inputs.iter().map(stream).collect(), at, |_, newer| newer).peekable()
 }
 
 fn merge_carries(inputs: &[Run]) -> MergedCarries {

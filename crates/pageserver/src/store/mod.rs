@@ -6,10 +6,11 @@
 //!
 //! Invariants:
 //! - sources are ordered: the open memtable is newest, then the frozen ones, then the runs; a version of a key that is
-//!   not a page never lies in a newer source than one with a higher LSN. Images made by workers are the exception among
-//!   pages, see [`crate::chain`];
+//!   not a page never lies in a newer source than one with a higher LSN. Images made by workers and pages as PostgreSQL wrote
+//!   them are the exception among pages, see [`crate::chain`];
 //! - a record's versions are taken in together, under the lock that reads take;
-//! - no version is ever dropped, but for a delta that an image at the same LSN includes;
+//! - no version is ever dropped, but for a page in whose place another came at the same LSN;
+//! - an image beside a delta is a worker's, and can be made again; one alone is what the log says;
 //! - a write that failed before its file got its name, as on a full disk, left nothing and may be repeated; one of which that is
 //!   not known is the last, until the shard is opened again.
 //!
@@ -17,10 +18,12 @@
 
 mod compaction;
 mod flush;
+mod keep;
 mod read;
 mod tables;
 
 pub use compaction::choose_runs;
+pub use keep::{Keepsake, KeepsakeGuard};
 pub use read::Scanned;
 pub use tables::Run;
 
@@ -140,23 +143,34 @@ impl Store {
 
     /// Keeps the image that was made of a page whose account was `settled`; gives the rest of the account, or nothing if
     /// the page has another base by now and the image is not needed.
-    pub fn keep_image(&self, key: Key, image: Bytes, settled: &Account) -> Option<Account> {
+    ///
+    /// `epoch` is that of the chain that the image was made of: written pages that were kept since may belong into it.
+    pub fn keep_image(&self, key: Key, image: Bytes, settled: &Account, epoch: u64) -> Option<Account> {
         let mut tables = self.write();
+        if !tables.is_still(epoch) {
+            return None;
+        }
         let rest = tables.accounts.settle(key, settled)?;
         tables.open.insert(key, Version { lsn: settled.last, kind: Kind::Image, payload: image }, rest);
         Some(rest)
     }
 
     /// Keeps an image of a page as it was at `lsn`, before its newest base; says whether it was needed.
-    pub fn keep_historical_image(&self, key: Key, lsn: Lsn, image: Bytes) -> bool {
+    pub fn keep_historical_image(&self, key: Key, lsn: Lsn, image: Bytes, epoch: u64) -> bool {
         let mut tables = self.write();
         let account = tables.accounts.get(key);
         let is_historical = account.deltas == 0 || lsn < account.since;
-        let is_new = tables.open.kind_at(key, lsn) != Some(Kind::Image);
-        if is_historical && is_new {
+        let is_new = !tables.open.has_page_at(key, lsn);
+        let is_needed = is_historical && is_new && tables.is_still(epoch);
+        if is_needed {
             tables.open.insert(key, Version { lsn, kind: Kind::Image, payload: image }, account);
         }
-        is_historical && is_new
+        is_needed
+    }
+
+    /// Counts the keeping of written pages; see [`Chain::epoch`](crate::chain::Chain::epoch).
+    pub fn epoch(&self) -> u64 {
+        self.read().epoch
     }
 
     /// A page's image account.

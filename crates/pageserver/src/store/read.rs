@@ -5,11 +5,11 @@ use super::tables::Run;
 use crate::chain::Chain;
 use crate::error::StorageError;
 use crate::layer::Layer;
-use crate::value::Version;
+use crate::value::{Place, Version};
 use bytes::Bytes;
 use quire_types::{Fork, Key, Lsn, RelTag, Slru};
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 /// Live values of a range.
@@ -38,13 +38,34 @@ impl Store {
     fn chains_in_memory(&self, keys: &[Key], upto: Lsn) -> (Vec<Chain>, Arc<Vec<Run>>) {
         let tables = self.read();
         let chain_of = |key: &Key| {
-            let mut chain = Chain::new(*key, upto);
+            let mut chain = Chain::new(*key, upto).in_epoch(tables.epoch);
             for table in tables.memtables() {
                 table.visit(*key, chain.floor(), upto, &mut |version| chain.offer(version));
             }
             chain
         };
         (keys.iter().map(chain_of).collect(), Arc::clone(&tables.runs))
+    }
+
+    /// All versions of a key above `after` and at most at `upto`, by their places.
+    pub fn history(&self, key: Key, after: Lsn, upto: Lsn) -> Result<BTreeMap<Place, Version>, StorageError> {
+        let mut history = BTreeMap::new();
+        let mut note = |version: Version| {
+            // Newer sources come first.
+            history.entry(version.place()).or_insert(version);
+            ControlFlow::Continue(())
+        };
+        let runs = {
+            let tables = self.read();
+            tables.memtables().for_each(|table| table.visit(key, after, upto, &mut note));
+            Arc::clone(&tables.runs)
+        };
+        for layer in runs.iter().rev().filter_map(|run| layer_of(run, key)) {
+            if layer.may_hold(key, after, upto) {
+                layer.visit(key, after, upto, &mut note)?;
+            }
+        }
+        Ok(history)
     }
 
     /// The newest version at or below `upto` of a key that is not a page.

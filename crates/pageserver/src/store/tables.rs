@@ -49,6 +49,8 @@ pub(super) struct Tables {
     /// Oldest first.
     pub(super) runs: Arc<Vec<Run>>,
     pub(super) accounts: Accounts,
+    /// Counted when the keeping of written pages begins and when it ends, so odd meanwhile.
+    pub(super) epoch: u64,
 }
 
 impl Tables {
@@ -61,12 +63,17 @@ impl Tables {
             }
         }
         let (open, frozen) = (Memtable::default(), VecDeque::new());
-        Ok(Tables { open, frozen, runs: Arc::new(runs), accounts })
+        Ok(Tables { open, frozen, runs: Arc::new(runs), accounts, epoch: 0 })
     }
 
     /// The memtables, newest first.
     pub(super) fn memtables(&self) -> impl Iterator<Item = &Memtable> {
         std::iter::once(&self.open).chain(self.frozen.iter().rev().map(|frozen| &frozen.table))
+    }
+
+    /// Whether an image made in that epoch may be kept: no written page came since, and none is coming.
+    pub(super) fn is_still(&self, epoch: u64) -> bool {
+        self.epoch == epoch && epoch.is_multiple_of(2)
     }
 
     pub(super) fn size(&self) -> StoreSize {

@@ -2,9 +2,10 @@
 //!
 //! A page is in the backlog once, from the moment it is queued until its image is kept. Urgent pages come first. A page
 //! that cannot be rebuilt is put aside: reads of it report the error, and the branch goes on. If it was a file that could not
-//! be read, the page is taken up again some time later.
+//! be read, the page is taken up again some time later. A page is put aside, too, whose image would lack what only PostgreSQL has
+//! yet: until that comes, or it is certain that it will not.
 
-use quire_types::Key;
+use quire_types::{Key, Lsn};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
@@ -22,6 +23,8 @@ struct Inner {
     urgent_pages: usize,
     broken: HashSet<Key>,
     unread: HashSet<Key>,
+    /// Incomplete pages, and the names of their chains ([`crate::accounts::Account::since`]).
+    incomplete: HashMap<Key, Lsn>,
     sweep_again: bool,
 }
 
@@ -33,11 +36,13 @@ pub(super) enum Work {
     Broken,
     /// A file that it takes cannot be read.
     Unread,
+    /// Bytes of the page were not logged and may still come; of the chain of that name.
+    Incomplete(Lsn),
 }
 
 impl Inner {
     fn is_put_aside(&self, key: Key) -> bool {
-        self.broken.contains(&key) || self.unread.contains(&key)
+        self.broken.contains(&key) || self.unread.contains(&key) || self.incomplete.contains_key(&key)
     }
 }
 
@@ -73,6 +78,31 @@ impl Backlog {
         inner.broken.len() + inner.unread.len()
     }
 
+    /// Incomplete pages, and the names of their chains.
+    pub(super) fn incomplete(&self) -> Vec<(Key, Lsn)> {
+        self.lock().incomplete.iter().map(|(key, since)| (*key, *since)).collect()
+    }
+
+    /// Whether no worker can do anything about a page whose chain is called `since`. An incomplete page that was given another
+    /// base by the log is not incomplete any more.
+    pub(super) fn holds_back(&self, key: Key, since: Lsn) -> bool {
+        let mut inner = self.lock();
+        if inner.incomplete.get(&key).is_some_and(|known| *known != since) {
+            inner.incomplete.remove(&key);
+        }
+        inner.is_put_aside(key)
+    }
+
+    /// Takes a page up again that was incomplete.
+    pub(super) fn complete(&self, key: Key) {
+        self.lock().incomplete.remove(&key);
+    }
+
+    /// Takes all pages up again that were incomplete; says whether there were any.
+    pub(super) fn complete_all(&self) -> bool {
+        !std::mem::take(&mut self.lock().incomplete).is_empty()
+    }
+
     /// Whether ingest may go on.
     pub(super) fn has_room(&self) -> bool {
         let inner = self.lock();
@@ -82,7 +112,8 @@ impl Backlog {
     /// Pages that can be added, and those that must not be.
     pub(super) fn room(&self) -> (usize, HashSet<Key>) {
         let inner = self.lock();
-        let excluded = inner.pages.keys().chain(&inner.broken).chain(&inner.unread).copied().collect();
+        let put_aside = inner.broken.iter().chain(&inner.unread).chain(inner.incomplete.keys());
+        let excluded = inner.pages.keys().chain(put_aside).copied().collect();
         (self.pages_max.saturating_sub(inner.pages.len()), excluded)
     }
 
@@ -130,6 +161,7 @@ impl Backlog {
             Work::Done => {}
             Work::Broken => drop(inner.broken.insert(key)),
             Work::Unread => drop(inner.unread.insert(key)),
+            Work::Incomplete(since) => drop(inner.incomplete.insert(key, since)),
         }
     }
 
@@ -192,6 +224,25 @@ mod tests {
         backlog.take();
         backlog.done(key(1), Work::Broken);
         assert!(!backlog.add(key(1), true) && backlog.has_room() && backlog.contains(key(1)));
+    }
+
+    #[test]
+    fn an_incomplete_page_is_not_queued_until_it_is_complete_or_has_another_base() {
+        let backlog = Backlog::new(10);
+        let put_aside = || {
+            backlog.add(key(1), true);
+            assert_eq!(backlog.take(), Some(key(1)));
+            backlog.done(key(1), Work::Incomplete(Lsn(7)));
+            assert!(!backlog.add(key(1), true) && backlog.has_room() && backlog.broken() == 0);
+            assert!(backlog.holds_back(key(1), Lsn(7)) && backlog.room().1.contains(&key(1)));
+        };
+        put_aside();
+        backlog.complete(key(1));
+        put_aside();
+        assert!(backlog.complete_all() && !backlog.complete_all());
+        put_aside();
+        assert!(!backlog.holds_back(key(1), Lsn(8)) && backlog.incomplete().is_empty());
+        assert!(backlog.add(key(1), false));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use crate::chain::Chain;
 use crate::error::ReadError;
 use crate::image_policy::{ImageChoice, choose};
 use bytes::Bytes;
-use quire_types::Key;
+use quire_types::{Key, Lsn};
+use std::sync::atomic::Ordering;
 
 /// Why an image was made.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -29,6 +30,19 @@ pub enum ImageOutcome {
     Failed(Key, ReadError),
     /// A file that the page takes cannot be read; the page was put aside until [`Timeline::retry_unread_images`].
     Unread(Key),
+    /// Bytes of the page were not logged and may still come: an image would lack them. The page was put aside until they come or
+    /// are [settled](Timeline::settle).
+    Incomplete(Key, Incomplete),
+}
+
+/// The chain of a page of which bytes were not logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Incomplete {
+    /// LSN of the image that was logged without them.
+    base: Lsn,
+    /// The name of the page's account.
+    since: Lsn,
+    epoch: u64,
 }
 
 impl ImageOutcome {
@@ -37,6 +51,7 @@ impl ImageOutcome {
             ImageOutcome::Made(_) | ImageOutcome::NotNeeded(_) => Work::Done,
             ImageOutcome::Failed(..) => Work::Broken,
             ImageOutcome::Unread(_) => Work::Unread,
+            ImageOutcome::Incomplete(_, Incomplete { since, .. }) => Work::Incomplete(*since),
         }
     }
 }
@@ -52,6 +67,43 @@ impl Timeline {
         self.backlog.broken()
     }
 
+    /// Pages past the threshold that get no image because bytes of theirs were not logged and may still come.
+    pub fn incomplete_pages(&self) -> usize {
+        let is_still = |(key, since): &(Key, Lsn)| self.store.account(*key).since == *since;
+        self.backlog.incomplete().iter().filter(|page| is_still(page)).count()
+    }
+
+    /// Up to where bytes that were not logged will not come any more.
+    pub fn settled(&self) -> Lsn {
+        Lsn(self.settled.load(Ordering::SeqCst))
+    }
+
+    /// Notes that bytes that were not logged up to `lsn` will not come any more, as after a crash of PostgreSQL: pages are what
+    /// the log says, and images may be made of them.
+    pub fn settle(&self, lsn: Lsn) {
+        let before = self.settled.fetch_max(lsn.0, Ordering::SeqCst);
+        if before < lsn.0 && self.backlog.complete_all() {
+            self.sweep();
+        }
+    }
+
+    /// Takes pages up again of which written pages were kept.
+    pub(super) fn take_up(&self, keys: impl IntoIterator<Item = Key>) {
+        let settings = self.settings();
+        for key in keys {
+            self.backlog.complete(key);
+            let account = self.store.account(key);
+            if settings.reached(account.deltas, account.bytes) {
+                self.enqueue(key, false);
+            }
+        }
+    }
+
+    /// Whether an image of the chain would lack bytes that may still come.
+    fn is_incomplete(&self, chain: &Chain) -> bool {
+        chain.partial_lsn().is_some_and(|lsn| lsn > self.settled())
+    }
+
     /// The account with the most deltas.
     pub fn longest_chain(&self) -> Option<(Key, Account)> {
         self.store.longest_chains(1).pop()
@@ -64,6 +116,10 @@ impl Timeline {
         for (key, account) in touched {
             // Most chains are short, and need no look at the backlog.
             if !settings.reached(account.deltas, account.bytes) {
+                continue;
+            }
+            // Waiting for the workers would not help.
+            if self.backlog.holds_back(*key, account.since) {
                 continue;
             }
             let (queued, backlog) = (self.backlog.contains(*key), self.backlog.len());
@@ -105,6 +161,12 @@ impl Timeline {
         let key = self.backlog.take()?;
         let outcome = self.make_image(key);
         self.backlog.done(key, outcome.work());
+        if let ImageOutcome::Incomplete(_, chain) = &outcome
+            && (chain.base <= self.settled() || chain.epoch != self.store.epoch())
+        {
+            // What was missing came, or was settled, before the page was put aside.
+            self.backlog.complete(key);
+        }
         // Deltas that came since may have taken the page past the threshold again, and found it queued.
         let account = self.store.account(key);
         if self.settings().reached(account.deltas, account.bytes) {
@@ -128,7 +190,11 @@ impl Timeline {
                 ImageOutcome::Unread(key)
             }
             Err(error) => ImageOutcome::Failed(key, error),
-            Ok((_, page)) => match self.store.keep_image(key, page, &account) {
+            Ok((chain, _)) if self.is_incomplete(&chain) => {
+                let (base, since) = (chain.floor(), account.since);
+                ImageOutcome::Incomplete(key, Incomplete { base, since, epoch: chain.epoch() })
+            }
+            Ok((chain, page)) => match self.store.keep_image(key, page, &account, chain.epoch()) {
                 None => ImageOutcome::NotNeeded(key),
                 Some(_) => {
                     self.metrics().image_made(ImageReason::Threshold);
@@ -140,11 +206,14 @@ impl Timeline {
 
     /// A read met a chain past the threshold: what it made is kept, unless a worker is about to make the same.
     pub(super) fn heal(&self, chain: &Chain, page: &Bytes) {
-        let (key, lsn) = (chain.key(), chain.last_lsn());
+        if self.is_incomplete(chain) {
+            return;
+        }
+        let (key, lsn, epoch) = (chain.key(), chain.last_lsn(), chain.epoch());
         let account = self.store.account(key);
         let kept = match account.deltas > 0 && account.last == lsn {
-            true => self.store.keep_image(key, page.clone(), &account).is_some(),
-            false => self.store.keep_historical_image(key, lsn, page.clone()),
+            true => self.store.keep_image(key, page.clone(), &account, epoch).is_some(),
+            false => self.store.keep_historical_image(key, lsn, page.clone(), epoch),
         };
         if kept {
             self.metrics().image_made(ImageReason::Read);

@@ -6,7 +6,8 @@
 //! grow past the branch's thresholds.
 //!
 //! Invariants:
-//! - changes come in the order of the log, and a read at an LSN that was ingested gives the same page for ever;
+//! - changes come in the order of the log, and a read at an LSN that was ingested gives the same page for ever, but for bytes that
+//!   the log lacks: those come with pages as PostgreSQL wrote them, see [`Timeline::keep_pages`];
 //! - the chain of a newest version never exceeds the hard limit of [`crate::image_policy`], if the caller of
 //!   [`Timeline::apply`] waits when it is told to;
 //! - an image has the LSN of the last delta it includes, and a chain is given one image for each threshold it crosses.
@@ -14,6 +15,7 @@
 mod backlog;
 mod complaints;
 mod images;
+mod keep;
 mod progress;
 mod read;
 mod relief;
@@ -22,7 +24,8 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use images::{ImageOutcome, ImageReason};
+pub use images::{ImageOutcome, ImageReason, Incomplete};
+pub use keep::{KeepError, Kept};
 pub use progress::Progress;
 pub use read::PageChain;
 pub use view::{LatestView, PatientView};
@@ -41,6 +44,7 @@ use bytes::Bytes;
 use complaints::Complaints;
 use quire_types::{Key, Lsn};
 use relief::Relief;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock, Weak};
 use std::time::Instant;
 use tokio::sync::{Notify, watch};
@@ -72,6 +76,7 @@ pub struct Timeline {
     /// [`Progress::durable`] alone: it moves seldom, and who waits for it need not wake for each record.
     durable: watch::Sender<Lsn>,
     settings: RwLock<ImageSettings>,
+    settled: AtomicU64,
     backlog: Backlog,
     relief: Relief,
     complaints: Complaints,
@@ -88,6 +93,7 @@ impl Timeline {
             origin: store.origin(),
             settings: RwLock::new(store.settings()),
             store,
+            settled: AtomicU64::new(0),
             progress: watch::Sender::new(Progress::at(durable)),
             durable: watch::Sender::new(durable),
             backlog: Backlog::new(parts.backlog_max),

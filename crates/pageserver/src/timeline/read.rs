@@ -78,7 +78,7 @@ impl Timeline {
         Ok((chain, page))
     }
 
-    fn stored_chain(&self, key: Key, lsn: Lsn) -> Result<Chain, ReadError> {
+    pub(super) fn stored_chain(&self, key: Key, lsn: Lsn) -> Result<Chain, ReadError> {
         let (mut chains, _) = self.store.chains(&[key], lsn)?;
         Ok(chains.pop().expect("one key gives one chain"))
     }
@@ -103,11 +103,15 @@ impl Timeline {
     }
 
     fn size(&self, key: Key, lsn: Lsn) -> Result<Option<u32>, ReadError> {
-        let Some(raw) = self.value(key, lsn)? else { return Ok(None) };
-        let mut reader = Reader::new(&raw);
-        let size = reader.u32("size").and_then(|size| reader.finish().map(|()| size));
-        size.map(Some).map_err(|source| ReadError::Value { key, source })
+        self.value(key, lsn)?.map(|raw| stored_size(key, &raw)).transpose()
     }
+}
+
+/// Reads the value of a size key.
+pub(super) fn stored_size(key: Key, raw: &[u8]) -> Result<u32, ReadError> {
+    let mut reader = Reader::new(raw);
+    let size = reader.u32("size").and_then(|size| reader.finish().map(|()| size));
+    size.map_err(|source| ReadError::Value { key, source })
 }
 
 /// The key whose value says how many pages there are where this page lies, and the page's number there.

@@ -49,7 +49,7 @@ impl Store {
         let key = change.key;
         ensure!(self.changed.insert(key), "{key} is changed twice");
         match change.value {
-            Value::Image(image) => {
+            Value::Image(image) | Value::PartialImage(image) => {
                 ensure!(key.is_page());
                 self.images += 1;
                 self.pages.insert(key, Box::new(image.as_ref().try_into()?));
