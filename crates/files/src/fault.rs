@@ -1,7 +1,8 @@
 //! Lets a test fail the Nth step of publishing on its thread. Without the feature `faults` a step costs nothing.
 //!
 //! Publishing a file has three steps: its content gets onto the disk, the file gets its name, the name gets onto the disk (left out
-//! with [`Durability::Process`](crate::Durability::Process)). Removing a file is one.
+//! with [`Durability::Process`](crate::Durability::Process)). Removing a file is one,
+//! and so is [`sync_folder_of`](crate::sync_folder_of).
 
 use std::io;
 

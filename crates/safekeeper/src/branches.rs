@@ -11,7 +11,7 @@ use quire_protocol::quorum::LogIdentity;
 use quire_types::{NodeId, TimelineKey};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -66,8 +66,7 @@ impl Branches {
         let path = self.folder_of(key);
         fs::create_dir_all(&path)?;
         let branch = Branch::create(key, &path, identity, self.context.clone(), self.metrics.clone())?;
-        sync_folder_of(&path)?;
-        sync_folder_of(&self.data_dir.join(key.project.to_string()))?;
+        sync_names(&path)?;
         tracing::info!(branch = %key, ?identity, "created");
         let branch = Arc::new(branch);
         open.insert(key, branch.clone());
@@ -95,6 +94,11 @@ fn lock_data_dir(data_dir: &Path, node: NodeId) -> Result<Flock<File>, Safekeepe
     Ok(lock)
 }
 
+/// Makes the names of a branch's folder, its project's and the data directory durable.
+pub(crate) fn sync_names(branch: &Path) -> io::Result<()> {
+    branch.ancestors().take(3).try_for_each(sync_folder_of)
+}
+
 /// The folders that hold a branch. One without a state file is what a crash left of a creation that nobody was told of.
 fn branch_folders(data_dir: &Path) -> Result<Vec<(TimelineKey, PathBuf)>, SafekeeperError> {
     let mut found = Vec::new();
@@ -116,4 +120,55 @@ fn named_folders<Name: std::str::FromStr>(folder: &Path) -> Result<Vec<(Name, Pa
         found.extend(name.map(|name| (name, entry.path())));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::helper::Helper;
+    use quire_files::fault;
+    use quire_types::{BranchId, Lsn, ProjectId};
+    use std::os::unix::fs::MetadataExt;
+
+    const KEY: TimelineKey = TimelineKey { project: ProjectId([1; 16]), branch: BranchId([2; 16]) };
+
+    fn open(data_dir: &Path) -> Result<Branches, SafekeeperError> {
+        let context = LogContext { node: NodeId(1), helper: Helper::start()?, keep_segments: 0 };
+        Branches::open(data_dir, context, Arc::new(Metrics::new()))
+    }
+
+    fn created() -> tempfile::TempDir {
+        let data_dir = tempfile::tempdir().expect("folder");
+        let identity = LogIdentity { system_id: 7, segment_bytes: 1 << 20, start: Lsn(3 << 20) };
+        open(data_dir.path()).expect("opened").get_or_create(KEY, identity).expect("created");
+        data_dir
+    }
+
+    fn state_of(branches: &Branches) -> fs::Metadata {
+        fs::metadata(branches.folder_of(KEY).join(STATE_FILE)).expect("there")
+    }
+
+    #[test]
+    fn what_a_start_finds_is_made_durable_before_anybody_hears_of_it() {
+        let data_dir = created();
+        for steps in 0..10 {
+            fault::fail_after(Some(steps));
+            let opened = open(data_dir.path());
+            fault::fail_after(None);
+            let Ok(branches) = opened else { continue };
+            let unusable = branches.get(KEY).and_then(|branch| branch.published().unusable);
+            if unusable.is_none() {
+                // Three folders; that of the segments; the state's content, its new name, and the sync of that.
+                return assert_eq!(steps, 7, "steps that a start needs");
+            }
+        }
+        panic!("it does not open");
+    }
+
+    #[test]
+    fn a_start_writes_the_state_anew_that_it_found() {
+        let data_dir = created();
+        let before = state_of(&open(data_dir.path()).expect("opened")).ino();
+        assert_ne!(state_of(&open(data_dir.path()).expect("opened")).ino(), before);
+    }
 }

@@ -50,7 +50,7 @@ impl FlushMark {
         self.file.write_all_at(&encode(flush), 0)
     }
 
-    /// The log is about to be cut at `to`.
+    /// The log is about to be cut at `to`, or was found to end there; durable when this returns.
     pub fn lower(&self, to: Lsn) -> io::Result<()> {
         self.set(to)?;
         self.file.sync_data()

@@ -1,6 +1,7 @@
 //! An acceptor with its disk: carries out the acceptor's actions on the state file and the WAL segments.
 
 use crate::branch::Published;
+use crate::branches::sync_names;
 use crate::error::BranchError;
 use crate::flush_mark::FlushMark;
 use crate::helper::Helper;
@@ -64,6 +65,8 @@ impl Log {
     /// Opens the log in a folder, as a crash may have left it.
     pub fn open(path: &Path, context: LogContext) -> Result<Log, BranchError> {
         remove_leftovers(path)?;
+        // A crash may have come between the creation and its flush.
+        sync_names(path)?;
         let StateFile { acceptor: state, followers } = StateFile::read(path)?;
         let folder = SegmentFolder { path: path.to_owned(), segment_bytes: state.identity.segment_bytes.into() };
         let (end, commit) = (find_end(&folder, &state)?, state.commit);
@@ -74,7 +77,10 @@ impl Log {
         })?;
         let mut log = Log::assemble(path.to_owned(), acceptor, followers, context)?;
         cut_and_flush(&mut log.writer, end, commit)?;
-        log.mark.set(end)?;
+        // What was read need not be on the disk either: the process may have ended, or a flush may have failed, between a write or rename
+        // and its flush. Whatever is said from now on rests on it, so it is written anew.
+        log.mark.lower(end)?;
+        log.persist()?;
         Ok(log)
     }
 
