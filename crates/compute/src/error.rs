@@ -57,6 +57,14 @@ pub enum Error {
         /// The first byte that is missing.
         at: Lsn,
     },
+    /// The local WAL reads as if nothing had been written where something was.
+    #[error("the WAL in the data directory ends at {at}, but was written up to {written}: part of it is lost")]
+    WalEnds {
+        /// The end of the last record.
+        at: Lsn,
+        /// How far PostgreSQL has written.
+        written: Lsn,
+    },
     /// A file that PostgreSQL keeps outside WAL is too long for storage.
     #[error(
         "{path} has {bytes} bytes, and of a file outside WAL storage keeps at most {bytes_max}; its flush is refused"

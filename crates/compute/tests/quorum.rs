@@ -314,3 +314,67 @@ async fn without_a_log_no_election_is_won() {
     let quorum = Quorum::start(&config(folder.path(), &nodes)).expect("started");
     assert!(matches!(within(quorum.elect()).await, Err(Error::NoLog)));
 }
+
+/// Zeroes in the place of a page that is followed by others.
+#[tokio::test(flavor = "multi_thread")]
+async fn zeroes_before_the_last_page_fail_the_compute() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = nodes(folder.path()).await;
+    let mut writer = Writer::start(folder.path(), "a", &config(folder.path(), &nodes)).await;
+    assert_eq!(writer.commit_and_wait(1).await, FlushOutcome::Flushed);
+    let acknowledged = writer.end;
+    for _ in 0..300 {
+        writer.record();
+    }
+    writer.write(Lsn(acknowledged.0.next_multiple_of(8192)), &[0; 8192]);
+    assert_eq!(writer.commit_and_wait(0).await, FlushOutcome::Refused);
+    assert!(writer.quorum.view().borrow().failed.is_some());
+    assert_eq!(writer.commit_and_wait(1).await, FlushOutcome::Refused, "nothing after it is acknowledged");
+}
+
+/// The same within one page: the bytes between two records read as zeroes.
+#[tokio::test(flavor = "multi_thread")]
+async fn zeroes_in_an_earlier_page_fail_the_compute_even_if_they_begin_at_a_record() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = nodes(folder.path()).await;
+    let mut writer = Writer::start(folder.path(), "a", &config(folder.path(), &nodes)).await;
+    assert_eq!(writer.commit_and_wait(1).await, FlushOutcome::Flushed);
+    let acknowledged = writer.end;
+    for _ in 0..200 {
+        writer.record();
+    }
+    writer.write(acknowledged, &[0; 64]);
+    assert_eq!(writer.commit_and_wait(0).await, FlushOutcome::Refused);
+    assert!(writer.quorum.view().borrow().failed.is_some());
+}
+
+/// What a page of the local file reads as after it was shipped is nobody's log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lagging_safekeeper_is_given_what_was_committed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = nodes(folder.path()).await;
+    let config = config(folder.path(), &nodes);
+    let mut writer = Writer::start(folder.path(), "a", &config).await;
+    nodes[2].down().await;
+    let begin = writer.end;
+    assert_eq!(writer.commit_and_wait(1000).await, FlushOutcome::Flushed);
+    let (damaged, end) = (Lsn(begin.0.next_multiple_of(8192)), writer.end);
+    writer.write(damaged, &[0; 1024]);
+    nodes[2].up().await;
+    writer.everywhere().await;
+    assert_eq!(writer.commit_and_wait(1).await, FlushOutcome::Flushed);
+    writer.everywhere().await;
+    let term = writer.quorum.status().term.expect("elected");
+    let read = nodes.iter().map(|node| {
+        let (address, timeline) = (node.address, config.timeline());
+        tokio::task::spawn_blocking(move || {
+            let (mut client, _) = QuorumClient::connect(address, timeline, NodeId(0), PATIENCE).expect("connected");
+            client.read_wal(term, begin, end).expect("read")
+        })
+    });
+    let mut logs = Vec::new();
+    for log in read {
+        logs.push(log.await.expect("no panic"));
+    }
+    assert!(logs[0] == logs[1] && logs[1] == logs[2], "the logs of two safekeepers differ");
+}
