@@ -125,6 +125,9 @@ impl Core {
         if refusals().filter(|reason| **reason == Refusal::NoLog).count() >= self.proposer.majority() {
             return Err(Error::NoLog);
         }
+        if let Some(reason) = refusals().find(|reason| **reason == Refusal::HistoryFull) {
+            return Err(Error::Refused(reason.to_string()));
+        }
         let wrong = refusals().find(|reason| matches!(reason, Refusal::IdentityMismatch(_) | Refusal::SameNode(_)));
         wrong.map_or(Ok(()), |reason| Err(Error::LogMismatch(reason.to_string())))
     }
