@@ -2,6 +2,7 @@
 
 use crate::branch::Branch;
 use crate::error::{BranchError, SafekeeperError};
+use crate::flush_mark::FlushMark;
 use crate::log::LogContext;
 use crate::metrics::Metrics;
 use crate::state_file::STATE_FILE;
@@ -99,17 +100,33 @@ pub(crate) fn sync_names(branch: &Path) -> io::Result<()> {
     branch.ancestors().take(3).try_for_each(sync_folder_of)
 }
 
-/// The folders that hold a branch. One without a state file is what a crash left of a creation that nobody was told of.
+/// The folders that hold a branch. One that has neither a state nor anything that comes after it is what a crash left of a creation that
+/// nobody was told of.
 fn branch_folders(data_dir: &Path) -> Result<Vec<(TimelineKey, PathBuf)>, SafekeeperError> {
     let mut found = Vec::new();
     for (project, project_path) in named_folders(data_dir)? {
         for (branch, path) in named_folders(&project_path)? {
-            if path.join(STATE_FILE).exists() {
+            if holds_a_log(&path).map_err(SafekeeperError::file(&path))? {
                 found.push((TimelineKey { project, branch }, path));
             }
         }
     }
     Ok(found)
+}
+
+/// Whether a log was ever created in the folder, even if its state is lost: who lost it must not take it for an empty one.
+fn holds_a_log(branch: &Path) -> io::Result<bool> {
+    if !branch.is_dir() {
+        return Ok(false);
+    }
+    let is_segment = |name: &str| name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut names = fs::read_dir(branch)?;
+    let has_one = names.try_fold(false, |found, entry| {
+        let name = entry?.file_name();
+        io::Result::Ok(found || name.to_str().is_some_and(|name| name == STATE_FILE || is_segment(name)))
+    });
+    // A mark that is damaged was once written.
+    Ok(has_one? || !FlushMark::read(branch).is_ok_and(|mark| !mark.is_valid()))
 }
 
 fn named_folders<Name: std::str::FromStr>(folder: &Path) -> Result<Vec<(Name, PathBuf)>, SafekeeperError> {
@@ -163,6 +180,34 @@ mod tests {
             }
         }
         panic!("it does not open");
+    }
+
+    #[test]
+    fn a_log_without_its_state_is_refused_and_not_created_again() {
+        let data_dir = created();
+        let branches = open(data_dir.path()).expect("opened");
+        let (folder, identity) = (branches.folder_of(KEY), branches.get(KEY).expect("there").identity().expect("open"));
+        drop(branches);
+        fs::write(folder.join("000000010000000000000003"), b"WAL").expect("write");
+        fs::remove_file(folder.join(STATE_FILE)).expect("removed");
+        let branches = open(data_dir.path()).expect("opened");
+        let branch = branches.get_or_create(KEY, identity).expect("it is known");
+        let unusable = branch.published().unusable.expect("it cannot be used");
+        assert!(unusable.contains(STATE_FILE), "{unusable}");
+        assert!(!folder.join(STATE_FILE).exists());
+    }
+
+    #[test]
+    fn a_creation_that_was_interrupted_is_begun_anew() {
+        let data_dir = created();
+        let branches = open(data_dir.path()).expect("opened");
+        let (folder, identity) = (branches.folder_of(KEY), branches.get(KEY).expect("there").identity().expect("open"));
+        drop(branches);
+        fs::rename(folder.join(STATE_FILE), folder.join("state.tmp")).expect("renamed");
+        fs::write(folder.join("flushed"), b"").expect("write");
+        let branches = open(data_dir.path()).expect("opened");
+        assert!(branches.get(KEY).is_none());
+        assert!(branches.get_or_create(KEY, identity).expect("created").published().unusable.is_none());
     }
 
     #[test]
