@@ -65,7 +65,7 @@ impl Log {
     /// Opens the log in a folder, as a crash may have left it.
     pub fn open(path: &Path, context: LogContext) -> Result<Log, BranchError> {
         remove_leftovers(path)?;
-        // A crash may have come between the creation and its flush.
+        // A crash of the process may have come between a rename and the flush of the folder, and whoever hears of what is read relies on it.
         sync_names(path)?;
         let StateFile { acceptor: state, followers } = StateFile::read(path)?;
         let folder = SegmentFolder { path: path.to_owned(), segment_bytes: state.identity.segment_bytes.into() };
@@ -77,10 +77,8 @@ impl Log {
         })?;
         let mut log = Log::assemble(path.to_owned(), acceptor, followers, context)?;
         cut_and_flush(&mut log.writer, end, commit)?;
-        // What was read need not be on the disk either: the process may have ended, or a flush may have failed, between a write or rename
-        // and its flush. Whatever is said from now on rests on it, so it is written anew.
+        // Flushed, because the disk may have a higher mark than what was read here, if the flush of its lowering failed.
         log.mark.lower(end)?;
-        log.persist()?;
         Ok(log)
     }
 
