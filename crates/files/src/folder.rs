@@ -14,7 +14,13 @@ pub fn sync_folder_of(path: &Path) -> io::Result<()> {
 
 /// As [`sync_folder_of`], as a part of another step.
 pub(crate) fn sync_name_of(path: &Path) -> io::Result<()> {
+    fault::pause();
     File::open(folder_of(path).unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Makes the content of a file durable that is written in place.
+pub fn sync_content(file: &File) -> io::Result<()> {
+    fault::point().and_then(|()| file.sync_data())
 }
 
 /// Removes a file, durably. Whether it is gone after an error is not known.

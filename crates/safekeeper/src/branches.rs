@@ -170,8 +170,8 @@ mod tests {
             let Ok(branches) = opened else { continue };
             let unusable = branches.get(KEY).and_then(|branch| branch.published().unusable);
             if unusable.is_none() {
-                // The folder and the three above it; the folder again, once the log was cut.
-                return assert_eq!(steps, 5, "steps that a start needs");
+                // The folder and the three above it; the folder again, once the log was cut; the mark.
+                return assert_eq!(steps, 6, "steps that a start needs");
             }
         }
         panic!("it does not open");
@@ -179,17 +179,22 @@ mod tests {
 
     #[test]
     fn a_log_without_its_state_is_refused_and_not_created_again() {
-        let data_dir = created();
-        let branches = open(data_dir.path()).expect("opened");
-        let (folder, identity) = (branches.folder_of(KEY), branches.get(KEY).expect("there").identity().expect("open"));
-        drop(branches);
-        fs::write(folder.join("000000010000000000000003"), b"WAL").expect("write");
-        fs::remove_file(folder.join(STATE_FILE)).expect("removed");
-        let branches = open(data_dir.path()).expect("opened");
-        let branch = branches.get_or_create(KEY, identity).expect("it is known");
-        let unusable = branch.published().unusable.expect("it cannot be used");
-        assert!(unusable.contains(STATE_FILE), "{unusable}");
-        assert!(!folder.join(STATE_FILE).exists());
+        for left in ["000000010000000000000003", "flushed"] {
+            let data_dir = created();
+            let branches = open(data_dir.path()).expect("opened");
+            let identity = branches.get(KEY).expect("there").identity().expect("open");
+            let folder = branches.folder_of(KEY);
+            drop(branches);
+            fs::write(folder.join("000000010000000000000003"), b"WAL").expect("write");
+            for entry in fs::read_dir(&folder).expect("listed").flatten().filter(|entry| entry.file_name() != left) {
+                fs::remove_file(entry.path()).expect("removed");
+            }
+            let branches = open(data_dir.path()).expect("opened");
+            let branch = branches.get_or_create(KEY, identity).expect("it is known");
+            let unusable = branch.published().unusable.expect("it cannot be used");
+            assert!(unusable.contains(STATE_FILE), "{unusable}");
+            assert!(!folder.join(STATE_FILE).exists());
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use crate::helper::Helper;
 use crate::prepared::Prepared;
 use bytes::{Bytes, BytesMut};
-use quire_files::{Durability, PublishError, Staged, sync_folder_of};
+use quire_files::{Durability, PublishError, Staged, sync_content, sync_folder_of};
 use quire_types::Lsn;
 use quire_types::lsn::segment_file_name;
 use std::fs::{self, File, OpenOptions};
@@ -180,7 +180,7 @@ impl SegmentWriter {
     }
 
     fn sync_current(&self) -> io::Result<()> {
-        self.current.as_ref().map_or(Ok(()), |(_, file)| file.sync_data())
+        self.current.as_ref().map_or(Ok(()), |(_, file)| sync_content(file))
     }
 
     /// Removes every byte from `to` on, durably. A crash on the way leaves a shorter part of what was there, possibly with
@@ -198,7 +198,7 @@ impl SegmentWriter {
         if keeps_first {
             let file = self.open_durable(segment)?;
             zero_from(&file, offset, self.folder.segment_bytes)?;
-            file.sync_data()?;
+            sync_content(&file)?;
         }
         self.dirty = false;
         self.folder.sync_names()
@@ -342,7 +342,7 @@ mod tests {
         assert!(log.writer.folder().file(6).exists());
     }
 
-    /// What `work` gives if no name can be made durable meanwhile.
+    /// What `work` gives if nothing can be made durable meanwhile.
     fn without_syncs<T>(work: impl FnOnce() -> T) -> T {
         fault::fail_after(Some(0));
         let result = work();
@@ -366,7 +366,10 @@ mod tests {
         let mut log = fixture();
         log.writer.write(Lsn(5 * MIB), &vec![7; MIB as usize]).expect("write");
         log.writer.helper.wait_idle();
-        without_syncs(|| log.writer.write(Lsn(6 * MIB), &[7])).expect("its name is durable");
+        fault::fail_after(Some(1));
+        let used = log.writer.write(Lsn(6 * MIB), &[7]);
+        fault::fail_after(None);
+        used.expect("only the segment before it was flushed");
     }
 
     #[test]
@@ -377,7 +380,10 @@ mod tests {
         log.writer.write(Lsn(5 * MIB + 1), &vec![7; MIB as usize - 1]).expect("write");
         log.writer.helper.wait_idle();
         assert!(log.writer.folder().file(6).exists(), "it has its name");
-        let used = without_syncs(|| log.writer.write(Lsn(6 * MIB), &[7]));
+        log.writer.flush().expect("flushed");
+        fault::fail_after(Some(1));
+        let used = log.writer.write(Lsn(6 * MIB), &[7]);
+        fault::fail_after(None);
         assert!(used.is_err(), "the name was not made durable before WAL was written");
         log.writer.write(Lsn(6 * MIB), &[7]).expect("the name can be made durable");
     }
@@ -401,6 +407,34 @@ mod tests {
         log.writer.truncate(Lsn(5 * MIB + 10)).expect("truncate");
         fs::write(log.writer.folder().file(6), vec![0; MIB as usize]).expect("write");
         assert!(without_syncs(|| log.writer.write(Lsn(6 * MIB), &[7])).is_err());
+    }
+
+    #[test]
+    fn nothing_counts_as_flushed_before_it_is() {
+        let mut log = fixture();
+        log.writer.write(Lsn(5 * MIB), &[7; 100]).expect("write");
+        assert!(without_syncs(|| log.writer.flush()).is_err(), "what was written");
+        assert!(log.writer.flush().expect("flush"), "it still has to be");
+        log.writer.write(Lsn(5 * MIB + 100), &[7; 100]).expect("write");
+        assert!(without_syncs(|| log.writer.write(Lsn(6 * MIB), &[7])).is_err(), "a segment that is left");
+        for to in [Lsn(5 * MIB + 50), Lsn(5 * MIB)] {
+            assert!(without_syncs(|| log.writer.truncate(to)).is_err(), "what was cut at {to}");
+            log.writer.truncate(to).expect("truncate");
+        }
+    }
+
+    #[test]
+    fn a_cut_is_flushed_in_the_file_and_in_the_folder() {
+        for (to, steps) in [(Lsn(5 * MIB + 50), 3), (Lsn(5 * MIB), 1)] {
+            let mut log = fixture();
+            log.writer.write(Lsn(5 * MIB), &[7; 100]).expect("write");
+            fault::fail_after(Some(steps - 1));
+            let failed = log.writer.truncate(to);
+            fault::fail_after(Some(steps));
+            let cut = log.writer.truncate(to);
+            fault::fail_after(None);
+            assert!(failed.is_err() && cut.is_ok(), "{to}: {failed:?}, {cut:?}");
+        }
     }
 
     #[test]
