@@ -36,7 +36,7 @@ pub enum AgentState {
     Stopping = 3,
     /// A newer compute was elected: nothing is served any more, a flush is an I/O error.
     Fenced = 4,
-    /// The agent cannot go on; as fenced.
+    /// The agent cannot go on in this term; as fenced. The next term has another `control.shm`.
     Failed = 5,
 }
 
@@ -49,6 +49,11 @@ impl AgentState {
             4 => AgentState::Fenced,
             _ => AgentState::Failed,
         }
+    }
+
+    /// Whether the agent may be up to `next` after this.
+    fn may_become(self, next: AgentState) -> bool {
+        self.serves() || (self == AgentState::Failed && next == AgentState::Fenced)
     }
 
     /// Whether flushes and fetches are served.
@@ -177,10 +182,11 @@ impl Control {
         AgentState::from_number(self.state.0.load(Ordering::SeqCst))
     }
 
-    /// Says what the agent is up to, and lets those who wait for a flush see it. A fence is final.
+    /// Says what the agent is up to, and lets those who wait for a flush see it. A failure is final, but for a fence, which is final
+    /// whatever comes.
     pub fn set_state(&self, state: AgentState) {
-        let keep_fence = |now| (AgentState::from_number(now) != AgentState::Fenced).then_some(state as u32);
-        let _ = self.state.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, keep_fence);
+        let if_allowed = |now| AgentState::from_number(now).may_become(state).then_some(state as u32);
+        let _ = self.state.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, if_allowed);
         self.done.futex.fetch_add(1, Ordering::SeqCst);
         futex::wake_all(&self.done.futex);
     }
@@ -426,6 +432,34 @@ pub(crate) mod tests {
         control.set_state(AgentState::Fenced);
         control.set_state(AgentState::Running);
         assert_eq!(control.state(), AgentState::Fenced);
+    }
+
+    #[test]
+    fn a_failure_is_final_but_for_a_fence() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = ControlMap::create(&dir.path().join("c"), &SETTINGS).unwrap();
+        control.set_state(AgentState::Failed);
+        for state in [AgentState::Starting, AgentState::Running, AgentState::Stopping] {
+            control.set_state(state);
+            assert_eq!(control.state(), AgentState::Failed, "{state:?}");
+        }
+        control.fence();
+        assert_eq!(control.state(), AgentState::Fenced);
+        control.set_state(AgentState::Failed);
+        assert_eq!(control.state(), AgentState::Fenced);
+    }
+
+    #[test]
+    fn no_flush_is_granted_after_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = ControlMap::create(&dir.path().join("c"), &SETTINGS).unwrap();
+        control.raise_wal_written(Lsn(0x0100_2000));
+        let ticket = control.request_flush();
+        let request = control.pending_request().expect("asked for");
+        control.set_state(AgentState::Failed);
+        control.set_state(AgentState::Running);
+        control.complete_flush(request);
+        assert!(!control.is_flushed(ticket));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! How a branch comes into being: `initdb`, an import into storage, an empty log at the safekeepers.
 //!
 //! Every step may be repeated, and is skipped where it was done: the import is complete or discarded as a whole, and a log is
-//! created only while nothing was ever written, because a safekeeper that lost its disk must not come back as an empty one.
+//! created only while nothing was ever written and everybody can say so, because a safekeeper that lost its disk must not come back as an
+//! empty one.
 
 use crate::import::{Import, import_start};
 use crate::owner::Owner;
@@ -109,29 +110,47 @@ async fn stored_identity(client: &PageClient, at: Lsn) -> Result<LogIdentity, Er
     })
 }
 
-/// Creates the log wherever that is safe, and makes sure that a majority has it.
-fn create_logs(config: &Config, identity: LogIdentity, is_new: bool) -> Result<(), Error> {
+/// Sees to it that the safekeepers have the branch's log. Before the log is first used, each of them must have it; afterwards none is ever
+/// given an empty one, because it may have had a log and lost it: a majority has to do then.
+///
+/// Whether it was used is known only if all answer and all are in term 0. As long as this is so, what is missing is created, also what an
+/// earlier attempt left out. `is_new` says that storage knows of no use either.
+pub fn create_logs(config: &Config, identity: LogIdentity, is_new: bool) -> Result<(), Error> {
     let answers: Vec<_> = config.safekeepers.iter().map(|address| greet(config, *address)).collect();
-    let unused = answers.iter().flatten().all(|(_, welcome)| welcome.term == Term(0));
-    let mut having = 0;
-    for (mut client, welcome) in answers.into_iter().flatten() {
-        let known = match welcome.identity {
-            None if is_new && unused => client.create_log(identity).map(|created| created.identity),
-            known => Ok(known),
-        };
-        match known {
-            Ok(Some(theirs)) if theirs != identity => return Err(Error::LogMismatch(format!("{theirs:?}"))),
-            Ok(theirs) => having += usize::from(theirs.is_some()),
-            Err(error) => tracing::warn!(%error, "cannot create the log at a safekeeper"),
-        }
+    let greeted = || answers.iter().flatten().map(|(_, welcome)| welcome);
+    if let Some(theirs) = greeted().filter_map(|welcome| welcome.identity).find(|theirs| *theirs != identity) {
+        return Err(Error::LogMismatch(format!("{theirs:?}")));
     }
-    match having > config.safekeepers.len() / 2 {
-        true => Ok(()),
-        false => Err(Error::NoLog),
+    let having = greeted().filter(|welcome| welcome.identity.is_some()).count();
+    if having == config.safekeepers.len() {
+        return Ok(());
     }
+    if !is_new || greeted().any(|welcome| welcome.term > Term(0)) {
+        tracing::warn!(having, "not all safekeepers have the log, and it was used before: none is given an empty one");
+        return if having > config.safekeepers.len() / 2 { Ok(()) } else { Err(Error::NoLog) };
+    }
+    create_missing(config, answers, identity)
 }
 
-fn greet(config: &Config, address: SocketAddr) -> Option<(QuorumClient, Welcome)> {
+/// Creates the log where there is none, if everybody answers.
+fn create_missing(config: &Config, answers: Vec<Option<Greeted>>, identity: LogIdentity) -> Result<(), Error> {
+    let silent = config.safekeepers.iter().zip(&answers).find(|(_, answer)| answer.is_none());
+    if let Some((address, _)) = silent {
+        return Err(Error::LogNotCreated { safekeeper: *address, reason: "it does not answer".into() });
+    }
+    for (address, (mut client, welcome)) in config.safekeepers.iter().zip(answers.into_iter().flatten()) {
+        if welcome.identity.is_none() {
+            let created = client.create_log(identity);
+            created.map_err(|error| Error::LogNotCreated { safekeeper: *address, reason: error.to_string() })?;
+        }
+    }
+    Ok(())
+}
+
+/// A connection, and what the safekeeper said of itself.
+type Greeted = (QuorumClient, Welcome);
+
+fn greet(config: &Config, address: SocketAddr) -> Option<Greeted> {
     let greeted = QuorumClient::connect(address, config.timeline(), config.node, SAFEKEEPER_PATIENCE);
     greeted.inspect_err(|error| tracing::warn!(%address, %error, "cannot reach a safekeeper")).ok()
 }

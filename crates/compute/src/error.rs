@@ -4,6 +4,7 @@ use crate::page_client::PageError;
 use quire_files::PublishError;
 use quire_types::{Lsn, Term};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// What stops a compute, or one of its operations.
@@ -37,6 +38,16 @@ pub enum Error {
     /// No majority of the safekeepers has the branch's log.
     #[error("the branch has no log at the safekeepers; create the branch first")]
     NoLog,
+    /// The branch's log is not at all safekeepers yet, and has to be before it is first used.
+    #[error(
+        "the branch has no log yet at safekeeper {safekeeper}: {reason}; it is created once all safekeepers answer, so try again then"
+    )]
+    LogNotCreated {
+        /// Which one.
+        safekeeper: SocketAddr,
+        /// Why not.
+        reason: String,
+    },
     /// The safekeepers disagree about which log this is.
     #[error("the safekeepers' logs are of different databases: {0}")]
     LogMismatch(String),
@@ -56,6 +67,14 @@ pub enum Error {
     WalMissing {
         /// The first byte that is missing.
         at: Lsn,
+    },
+    /// The local WAL reads as if nothing had been written where something was.
+    #[error("the WAL in the data directory ends at {at}, but was written up to {written}: part of it is lost")]
+    WalEnds {
+        /// The end of the last record.
+        at: Lsn,
+        /// How far PostgreSQL has written.
+        written: Lsn,
     },
     /// A file that PostgreSQL keeps outside WAL is too long for storage.
     #[error(

@@ -8,7 +8,7 @@ use quire_compute::layout::LastCheckpoint;
 use quire_compute::quorum::local_wal::{LocalWal, TIMELINE};
 use quire_compute::quorum::{Quorum, Source, Won};
 use quire_compute::throttle::Throttle;
-use quire_compute::{Config, Error};
+use quire_compute::{Config, Error, bootstrap};
 use quire_protocol::quorum::LogIdentity;
 use quire_protocol::quorum_client::QuorumClient;
 use quire_safekeeper::Safekeeper;
@@ -89,12 +89,18 @@ fn config(folder: &Path, nodes: &[Node]) -> Config {
     }
 }
 
-/// Three safekeepers with an empty log.
-async fn nodes(folder: &Path) -> Vec<Node> {
+/// Three safekeepers without a log.
+async fn empty_nodes(folder: &Path) -> Vec<Node> {
     let mut nodes = Vec::new();
     for number in 1..=3 {
         nodes.push(Node::start(folder, number).await);
     }
+    nodes
+}
+
+/// Three safekeepers with an empty log.
+async fn nodes(folder: &Path) -> Vec<Node> {
+    let nodes = empty_nodes(folder).await;
     let addresses: Vec<_> = nodes.iter().map(|node| node.address).collect();
     let timeline = config(folder, &nodes).timeline();
     let created = tokio::task::spawn_blocking(move || {
@@ -316,4 +322,139 @@ async fn without_a_log_no_election_is_won() {
     let nodes = vec![Node::start(folder.path(), 1).await];
     let quorum = Quorum::start(&config(folder.path(), &nodes)).expect("started");
     assert!(matches!(within(quorum.elect()).await, Err(Error::NoLog)));
+}
+
+/// Zeroes in the place of a page that is followed by others.
+#[tokio::test(flavor = "multi_thread")]
+async fn zeroes_before_the_last_page_fail_the_compute() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = nodes(folder.path()).await;
+    let mut writer = Writer::start(folder.path(), "a", &config(folder.path(), &nodes)).await;
+    assert_eq!(writer.commit_and_wait(1).await, FlushOutcome::Flushed);
+    let acknowledged = writer.end;
+    for _ in 0..300 {
+        writer.record();
+    }
+    writer.write(Lsn(acknowledged.0.next_multiple_of(8192)), &[0; 8192]);
+    assert_eq!(writer.commit_and_wait(0).await, FlushOutcome::Refused);
+    assert!(writer.quorum.view().borrow().failed.is_some());
+    assert_eq!(writer.commit_and_wait(1).await, FlushOutcome::Refused, "nothing after it is acknowledged");
+}
+
+/// The same within one page: the bytes between two records read as zeroes.
+#[tokio::test(flavor = "multi_thread")]
+async fn zeroes_in_an_earlier_page_fail_the_compute_even_if_they_begin_at_a_record() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nodes = nodes(folder.path()).await;
+    let mut writer = Writer::start(folder.path(), "a", &config(folder.path(), &nodes)).await;
+    assert_eq!(writer.commit_and_wait(1).await, FlushOutcome::Flushed);
+    let acknowledged = writer.end;
+    for _ in 0..200 {
+        writer.record();
+    }
+    writer.write(acknowledged, &[0; 64]);
+    assert_eq!(writer.commit_and_wait(0).await, FlushOutcome::Refused);
+    assert!(writer.quorum.view().borrow().failed.is_some());
+}
+
+/// What a page of the local file reads as after it was shipped is nobody's log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lagging_safekeeper_is_given_what_was_committed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = nodes(folder.path()).await;
+    let config = config(folder.path(), &nodes);
+    let mut writer = Writer::start(folder.path(), "a", &config).await;
+    nodes[2].down().await;
+    let begin = writer.end;
+    assert_eq!(writer.commit_and_wait(1000).await, FlushOutcome::Flushed);
+    let (damaged, end) = (Lsn(begin.0.next_multiple_of(8192)), writer.end);
+    writer.write(damaged, &[0; 1024]);
+    nodes[2].up().await;
+    writer.everywhere().await;
+    assert_eq!(writer.commit_and_wait(1).await, FlushOutcome::Flushed);
+    writer.everywhere().await;
+    let term = writer.quorum.status().term.expect("elected");
+    let read = nodes.iter().map(|node| {
+        let (address, timeline) = (node.address, config.timeline());
+        tokio::task::spawn_blocking(move || {
+            let (mut client, _) = QuorumClient::connect(address, timeline, NodeId(0), PATIENCE).expect("connected");
+            client.read_wal(term, begin, end).expect("read")
+        })
+    });
+    let mut logs = Vec::new();
+    for log in read {
+        logs.push(log.await.expect("no panic"));
+    }
+    assert!(logs[0] == logs[1] && logs[1] == logs[2], "the logs of two safekeepers differ");
+}
+
+async fn create_logs(config: &Config) -> Result<(), Error> {
+    let config = config.clone();
+    let created = tokio::task::spawn_blocking(move || bootstrap::create_logs(&config, IDENTITY, true));
+    within(created).await.expect("no panic")
+}
+
+/// Which of the safekeepers that run have the log.
+async fn having(config: &Config) -> Vec<bool> {
+    let (addresses, timeline) = (config.safekeepers.clone(), config.timeline());
+    let asked = tokio::task::spawn_blocking(move || {
+        let welcome =
+            |address| QuorumClient::connect(address, timeline, NodeId(0), PATIENCE).map(|(_, welcome)| welcome);
+        let has_log = |address| welcome(address).is_ok_and(|welcome| welcome.identity.is_some());
+        addresses.into_iter().map(has_log).collect()
+    });
+    within(asked).await.expect("no panic")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_created_everywhere_or_nowhere() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = empty_nodes(folder.path()).await;
+    let config = config(folder.path(), &nodes);
+    nodes[2].down().await;
+    let refused = create_logs(&config).await;
+    assert!(
+        matches!(refused, Err(Error::LogNotCreated { safekeeper, .. }) if safekeeper == nodes[2].address),
+        "{refused:?}"
+    );
+    assert_eq!(having(&config).await, [false; 3]);
+    nodes[2].up().await;
+    create_logs(&config).await.expect("all answer");
+    assert_eq!(having(&config).await, [true; 3]);
+    create_logs(&config).await.expect("it is there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_creation_is_completed_for_the_last_safekeeper() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = empty_nodes(folder.path()).await;
+    let config = config(folder.path(), &nodes);
+    let two = Config { safekeepers: config.safekeepers[..2].to_vec(), ..config.clone() };
+    create_logs(&two).await.expect("both answer");
+    nodes[2].down().await;
+    assert!(create_logs(&config).await.is_err(), "the third would never get it");
+    nodes[2].up().await;
+    assert_eq!(having(&config).await, [true, true, false]);
+    create_logs(&config).await.expect("all answer");
+    assert_eq!(having(&config).await, [true; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_safekeeper_that_lost_its_log_is_not_given_an_empty_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = nodes(folder.path()).await;
+    let config = config(folder.path(), &nodes);
+    let mut writer = Writer::start(folder.path(), "a", &config).await;
+    assert_eq!(writer.commit_and_wait(5).await, FlushOutcome::Flushed);
+    drop(writer);
+    nodes[2].down().await;
+    std::fs::remove_dir_all(&nodes[2].config.data_dir).expect("removed");
+    nodes[2].up().await;
+    create_logs(&config).await.expect("a majority has it");
+    assert_eq!(having(&config).await, [true, true, false]);
+    for node in &mut nodes[..2] {
+        node.down().await;
+    }
+    assert!(create_logs(&config).await.is_err(), "nobody can say that it was not used");
+    assert_eq!(having(&config).await, [false; 3]);
 }

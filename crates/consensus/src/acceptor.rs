@@ -113,6 +113,9 @@ impl Acceptor {
     /// serve; here they are errors.
     pub fn handle(&mut self, request: &Request) -> Vec<Action> {
         match request {
+            Request::RequestVote { term } | Request::Elected { term, .. } if !term.is_in_reach_of(self.state.term) => {
+                vec![self.out_of_reach(*term)]
+            }
             Request::CreateLog(identity) => vec![Action::Reply(self.create_again(identity))],
             Request::RequestVote { term } => self.request_vote(*term),
             Request::Elected { term, stream_from, history } => self.elected(*term, *stream_from, history),
@@ -143,6 +146,11 @@ impl Acceptor {
         }
         let message = format!("the log exists and has another identity: {:?}", self.state.identity);
         Response::Error { code: ErrorCode::IdentityMismatch, message }
+    }
+
+    fn out_of_reach(&self, term: Term) -> Action {
+        let message = format!("term {term} cannot be, after term {}", self.state.term);
+        Action::Reply(Response::Error { code: ErrorCode::TermOutOfReach, message })
     }
 
     fn request_vote(&mut self, term: Term) -> Vec<Action> {
@@ -342,6 +350,26 @@ mod tests {
                 "{actions:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_term_that_no_campaign_reaches_is_refused_and_changes_nothing() {
+        for term in [4 + Term::LEAD_MAX, u64::MAX - 1, u64::MAX] {
+            let mut acceptor = acceptor();
+            acceptor.handle(&Request::RequestVote { term: Term(3) });
+            let before = acceptor.state().clone();
+            for request in [Request::RequestVote { term: Term(term) }, elected(term, 0, &[(term, 0)])] {
+                let actions = acceptor.handle(&request);
+                assert!(
+                    matches!(actions[..], [Action::Reply(Response::Error { code: ErrorCode::TermOutOfReach, .. })]),
+                    "{actions:?}"
+                );
+            }
+            assert_eq!(*acceptor.state(), before);
+        }
+        let mut acceptor = acceptor();
+        let actions = acceptor.handle(&Request::RequestVote { term: Term(Term::LEAD_MAX) });
+        assert!(matches!(&actions[..], [Action::PersistState(_), Action::Reply(_)]), "{actions:?}");
     }
 
     #[test]

@@ -174,6 +174,9 @@ impl Proposer {
 
     /// An acceptor answered.
     pub fn received(&mut self, acceptor: usize, response: Response) {
+        if let Some(term) = term_of(&response).filter(|term| *term > Term::MAX) {
+            return self.refuse(acceptor, Refusal::TermOutOfReach(term));
+        }
         match response {
             Response::Welcome { node, term, identity } => self.welcomed(acceptor, node, term, identity),
             Response::Vote { granted, term, flush, commit, history, .. } => {
@@ -258,5 +261,13 @@ impl Proposer {
     fn refuse(&mut self, acceptor: usize, reason: Refusal) {
         self.peers[acceptor].link = Link::Refused;
         self.outputs.push_back(Output::Refused { acceptor, reason });
+    }
+}
+
+/// The term that a response tells of.
+fn term_of(response: &Response) -> Option<Term> {
+    match response {
+        Response::Welcome { term, .. } | Response::Vote { term, .. } | Response::Appended { term, .. } => Some(*term),
+        Response::Wal { .. } | Response::Error { .. } => None,
     }
 }

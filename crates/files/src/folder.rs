@@ -9,12 +9,23 @@ use std::path::Path;
 
 /// Makes the entry of `path` in its folder durable.
 pub fn sync_folder_of(path: &Path) -> io::Result<()> {
+    fault::point().and_then(|()| sync_name_of(path))
+}
+
+/// As [`sync_folder_of`], as a part of another step.
+pub(crate) fn sync_name_of(path: &Path) -> io::Result<()> {
+    fault::pause();
     File::open(folder_of(path).unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Makes the content of a file durable that is written in place.
+pub fn sync_content(file: &File) -> io::Result<()> {
+    fault::point().and_then(|()| file.sync_data())
 }
 
 /// Removes a file, durably. Whether it is gone after an error is not known.
 pub fn remove(path: &Path) -> Result<(), PublishError> {
-    let removed = fault::point().and_then(|()| fs::remove_file(path)).and_then(|()| sync_folder_of(path));
+    let removed = fault::point().and_then(|()| fs::remove_file(path)).and_then(|()| sync_name_of(path));
     removed.map_err(PublishError::unsettled("remove", path))
 }
 
@@ -27,7 +38,15 @@ pub fn create_folder(path: &Path) -> Result<(), PublishError> {
         create_folder(above)?;
     }
     fs::create_dir(path).map_err(PublishError::unchanged("create", path))?;
-    sync_folder_of(path).map_err(PublishError::unchanged("sync the folder of", path))
+    sync_name_of(path).map_err(PublishError::unchanged("sync the folder of", path))
+}
+
+/// Gives a folder, whose content is durable, its name, in place of an empty folder that had the name before.
+pub fn publish_folder(aside: &Path, target: &Path) -> Result<(), PublishError> {
+    let renamed = fault::point().and_then(|()| fs::rename(aside, target));
+    renamed.map_err(PublishError::unsettled("rename", target))?;
+    let synced = fault::point().and_then(|()| sync_name_of(target));
+    synced.map_err(PublishError::unsettled("sync the folder of", target))
 }
 
 /// Removes what a crash left of files in `folder` that were not in place yet.
@@ -71,6 +90,22 @@ mod tests {
         assert!(matches!(failed, Err(PublishError::Unsettled { .. })), "{failed:?}");
         remove(&path).expect("removed");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_folder_gets_its_name_unless_another_with_something_in_it_has_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (aside, target) = (folder.path().join("aside"), folder.path().join("target"));
+        fs::create_dir(&aside).expect("created");
+        fs::write(aside.join("new"), b"").expect("write");
+        create_folder(&target).expect("created");
+        fs::write(target.join("old"), b"").expect("write");
+        let failed = publish_folder(&aside, &target);
+        assert!(matches!(failed, Err(PublishError::Unsettled { .. })), "{failed:?}");
+        assert!(aside.join("new").exists() && target.join("old").exists());
+        fs::remove_file(target.join("old")).expect("removed");
+        publish_folder(&aside, &target).expect("published");
+        assert!(target.join("new").exists() && !aside.exists());
     }
 
     #[test]

@@ -26,5 +26,5 @@ mod folder;
 mod staged;
 
 pub use error::PublishError;
-pub use folder::{create_folder, remove, remove_leftovers, sync_folder_of};
+pub use folder::{create_folder, publish_folder, remove, remove_leftovers, sync_content, sync_folder_of};
 pub use staged::{ASIDE_SUFFIX, Durability, Staged, publish};

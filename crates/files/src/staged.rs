@@ -2,7 +2,7 @@
 
 use crate::error::PublishError;
 use crate::fault;
-use crate::folder::sync_folder_of;
+use crate::folder::sync_name_of;
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
@@ -107,7 +107,7 @@ impl Staged {
     fn sync_name(&self, durability: Durability) -> Result<(), PublishError> {
         let synced = match durability {
             Durability::Process => Ok(()),
-            Durability::Machine => fault::point().and_then(|()| sync_folder_of(&self.target)),
+            Durability::Machine => fault::point().and_then(|()| sync_name_of(&self.target)),
         };
         synced.map_err(PublishError::unsettled("sync the folder of", &self.target))
     }

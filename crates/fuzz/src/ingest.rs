@@ -13,6 +13,7 @@ mod store;
 
 use crate::input::Input;
 use crate::record_bytes::repaired;
+use bytes::Bytes;
 use quire_pageserver::Change;
 use quire_pageserver::ingest::Ingest;
 use quire_pageserver::value::{Value, Version};
@@ -65,7 +66,7 @@ fn import(store: &mut Store, settings: u8) {
 
 /// Takes one record in; whether it goes on.
 fn step(ingest: &mut Ingest, store: &mut Store, record: &[u8]) -> bool {
-    let (start, bytes) = (ingest.position(), repaired(record));
+    let (start, bytes) = (ingest.position(), chained(repaired(record), ingest.last_record()));
     let raw = RawRecord { start, end: start.add(bytes.len() as u64).align_up(), bytes };
     if !is_quick(&raw) {
         return false;
@@ -76,6 +77,15 @@ fn step(ingest: &mut Ingest, store: &mut Store, record: &[u8]) -> bool {
     let state = ingest.state();
     assert_eq!(Ingest::restore(&state).expect("its own state").state(), state);
     changes.iter().all(|change| store.apply(change))
+}
+
+/// The record as one that follows the last: ingest must refuse any other.
+fn chained(record: Bytes, last: Option<Lsn>) -> Bytes {
+    let mut record = record.to_vec();
+    if let Some(prev) = record.get_mut(8..16) {
+        prev.copy_from_slice(&last.unwrap_or(Lsn::INVALID).0.to_le_bytes());
+    }
+    record.into()
 }
 
 fn is_quick(raw: &RawRecord) -> bool {

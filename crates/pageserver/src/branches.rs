@@ -19,7 +19,6 @@ use bytes::Bytes;
 use quire_types::{BranchId, Key, ProjectId, ShardId, TimelineKey};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -53,6 +52,12 @@ pub enum BranchError {
     /// The start of an import must be a segment boundary.
     #[error("an import starts at a segment boundary, not at {0}")]
     Start(quire_types::Lsn),
+    /// The branch's layers may be there, but what they are is not known. An earlier version left this of an import that was interrupted, too.
+    #[error(
+        "cannot find the manifest in {0}: put it back from a copy; only if this branch was never whole, because its import was \
+         interrupted, remove that directory. Until then its files are left as they are"
+    )]
+    NoManifest(PathBuf),
     /// What was imported does not suffice for ingest.
     #[error("the import is incomplete: {0}")]
     Incomplete(PipelineError),
@@ -95,20 +100,14 @@ impl Branches {
     }
 
     /// Opens every branch in the data directory, and removes unfinished imports. One that cannot be opened is known as
-    /// failed; the others are served.
+    /// failed; the others are served. Nothing of it is removed, whatever is missing.
     pub fn open_all(&self) -> Result<(), StorageError> {
         for key in self.found_on_disk()? {
             let dir = key.directory(&self.config.data_dir);
-            let opened = match Manifest::load(&dir) {
-                Ok(None) => {
-                    info!(branch = %key.timeline, "removing an unfinished import");
-                    import::discard(&dir)?;
-                    continue;
-                }
-                Ok(Some(manifest)) => self.open(&dir, manifest),
-                Err(error) => Err(error.into()),
-            };
-            let known = opened.map_or_else(
+            if is_empty(&dir)? {
+                continue;
+            }
+            let known = self.open_in(&dir).map_or_else(
                 |reason| {
                     error!(branch = %key.timeline, %reason, "cannot open; it is tried again");
                     Known::Failed(reason.to_string().into())
@@ -156,31 +155,36 @@ impl Branches {
         }
     }
 
-    /// Tries to open a branch that failed. Nothing is discarded: a manifest that is not there may be about to be put back.
+    /// Tries to open a branch that failed: what was missing may have been put back.
     fn open_again(&self, key: BranchKey) -> Result<Arc<Branch>, Arc<str>> {
-        let dir = key.directory(&self.config.data_dir);
-        let opened = match Manifest::load(&dir) {
-            Ok(Some(manifest)) => self.open(&dir, manifest),
-            Ok(None) => Err(StorageError::io("find the manifest in", &dir)(ErrorKind::NotFound.into()).into()),
-            Err(error) => Err(error.into()),
-        };
+        let opened = self.open_in(&key.directory(&self.config.data_dir));
         let opened = opened.map_err(|reason| Arc::from(reason.to_string()));
         let known = opened.clone().map_or_else(Known::Failed, Known::Open);
         self.known.write().expect("nothing panics under this lock").insert(key, known);
         opened
     }
 
+    /// The branches in the data directory. What unfinished imports left there is removed on the way.
     fn found_on_disk(&self) -> Result<Vec<BranchKey>, StorageError> {
         let mut found = Vec::new();
         for (project, dir) in subdirectories::<ProjectId>(&self.config.data_dir)? {
             for (branch, dir) in subdirectories::<BranchId>(&dir)? {
                 let timeline = TimelineKey { project, branch };
+                for (UnfinishedImport, dir) in subdirectories(&dir)? {
+                    info!(branch = %timeline, "removing an unfinished import");
+                    import::discard(&dir)?;
+                }
                 for (Shard(shard), _) in subdirectories::<Shard>(&dir)? {
                     found.push(BranchKey { timeline, shard });
                 }
             }
         }
         Ok(found)
+    }
+
+    fn open_in(&self, dir: &Path) -> Result<Arc<Branch>, BranchError> {
+        let manifest = Manifest::load(dir)?.ok_or_else(|| BranchError::NoManifest(dir.to_owned()))?;
+        self.open(dir, manifest)
     }
 
     /// The branch, if it is known.
@@ -226,9 +230,9 @@ impl Branches {
         let import = imports.remove(&key).ok_or(BranchError::NoImport(key.timeline))?;
         import.finish()?;
         let dir = key.directory(&self.config.data_dir);
-        let manifest = Manifest::load(&dir)?.ok_or(BranchError::NoImport(key.timeline))?;
-        let opened = self.open(&dir, manifest);
+        let opened = self.open_in(&dir);
         if opened.is_err() {
+            // Nobody was told that it exists.
             import::discard(&dir)?;
         }
         let branch = opened?;
@@ -292,6 +296,22 @@ impl FromStr for Shard {
         let part = |text: &str| text.parse().map_err(|_| ());
         Ok(Shard(ShardId { number: part(number)?, count: part(count)? }))
     }
+}
+
+/// The name of the directory of an import.
+struct UnfinishedImport;
+
+impl FromStr for UnfinishedImport {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<UnfinishedImport, ()> {
+        import::target_name(text).ok_or(())?.parse::<Shard>().map(|_| UnfinishedImport)
+    }
+}
+
+/// Whether nothing is in a directory: it is no branch, nor what is left of one.
+fn is_empty(dir: &Path) -> Result<bool, StorageError> {
+    Ok(fs::read_dir(dir).map_err(StorageError::io("list", dir))?.next().is_none())
 }
 
 /// The subdirectories whose names are of one kind; others are none of ours.

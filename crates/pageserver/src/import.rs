@@ -1,7 +1,8 @@
 //! Filling a branch with the pages and files of a data directory.
 //!
 //! Everything lies at one LSN, where ingest will start. Values are gathered in a memtable and written out as layers as
-//! it grows. The manifest is published last; a directory without one is an import that was not finished, and is removed.
+//! it grows, in a directory that is called otherwise than a branch's. Once its manifest is published, too, it gets the branch's name. So
+//! what is left of an import that was not finished is known by its name, and a branch's directory that lacks its manifest is damaged.
 
 use crate::accounts::Account;
 use crate::error::StorageError;
@@ -26,27 +27,34 @@ pub enum ImportError {
     Storage(#[from] StorageError),
 }
 
+/// What the directory of an import is called after the name that it will have.
+const IMPORT_SUFFIX: &str = ".import";
+
 /// An import under way.
 #[derive(Debug)]
 pub struct Import {
+    /// Where it is gathered.
     dir: PathBuf,
+    /// Where it will be.
+    target: PathBuf,
     manifest: Manifest,
     table: Memtable,
     memtable_bytes: usize,
 }
 
 impl Import {
-    /// Begins in an empty `dir`, removing what an unfinished import left there.
+    /// Begins an import that will be in `target`, removing what an unfinished one left.
     pub fn begin(
-        dir: &Path,
+        target: &Path,
         origin: Origin,
         settings: ImageSettings,
         memtable_bytes: usize,
     ) -> Result<Import, StorageError> {
-        discard(dir)?;
-        quire_files::create_folder(dir)?;
+        let dir = aside_of(target);
+        discard(&dir)?;
+        quire_files::create_folder(&dir)?;
         let manifest = Manifest::new(origin, settings);
-        Ok(Import { dir: dir.to_owned(), manifest, table: Memtable::default(), memtable_bytes })
+        Ok(Import { dir, target: target.to_owned(), manifest, table: Memtable::default(), memtable_bytes })
     }
 
     /// Takes one value: a page for a page's key, anything for others.
@@ -67,7 +75,8 @@ impl Import {
     /// Makes the branch exist.
     pub fn finish(mut self) -> Result<(), StorageError> {
         self.flush()?;
-        self.manifest.publish(&self.dir)
+        self.manifest.publish(&self.dir)?;
+        Ok(quire_files::publish_folder(&self.dir, &self.target)?)
     }
 
     fn flush(&mut self) -> Result<(), StorageError> {
@@ -88,10 +97,69 @@ impl Import {
     }
 }
 
+fn aside_of(target: &Path) -> PathBuf {
+    let mut name = target.as_os_str().to_owned();
+    name.push(IMPORT_SUFFIX);
+    name.into()
+}
+
+/// The name that the directory of an import would have got; none for others.
+pub fn target_name(name: &str) -> Option<&str> {
+    name.strip_suffix(IMPORT_SUFFIX)
+}
+
 /// Removes a directory with all that is in it, if it exists.
 pub fn discard(dir: &Path) -> Result<(), StorageError> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StorageError::io("remove", dir)(error)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire_files::fault;
+    use quire_types::{Lsn, ShardId, TimelineKey};
+
+    fn begin(target: &Path) -> Import {
+        let (timeline, shard, start) = (TimelineKey::default(), ShardId::UNSHARDED, Lsn(16 << 20));
+        let origin = Origin { timeline, shard, start, segment_bytes: 16 << 20, postgres_version: 15 };
+        Import::begin(target, origin, ImageSettings::default(), 1 << 20).expect("begun")
+    }
+
+    fn finish(target: &Path) -> Result<(), StorageError> {
+        let mut import = begin(target);
+        import.put(Key::ControlFile, Bytes::from_static(b"control")).expect("taken");
+        import.finish()
+    }
+
+    #[test]
+    fn an_import_that_fails_at_any_step_is_there_whole_or_not_at_all() {
+        for steps in 0.. {
+            let dir = tempfile::tempdir().expect("directory");
+            let target = dir.path().join("0-1");
+            fault::fail_after(Some(steps));
+            let finished = finish(&target);
+            fault::fail_after(None);
+            let manifest = if target.exists() { Manifest::load(&target).expect("readable") } else { None };
+            assert_eq!(manifest.is_some(), target.exists(), "after {steps} steps");
+            if finished.is_ok() {
+                return assert_eq!((steps, manifest.expect("it is there").runs.len()), (8, 1));
+            }
+        }
+    }
+
+    #[test]
+    fn what_an_unfinished_import_left_is_removed_by_the_next_and_a_branch_never_is() {
+        let dir = tempfile::tempdir().expect("directory");
+        let target = dir.path().join("0-1");
+        let leftover = begin(&target).dir.join("leftover");
+        fs::write(&leftover, b"").expect("written");
+        finish(&target).expect("finished");
+        assert!(target.join("manifest").exists() && !leftover.exists());
+        fs::remove_file(target.join("manifest")).expect("removed");
+        assert!(finish(&target).is_err(), "a directory with layers has the name");
+        assert!(fs::read_dir(&target).expect("there").count() > 0);
     }
 }

@@ -15,9 +15,17 @@ const WAL_FAILURES_MAX: u32 = 8;
 /// Why ingest stopped. It does not go on before a restart, because going on would give wrong pages.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
-    /// The bytes are not WAL.
+    /// The bytes are not WAL, where a record should be that was not taken yet: another source may have better ones.
     #[error(transparent)]
     Wal(#[from] WalError),
+    /// The bytes are a record of the log, since their checksum is right, but not one that can be decoded.
+    #[error("the record at {lsn} cannot be decoded: {source}")]
+    Record {
+        /// Where it starts.
+        lsn: Lsn,
+        /// What is wrong.
+        source: WalError,
+    },
     /// The record cannot be ingested.
     #[error(transparent)]
     Ingest(#[from] IngestError),
@@ -81,21 +89,24 @@ impl Pipeline {
         let segment_bytes = origin.segment_bytes.into();
         let stream = match ingest.last_record() {
             Some(last) => WalStream::resume(ingest.position(), last, segment_bytes, None),
-            None => WalStream::new(ingest.position(), segment_bytes, None),
+            None => WalStream::at_boundary(ingest.position(), segment_bytes, None),
         };
         let (timeline, last_freeze) = (Arc::clone(timeline), Instant::now());
         Ok(Pipeline { timeline, limits, ingest, stream, last_freeze, wal_failures: 0, is_stopped: false })
     }
 
-    /// The next byte of WAL that is needed.
+    /// The next byte of WAL that is needed; once ingest has stopped, the end of the last record before that.
     pub fn position(&self) -> Lsn {
-        self.stream.position()
+        match self.is_stopped {
+            true => self.ingest.position(),
+            false => self.stream.position(),
+        }
     }
 
     /// Takes WAL that starts at `begin`; what came before is skipped. Gives the next byte that is needed.
     ///
     /// After bytes that are not WAL the same bytes may be fed again, from another source, some times. After any other
-    /// error the timeline is told why, and nothing more is taken.
+    /// error the timeline is told why, and nothing more is taken: ingest never passes a record that it could not take in.
     pub fn feed(&mut self, begin: Lsn, wal: &[u8]) -> Result<Lsn, PipelineError> {
         self.check_not_stopped()?;
         let expected = self.position();
@@ -133,7 +144,8 @@ impl Pipeline {
     }
 
     fn take_record(&mut self, raw: &RawRecord) -> Result<(), PipelineError> {
-        let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
+        let record = Record::decode(raw.start, raw.end, raw.bytes.clone())
+            .map_err(|source| PipelineError::Record { lsn: raw.start, source })?;
         let changes = self.ingest.ingest_decoded(raw, &record, &PatientView(&self.timeline))?;
         let must_wait = self.timeline.apply(&changes, raw.end)?;
         self.count(&record);

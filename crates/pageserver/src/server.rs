@@ -73,7 +73,9 @@ impl From<FileError> for Refusal {
     fn from(error: FileError) -> Refusal {
         let code = match &error {
             FileError::Fenced { .. } => ErrorCode::Fenced,
-            FileError::NotFenced(_) | FileError::Name(_) | FileError::TooLong(_) => ErrorCode::Protocol,
+            FileError::NotFenced(_) | FileError::Name(_) | FileError::TooLong(_) | FileError::TermOutOfReach { .. } => {
+                ErrorCode::Protocol
+            }
             FileError::Storage(StorageError::Corrupt { .. }) => ErrorCode::Corrupt,
             FileError::Storage(_) => ErrorCode::Storage,
         };

@@ -14,7 +14,7 @@
 
 use crate::error::StorageError;
 use bytes::Bytes;
-use quire_files::{ASIDE_SUFFIX, Durability, PublishError};
+use quire_files::{ASIDE_SUFFIX, Durability, PublishError, sync_folder_of};
 use quire_protocol::page::{FileVersion, MAX_KEYS, SMALL_FILE_BYTES_MAX, SmallFile};
 use quire_types::{CodecError, Lsn, Reader, Term, Writer};
 use std::collections::BTreeMap;
@@ -53,6 +53,14 @@ pub enum FileError {
     /// A compute has to fence the files before it writes any.
     #[error("term {0} has not fenced the files")]
     NotFenced(Term),
+    /// No term can be that far ahead; nothing was fenced.
+    #[error("term {term} cannot be, after term {fence}")]
+    TermOutOfReach {
+        /// Who fenced the files last.
+        fence: Term,
+        /// Who wants to.
+        term: Term,
+    },
     /// A name that no small file can have.
     #[error("no small file can be called {0:?}")]
     Name(String),
@@ -96,6 +104,9 @@ impl SmallFiles {
     pub fn open(shard: &Path) -> Result<SmallFiles, StorageError> {
         let dir = shard.join(FOLDER);
         quire_files::create_folder(&dir)?;
+        // A crash of the process may have come between a rename and this, and what is found is told to others.
+        let names = dir.join(TERM_FILE);
+        sync_folder_of(&names).map_err(StorageError::io("sync the directory of", &names))?;
         let files = found_in(&dir)?;
         let Fence { term, settled } = load_fence(&dir)?;
         let last = FileVersion { term, sequence: 0 };
@@ -114,6 +125,9 @@ impl SmallFiles {
         let fence = state.last.term;
         if term < fence {
             return Err(FileError::Fenced { fence, term });
+        }
+        if !term.is_in_reach_of(fence) {
+            return Err(FileError::TermOutOfReach { fence, term });
         }
         if term > fence {
             let settled = ingested.max(state.settled);

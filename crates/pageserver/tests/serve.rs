@@ -11,7 +11,8 @@ use quire_protocol::{Frame, FrameError};
 use quire_types::{BranchId, Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Term, TimelineKey};
 use quire_wal::checkpoint::encode_shutdown_checkpoint;
 use quire_wal::effects::FullPageWrites;
-use quire_wal::{CheckpointState, WalStream};
+use quire_wal::record::record_crc;
+use quire_wal::{CheckpointState, WalStream, WalWriter, rmgr};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -305,11 +306,46 @@ async fn an_unfinished_import_is_gone_after_a_restart() {
     let begin = Request::ImportBegin { start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 15 };
     assert_eq!(client.ask(&begin).await, Response::Done);
     assert_eq!(client.ask(&Request::ImportValues(values())).await, Response::Done);
+    let branch = dir.path().join("0".repeat(32)).join("0".repeat(32));
+    assert!(branch.join("0-1.import").exists() && !branch.join("0-1").exists(), "it is no branch yet");
     server.stop().await;
     let server = Running::start(dir.path(), Vec::new()).await;
+    assert!(!branch.join("0-1.import").exists(), "it is removed");
     let (mut client, welcome) = Client::connect(server.pages).await;
     assert_eq!(welcome, Response::Welcome { ingested: None });
     import(&mut client).await;
+    server.stop().await;
+}
+
+/// The names of the files and directories in the directory of the first branch.
+fn branch_files(dir: &Path) -> Vec<String> {
+    let listed = std::fs::read_dir(dir.join("0".repeat(32)).join("0".repeat(32)).join("0-1")).unwrap();
+    let mut names: Vec<_> = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_without_its_manifest_is_left_alone_and_said_to_be_unusable() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(dir.path(), Vec::new()).await;
+    import(&mut Client::connect(server.pages).await.0).await;
+    server.stop().await;
+    let manifest = dir.path().join("0".repeat(32)).join("0".repeat(32)).join("0-1/manifest");
+    std::fs::rename(&manifest, dir.path().join("manifest")).unwrap();
+    let files = branch_files(dir.path());
+    assert!(files.iter().any(|name| name.ends_with(".layer")), "{files:?}");
+
+    let server = Running::start(dir.path(), Vec::new()).await;
+    server.wait_until_status_says("cannot find the manifest").await;
+    let (mut client, _) = Client::connect(server.pages).await;
+    assert_eq!(client.error(&get_pages(START, &[0])).await, ErrorCode::Storage);
+    let begin = Request::ImportBegin { start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 15 };
+    assert_eq!(client.error(&begin).await, ErrorCode::Protocol, "nothing is imported in its place");
+    assert_eq!(branch_files(dir.path()), files);
+    std::fs::rename(dir.path().join("manifest"), &manifest).unwrap();
+    server.wait_until_status_says(r#""error":null"#).await;
+    assert!(matches!(client.ask(&get_pages(START, &[0])).await, Response::Pages(_)));
     server.stop().await;
 }
 
@@ -329,6 +365,47 @@ async fn wal_that_cannot_be_ingested_stops_the_branch_and_not_the_process() {
     let status = server.http("GET", "/status", "").await;
     assert!(status.contains("\"error\":\"invalid WAL at"), "{status}");
     server.stop().await;
+}
+
+/// A checkpoint, a record whose checksum is right and whose body says nothing that can be decoded, a record that is good; where the second
+/// starts, and where the third ends.
+fn wal_with_a_record_that_cannot_be_decoded() -> (Vec<u8>, Lsn, Lsn) {
+    let (mut wal, last) = shutdown_checkpoint();
+    let mut writer = WalWriter::new(START.add(wal.len() as u64), last, 1, SYSTEM_ID, SEGMENT_BYTES.into());
+    let bad = writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, b"abc");
+    writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, b"def");
+    let end = writer.position();
+    let mut records = writer.into_vec();
+    let bytes = u32::from_le_bytes(*records.first_chunk().unwrap()) as usize;
+    // The number of a block that no record has.
+    records[24] = 100;
+    let checksum = record_crc(&records[..bytes]);
+    records[20..24].copy_from_slice(&checksum.to_le_bytes());
+    wal.extend(records);
+    (wal, bad, end)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_cannot_be_decoded_stops_ingest_at_it_and_again_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, bad, end) = wal_with_a_record_that_cannot_be_decoded();
+    let before = Safekeeper::start(wal[..bad.bytes_since(START) as usize].to_vec()).await;
+    let server = Running::start(dir.path(), vec![before.address]).await;
+    import(&mut Client::connect(server.pages).await.0).await;
+    wait_until(|| before.durable.load(Ordering::SeqCst) == bad.0).await;
+    server.stop().await;
+    let safekeeper = Safekeeper::start(wal).await;
+    for start in ["first", "second"] {
+        let server = Running::start(dir.path(), vec![safekeeper.address]).await;
+        let (mut client, _) = Client::connect(server.pages).await;
+        assert_eq!(client.error(&get_pages(end, &[0])).await, ErrorCode::IngestStopped, "the {start} time");
+        assert!(matches!(client.ask(&get_pages(bad, &[0])).await, Response::Pages(_)), "what is before it is served");
+        server.wait_until_status_says(&format!("\"error\":\"the record at {bad} cannot be decoded")).await;
+        let position = client.ask(&Request::GetPosition).await;
+        assert_eq!(position, Response::Position { ingested: bad, durable: bad });
+        server.stop().await;
+        assert!(safekeeper.durable.load(Ordering::SeqCst) <= bad.0, "nothing beyond it was reported");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -185,12 +185,14 @@ pub enum ErrorCode {
     Storage = 4,
     /// The message does not fit the state of the conversation.
     Protocol = 5,
+    /// No term can be that far ahead; nothing was changed.
+    TermOutOfReach = 6,
 }
 
 impl ErrorCode {
     fn from_number(number: u8) -> Result<ErrorCode, CodecError> {
-        use ErrorCode::{IdentityMismatch, NoSuchLog, OutOfRange, Protocol, Storage};
-        [NoSuchLog, IdentityMismatch, OutOfRange, Storage, Protocol]
+        use ErrorCode::{IdentityMismatch, NoSuchLog, OutOfRange, Protocol, Storage, TermOutOfReach};
+        [NoSuchLog, IdentityMismatch, OutOfRange, Storage, Protocol, TermOutOfReach]
             .into_iter()
             .find(|code| *code as u8 == number)
             .ok_or(CodecError::Invalid { field: "error code", value: number.into() })
@@ -473,6 +475,7 @@ mod tests {
             Response::Appended { term: Term(1), flush: Lsn(2), commit: Lsn(3) },
             Response::Wal { begin: Lsn(1), commit: Lsn(2), wal: Bytes::from_static(b"x") },
             Response::Error { code: ErrorCode::Storage, message: "disk full".into() },
+            Response::Error { code: ErrorCode::TermOutOfReach, message: "too high".into() },
         ];
         for response in responses {
             assert_eq!(Response::from_frame(&response.to_frame(1)).expect("valid"), response);

@@ -2,6 +2,7 @@
 
 use crate::branch::Branch;
 use crate::error::{BranchError, SafekeeperError};
+use crate::flush_mark::FlushMark;
 use crate::log::LogContext;
 use crate::metrics::Metrics;
 use crate::state_file::STATE_FILE;
@@ -11,7 +12,7 @@ use quire_protocol::quorum::LogIdentity;
 use quire_types::{NodeId, TimelineKey};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -66,8 +67,7 @@ impl Branches {
         let path = self.folder_of(key);
         fs::create_dir_all(&path)?;
         let branch = Branch::create(key, &path, identity, self.context.clone(), self.metrics.clone())?;
-        sync_folder_of(&path)?;
-        sync_folder_of(&self.data_dir.join(key.project.to_string()))?;
+        sync_names(&path)?;
         tracing::info!(branch = %key, ?identity, "created");
         let branch = Arc::new(branch);
         open.insert(key, branch.clone());
@@ -95,17 +95,38 @@ fn lock_data_dir(data_dir: &Path, node: NodeId) -> Result<Flock<File>, Safekeepe
     Ok(lock)
 }
 
-/// The folders that hold a branch. One without a state file is what a crash left of a creation that nobody was told of.
+/// Makes the names of what is in a branch's folder, of the folder, its project's and the data directory durable.
+pub(crate) fn sync_names(branch: &Path) -> io::Result<()> {
+    branch.join(STATE_FILE).ancestors().take(4).try_for_each(sync_folder_of)
+}
+
+/// The folders that hold a branch. One that has neither a state nor anything that comes after it is what a crash left of a creation that
+/// nobody was told of.
 fn branch_folders(data_dir: &Path) -> Result<Vec<(TimelineKey, PathBuf)>, SafekeeperError> {
     let mut found = Vec::new();
     for (project, project_path) in named_folders(data_dir)? {
         for (branch, path) in named_folders(&project_path)? {
-            if path.join(STATE_FILE).exists() {
+            if holds_a_log(&path).map_err(SafekeeperError::file(&path))? {
                 found.push((TimelineKey { project, branch }, path));
             }
         }
     }
     Ok(found)
+}
+
+/// Whether a log was ever created in the folder, even if its state is lost: who lost it must not take it for an empty one.
+fn holds_a_log(branch: &Path) -> io::Result<bool> {
+    if !branch.is_dir() {
+        return Ok(false);
+    }
+    let is_segment = |name: &str| name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut names = fs::read_dir(branch)?;
+    let has_one = names.try_fold(false, |found, entry| {
+        let name = entry?.file_name();
+        io::Result::Ok(found || name.to_str().is_some_and(|name| name == STATE_FILE || is_segment(name)))
+    });
+    // A mark that is damaged was once written.
+    Ok(has_one? || !FlushMark::read(branch).is_ok_and(|mark| !mark.is_valid()))
 }
 
 fn named_folders<Name: std::str::FromStr>(folder: &Path) -> Result<Vec<(Name, PathBuf)>, SafekeeperError> {
@@ -116,4 +137,76 @@ fn named_folders<Name: std::str::FromStr>(folder: &Path) -> Result<Vec<(Name, Pa
         found.extend(name.map(|name| (name, entry.path())));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::helper::Helper;
+    use quire_files::fault;
+    use quire_types::{BranchId, Lsn, ProjectId};
+
+    const KEY: TimelineKey = TimelineKey { project: ProjectId([1; 16]), branch: BranchId([2; 16]) };
+
+    fn open(data_dir: &Path) -> Result<Branches, SafekeeperError> {
+        let context = LogContext { node: NodeId(1), helper: Helper::start()?, keep_segments: 0 };
+        Branches::open(data_dir, context, Arc::new(Metrics::new()))
+    }
+
+    fn created() -> tempfile::TempDir {
+        let data_dir = tempfile::tempdir().expect("folder");
+        let identity = LogIdentity { system_id: 7, segment_bytes: 1 << 20, start: Lsn(3 << 20) };
+        open(data_dir.path()).expect("opened").get_or_create(KEY, identity).expect("created");
+        data_dir
+    }
+
+    #[test]
+    fn what_a_start_finds_is_made_durable_before_anybody_hears_of_it() {
+        let data_dir = created();
+        for steps in 0..10 {
+            fault::fail_after(Some(steps));
+            let opened = open(data_dir.path());
+            fault::fail_after(None);
+            let Ok(branches) = opened else { continue };
+            let unusable = branches.get(KEY).and_then(|branch| branch.published().unusable);
+            if unusable.is_none() {
+                // The folder and the three above it; the folder again, once the log was cut; the mark.
+                return assert_eq!(steps, 6, "steps that a start needs");
+            }
+        }
+        panic!("it does not open");
+    }
+
+    #[test]
+    fn a_log_without_its_state_is_refused_and_not_created_again() {
+        for left in ["000000010000000000000003", "flushed"] {
+            let data_dir = created();
+            let branches = open(data_dir.path()).expect("opened");
+            let identity = branches.get(KEY).expect("there").identity().expect("open");
+            let folder = branches.folder_of(KEY);
+            drop(branches);
+            fs::write(folder.join("000000010000000000000003"), b"WAL").expect("write");
+            for entry in fs::read_dir(&folder).expect("listed").flatten().filter(|entry| entry.file_name() != left) {
+                fs::remove_file(entry.path()).expect("removed");
+            }
+            let branches = open(data_dir.path()).expect("opened");
+            let branch = branches.get_or_create(KEY, identity).expect("it is known");
+            let unusable = branch.published().unusable.expect("it cannot be used");
+            assert!(unusable.contains(STATE_FILE), "{unusable}");
+            assert!(!folder.join(STATE_FILE).exists());
+        }
+    }
+
+    #[test]
+    fn a_creation_that_was_interrupted_is_begun_anew() {
+        let data_dir = created();
+        let branches = open(data_dir.path()).expect("opened");
+        let (folder, identity) = (branches.folder_of(KEY), branches.get(KEY).expect("there").identity().expect("open"));
+        drop(branches);
+        fs::rename(folder.join(STATE_FILE), folder.join("state.tmp")).expect("renamed");
+        fs::write(folder.join("flushed"), b"").expect("write");
+        let branches = open(data_dir.path()).expect("opened");
+        assert!(branches.get(KEY).is_none());
+        assert!(branches.get_or_create(KEY, identity).expect("created").published().unusable.is_none());
+    }
 }

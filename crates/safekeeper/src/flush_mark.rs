@@ -8,6 +8,7 @@
 //! there is none. Before the log is truncated it is lowered, durably. `docs/format-safekeeper.md` has the bytes.
 
 use crate::error::StateError;
+use quire_files::sync_content;
 use quire_types::{Lsn, Reader, Writer};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -50,10 +51,10 @@ impl FlushMark {
         self.file.write_all_at(&encode(flush), 0)
     }
 
-    /// The log is about to be cut at `to`.
+    /// The log is about to be cut at `to`, or was found to end there; durable when this returns.
     pub fn lower(&self, to: Lsn) -> io::Result<()> {
         self.set(to)?;
-        self.file.sync_data()
+        sync_content(&self.file)
     }
 }
 

@@ -1,9 +1,11 @@
 //! The thread that prepares segments before they are needed and removes those that no longer are, off the commit path.
 
 use crate::error::SafekeeperError;
+use crate::prepared::Prepared;
 use crate::segments::SegmentFolder;
 use std::fs;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -15,10 +17,18 @@ pub(crate) struct Helper {
 
 #[derive(Debug)]
 enum Work {
-    Prepare(SegmentFolder, u64),
+    Prepare {
+        folder: SegmentFolder,
+        segment: u64,
+        prepared: Arc<Prepared>,
+    },
     Remove(SegmentFolder, u64),
     #[cfg(test)]
     Report(Sender<()>),
+    #[cfg(test)]
+    Hold(std::sync::mpsc::Receiver<()>),
+    #[cfg(test)]
+    FailAfter(Option<u32>),
 }
 
 impl Helper {
@@ -30,9 +40,9 @@ impl Helper {
         started.map(|_| Helper { work }).map_err(|_| SafekeeperError::Thread("segments"))
     }
 
-    /// Wants a segment to exist soon. Should that fail, whoever needs it finds out by himself.
-    pub fn prepare(&self, folder: SegmentFolder, segment: u64) {
-        let _ = self.work.send(Work::Prepare(folder, segment));
+    /// Wants a segment to be ready soon, which `prepared` tells. Should that fail, whoever needs it finds out by himself.
+    pub fn prepare(&self, folder: SegmentFolder, segment: u64, prepared: Arc<Prepared>) {
+        let _ = self.work.send(Work::Prepare { folder, segment, prepared });
     }
 
     /// Wants segments before this one removed.
@@ -47,16 +57,40 @@ impl Helper {
         self.work.send(Work::Report(done)).expect("the thread lives as long as this handle");
         wait.recv().expect("the thread answers");
     }
+
+    /// Does nothing from now on until something is sent, or the sender is gone.
+    #[cfg(test)]
+    pub fn hold(&self) -> Sender<()> {
+        let (release, held) = channel();
+        self.work.send(Work::Hold(held)).expect("the thread lives as long as this handle");
+        release
+    }
+
+    /// Has the thread's steps fail, as [`quire_files::fault::fail_after`] does for the caller's.
+    #[cfg(test)]
+    pub fn fail_after(&self, steps: Option<u32>) {
+        self.work.send(Work::FailAfter(steps)).expect("the thread lives as long as this handle");
+    }
 }
 
 fn carry_out(work: Work) {
     let result = match &work {
-        Work::Prepare(folder, segment) if folder.file(*segment).exists() => Ok(()),
-        Work::Prepare(folder, segment) => folder.create(*segment),
+        Work::Prepare { folder, segment, .. } if folder.file(*segment).exists() => Ok(()),
+        Work::Prepare { folder, segment, prepared } => prepared.prepare(folder, *segment),
         Work::Remove(folder, segment) => remove_before(folder, *segment),
         #[cfg(test)]
         Work::Report(done) => {
             let _ = done.send(());
+            Ok(())
+        }
+        #[cfg(test)]
+        Work::Hold(held) => {
+            let _ = held.recv();
+            Ok(())
+        }
+        #[cfg(test)]
+        Work::FailAfter(steps) => {
+            quire_files::fault::fail_after(*steps);
             Ok(())
         }
     };

@@ -42,6 +42,7 @@ mod helper;
 mod http;
 mod log;
 mod metrics;
+mod prepared;
 mod recover;
 mod safekeeper;
 mod segments;

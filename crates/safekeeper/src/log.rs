@@ -1,6 +1,7 @@
 //! An acceptor with its disk: carries out the acceptor's actions on the state file and the WAL segments.
 
 use crate::branch::Published;
+use crate::branches::sync_names;
 use crate::error::BranchError;
 use crate::flush_mark::FlushMark;
 use crate::helper::Helper;
@@ -64,6 +65,8 @@ impl Log {
     /// Opens the log in a folder, as a crash may have left it.
     pub fn open(path: &Path, context: LogContext) -> Result<Log, BranchError> {
         remove_leftovers(path)?;
+        // A crash of the process may have come between a rename and the flush of the folder, and whoever hears of what is read relies on it.
+        sync_names(path)?;
         let StateFile { acceptor: state, followers } = StateFile::read(path)?;
         let folder = SegmentFolder { path: path.to_owned(), segment_bytes: state.identity.segment_bytes.into() };
         let (end, commit) = (find_end(&folder, &state)?, state.commit);
@@ -74,7 +77,8 @@ impl Log {
         })?;
         let mut log = Log::assemble(path.to_owned(), acceptor, followers, context)?;
         cut_and_flush(&mut log.writer, end, commit)?;
-        log.mark.set(end)?;
+        // Flushed, because the disk may have a higher mark than what was read here, if the flush of its lowering failed.
+        log.mark.lower(end)?;
         Ok(log)
     }
 

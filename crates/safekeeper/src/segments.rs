@@ -2,16 +2,20 @@
 //!
 //! A segment file always has its full length and was zeroed and made durable before it got its name, so that flushing WAL
 //! into it changes no file metadata. The next one is prepared by the [`Helper`] thread when the current one is half full.
+//!
+//! WAL is written only into a segment whose *name* is durable, too: flushing a file does not flush the folder that names it.
 
 use crate::helper::Helper;
+use crate::prepared::Prepared;
 use bytes::{Bytes, BytesMut};
-use quire_files::{Durability, PublishError, Staged, sync_folder_of};
+use quire_files::{Durability, PublishError, Staged, sync_content, sync_folder_of};
 use quire_types::Lsn;
 use quire_types::lsn::segment_file_name;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 
@@ -47,11 +51,27 @@ impl SegmentFolder {
         (segment_file_name(1, segment, self.segment_bytes) == name).then_some(segment)
     }
 
-    /// Creates a segment of zeroes, unless it exists. A file that another thread put there in the meantime is left alone.
+    /// Creates a segment of zeroes, unless it exists; its name is durable then. A file that another thread put there in the meantime is
+    /// left alone.
     pub fn create(&self, segment: u64) -> io::Result<()> {
+        self.place(self.stage(segment)?)
+    }
+
+    /// Makes a segment of zeroes that has no name yet.
+    pub fn stage(&self, segment: u64) -> io::Result<Staged> {
         let mut staged = Staged::create_distinct(&self.file(segment))?;
         write_zeroes(&mut staged, self.segment_bytes)?;
+        Ok(staged)
+    }
+
+    /// Gives a segment its name, durably, unless there is one that has it.
+    pub fn place(&self, staged: Staged) -> io::Result<()> {
         Ok(staged.publish_if_absent(Durability::Machine)?)
+    }
+
+    /// Makes the names of the segments durable.
+    pub fn sync_names(&self) -> io::Result<()> {
+        sync_folder_of(&self.file(0))
     }
 
     fn open(&self, segment: u64) -> io::Result<File> {
@@ -61,16 +81,6 @@ impl SegmentFolder {
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         Ok(file)
-    }
-
-    fn open_or_create(&self, segment: u64) -> io::Result<File> {
-        match self.open(segment) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.create(segment)?;
-                self.open(segment)
-            }
-            other => other,
-        }
     }
 
     /// The part of `[begin, end)` that lies in the segment of `begin`: its number, the offset in it, and the length.
@@ -93,6 +103,7 @@ fn write_zeroes(staged: &mut Staged, length: u64) -> Result<(), PublishError> {
 pub(crate) struct SegmentWriter {
     folder: SegmentFolder,
     helper: Helper,
+    prepared: Arc<Prepared>,
     current: Option<(u64, File)>,
     /// Whether the current segment has bytes that were not flushed; earlier ones never have.
     dirty: bool,
@@ -103,7 +114,7 @@ pub(crate) struct SegmentWriter {
 impl SegmentWriter {
     /// A writer into the folder.
     pub fn new(folder: SegmentFolder, helper: Helper) -> SegmentWriter {
-        SegmentWriter { folder, helper, current: None, dirty: false, asked_for: 0 }
+        SegmentWriter { folder, helper, prepared: Arc::default(), current: None, dirty: false, asked_for: 0 }
     }
 
     /// Where it writes.
@@ -129,7 +140,7 @@ impl SegmentWriter {
         self.switch_to(segment)?.write_all_at(part, offset)?;
         if offset + part.len() as u64 >= self.folder.segment_bytes / 2 && self.asked_for <= segment {
             self.asked_for = segment + 1;
-            self.helper.prepare(self.folder.clone(), segment + 1);
+            self.helper.prepare(self.folder.clone(), segment + 1, self.prepared.clone());
         }
         Ok(())
     }
@@ -137,9 +148,25 @@ impl SegmentWriter {
     fn switch_to(&mut self, segment: u64) -> io::Result<&File> {
         if self.current.as_ref().is_none_or(|(current, _)| *current != segment) {
             self.sync_current()?;
-            self.current = Some((segment, self.folder.open_or_create(segment)?));
+            self.current = Some((segment, self.open_durable(segment)?));
         }
         Ok(&self.current.as_ref().expect("it was just set").1)
+    }
+
+    /// The file of a segment, whose name is durable when this returns.
+    fn open_durable(&self, segment: u64) -> io::Result<File> {
+        match self.folder.open(segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.folder.create(segment)?;
+                self.folder.open(segment)
+            }
+            Ok(file) if !self.prepared.take(segment) => {
+                // The helper may be just about to, or has failed; a crash may have left it, too.
+                self.folder.sync_names()?;
+                Ok(file)
+            }
+            other => other,
+        }
     }
 
     /// Makes everything written durable; `false` if it was already.
@@ -153,13 +180,14 @@ impl SegmentWriter {
     }
 
     fn sync_current(&self) -> io::Result<()> {
-        self.current.as_ref().map_or(Ok(()), |(_, file)| file.sync_data())
+        self.current.as_ref().map_or(Ok(()), |(_, file)| sync_content(file))
     }
 
     /// Removes every byte from `to` on, durably. A crash on the way leaves a shorter part of what was there, possibly with
     /// remains after it: opening a log cuts again.
     pub fn truncate(&mut self, to: Lsn) -> io::Result<()> {
         (self.current, self.asked_for) = (None, 0);
+        std::mem::take(&mut self.prepared).give_up();
         let (segment, offset, _) = self.folder.first_part(to, Lsn::MAX);
         let keeps_first = offset > 0;
         for later in self.folder.list()?.into_iter().rev() {
@@ -168,26 +196,30 @@ impl SegmentWriter {
             }
         }
         if keeps_first {
-            let file = self.folder.open_or_create(segment)?;
+            let file = self.open_durable(segment)?;
             zero_from(&file, offset, self.folder.segment_bytes)?;
-            file.sync_data()?;
+            sync_content(&file)?;
         }
         self.dirty = false;
-        sync_folder_of(&self.folder.file(segment))
+        self.folder.sync_names()
     }
 }
 
-/// Zeroes a file's bytes from `offset` on, writing only where they are not zero.
+impl Drop for SegmentWriter {
+    fn drop(&mut self) {
+        // Who opens the log again begins with the segments that are there then.
+        self.prepared.give_up();
+    }
+}
+
+/// Zeroes a file's bytes from `offset` on. That they read as zeroes would not tell what is on the disk: after a flush that failed
+/// the system takes what was written for clean, and no later flush writes it. So all of them are written, always.
 fn zero_from(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    let mut buffer = vec![0; ZEROES.len()];
     let mut at = offset;
     while at < length {
-        let count = (length - at).min(buffer.len() as u64) as usize;
-        file.read_exact_at(&mut buffer[..count], at)?;
-        if buffer[..count] != ZEROES[..count] {
-            file.write_all_at(&ZEROES[..count], at)?;
-        }
-        at += count as u64;
+        let count = (length - at).min(ZEROES.len() as u64);
+        file.write_all_at(&ZEROES[..count as usize], at)?;
+        at += count;
     }
     Ok(())
 }
@@ -230,6 +262,8 @@ impl SegmentReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quire_files::fault;
+    use std::os::unix::fs::MetadataExt;
 
     const MIB: u64 = 1 << 20;
 
@@ -306,5 +340,112 @@ mod tests {
         log.writer.write(Lsn(5 * MIB + MIB / 2 - 1), &[7]).expect("write");
         log.writer.helper.wait_idle();
         assert!(log.writer.folder().file(6).exists());
+    }
+
+    /// What `work` gives if nothing can be made durable meanwhile.
+    fn without_syncs<T>(work: impl FnOnce() -> T) -> T {
+        fault::fail_after(Some(0));
+        let result = work();
+        fault::fail_after(None);
+        result
+    }
+
+    #[test]
+    fn a_segment_is_used_only_once_its_name_is_durable() {
+        let mut log = fixture();
+        // It has its name, and nobody said that the name would survive a power cut.
+        fs::write(log.writer.folder().file(5), vec![0; MIB as usize]).expect("write");
+        let used = without_syncs(|| log.writer.write(Lsn(5 * MIB), &[7]));
+        assert!(used.is_err(), "the name was not made durable before WAL was written");
+        log.writer.write(Lsn(5 * MIB), &[7]).expect("the name can be made durable");
+        without_syncs(|| log.writer.write(Lsn(5 * MIB + 1), &[7])).expect("it is durable by now");
+    }
+
+    #[test]
+    fn a_segment_that_was_prepared_whole_is_used_without_another_sync() {
+        let mut log = fixture();
+        log.writer.write(Lsn(5 * MIB), &vec![7; MIB as usize]).expect("write");
+        log.writer.helper.wait_idle();
+        fault::fail_after(Some(1));
+        let used = log.writer.write(Lsn(6 * MIB), &[7]);
+        fault::fail_after(None);
+        used.expect("only the segment before it was flushed");
+    }
+
+    #[test]
+    fn a_segment_whose_preparation_failed_halfway_is_used_only_once_its_name_is_durable() {
+        let mut log = fixture();
+        log.writer.write(Lsn(5 * MIB), &[7]).expect("write");
+        log.writer.helper.fail_after(Some(2));
+        log.writer.write(Lsn(5 * MIB + 1), &vec![7; MIB as usize - 1]).expect("write");
+        log.writer.helper.wait_idle();
+        assert!(log.writer.folder().file(6).exists(), "it has its name");
+        log.writer.flush().expect("flushed");
+        fault::fail_after(Some(1));
+        let used = log.writer.write(Lsn(6 * MIB), &[7]);
+        fault::fail_after(None);
+        assert!(used.is_err(), "the name was not made durable before WAL was written");
+        log.writer.write(Lsn(6 * MIB), &[7]).expect("the name can be made durable");
+    }
+
+    #[test]
+    fn a_segment_that_was_removed_is_not_prepared_any_more() {
+        let mut log = fixture();
+        let release = log.writer.helper.hold();
+        log.writer.write(Lsn(5 * MIB), &vec![7; MIB as usize]).expect("write");
+        log.writer.truncate(Lsn(5 * MIB + 10)).expect("truncate");
+        drop(release);
+        log.writer.helper.wait_idle();
+        assert_eq!(log.writer.folder().list().expect("list"), [5]);
+    }
+
+    #[test]
+    fn a_segment_prepared_before_a_removal_does_not_vouch_for_the_one_after_it() {
+        let mut log = fixture();
+        log.writer.write(Lsn(5 * MIB), &vec![7; MIB as usize]).expect("write");
+        log.writer.helper.wait_idle();
+        log.writer.truncate(Lsn(5 * MIB + 10)).expect("truncate");
+        fs::write(log.writer.folder().file(6), vec![0; MIB as usize]).expect("write");
+        assert!(without_syncs(|| log.writer.write(Lsn(6 * MIB), &[7])).is_err());
+    }
+
+    #[test]
+    fn nothing_counts_as_flushed_before_it_is() {
+        let mut log = fixture();
+        log.writer.write(Lsn(5 * MIB), &[7; 100]).expect("write");
+        assert!(without_syncs(|| log.writer.flush()).is_err(), "what was written");
+        assert!(log.writer.flush().expect("flush"), "it still has to be");
+        log.writer.write(Lsn(5 * MIB + 100), &[7; 100]).expect("write");
+        assert!(without_syncs(|| log.writer.write(Lsn(6 * MIB), &[7])).is_err(), "a segment that is left");
+        for to in [Lsn(5 * MIB + 50), Lsn(5 * MIB)] {
+            assert!(without_syncs(|| log.writer.truncate(to)).is_err(), "what was cut at {to}");
+            log.writer.truncate(to).expect("truncate");
+        }
+    }
+
+    #[test]
+    fn a_cut_is_flushed_in_the_file_and_in_the_folder() {
+        for (to, steps) in [(Lsn(5 * MIB + 50), 3), (Lsn(5 * MIB), 1)] {
+            let mut log = fixture();
+            log.writer.write(Lsn(5 * MIB), &[7; 100]).expect("write");
+            fault::fail_after(Some(steps - 1));
+            let failed = log.writer.truncate(to);
+            fault::fail_after(Some(steps));
+            let cut = log.writer.truncate(to);
+            fault::fail_after(None);
+            assert!(failed.is_err() && cut.is_ok(), "{to}: {failed:?}, {cut:?}");
+        }
+    }
+
+    #[test]
+    fn zeroes_whose_flush_failed_are_written_again() {
+        let mut log = fixture();
+        log.writer.write(Lsn(5 * MIB), &[7; 100]).expect("write");
+        log.writer.truncate(Lsn(5 * MIB + 10)).expect("truncate");
+        // The memory of the system says zero. That it is on the disk, too, only a flush of what was written says.
+        let file = log.writer.folder().file(5);
+        File::options().write(true).open(&file).and_then(|file| file.set_modified(std::time::UNIX_EPOCH)).expect("set");
+        log.writer.truncate(Lsn(5 * MIB + 10)).expect("truncate");
+        assert_ne!(fs::metadata(&file).expect("there").mtime(), 0, "nothing was written");
     }
 }

@@ -27,7 +27,10 @@ pub struct StateFile {
 impl StateFile {
     /// Reads the state of the branch in `folder`.
     pub(crate) fn read(folder: &Path) -> Result<StateFile, BranchError> {
-        Ok(StateFile::decode(&fs::read(folder.join(STATE_FILE))?)?)
+        let path = folder.join(STATE_FILE);
+        let unreadable =
+            |error: io::Error| io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()));
+        Ok(StateFile::decode(&fs::read(&path).map_err(unreadable)?)?)
     }
 
     /// Makes this the state of the branch in `folder`.

@@ -112,6 +112,20 @@ impl fmt::Display for NodeId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Term(pub u64);
 
+impl Term {
+    /// The highest that can be real. What is above is refused wherever it comes from, so that there is always a next term.
+    pub const MAX: Term = Term(1 << 62);
+
+    /// How far a term can be ahead of the highest one known. Campaigns count up by one, a few in a second at most, so a real one is
+    /// never farther ahead; but one message from whoever reaches the port would otherwise use up all terms there are.
+    pub const LEAD_MAX: u64 = 1 << 32;
+
+    /// Whether who knows of `known` as the highest can take this for a term.
+    pub fn is_in_reach_of(self, known: Term) -> bool {
+        self <= Term::MAX && self.0.saturating_sub(known.0) <= Term::LEAD_MAX
+    }
+}
+
 impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
@@ -121,6 +135,18 @@ impl fmt::Display for Term {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_term_far_ahead_is_out_of_reach() {
+        let known = Term(5);
+        for term in [0, 5, 6, 5 + Term::LEAD_MAX] {
+            assert!(Term(term).is_in_reach_of(known), "{term}");
+        }
+        for term in [6 + Term::LEAD_MAX, Term::MAX.0, u64::MAX] {
+            assert!(!Term(term).is_in_reach_of(known), "{term}");
+        }
+        assert!(Term::MAX.is_in_reach_of(Term::MAX) && !Term(Term::MAX.0 + 1).is_in_reach_of(Term::MAX));
+    }
 
     #[test]
     fn identity_reads_back_what_it_prints() {

@@ -148,6 +148,11 @@ impl WalStream {
         self.last_record
     }
 
+    /// Whether the stream stands at something that was never written; bytes that follow are not looked at.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended)
+    }
+
     /// Adds the bytes at [`WalStream::position`].
     pub fn feed(&mut self, bytes: &[u8]) {
         self.position = self.position.add(bytes.len() as u64);

@@ -6,6 +6,7 @@
 
 use super::link::{Link, Progress};
 use super::reader::ReadJob;
+use super::shipped::Shipped;
 use super::{LinkStatus, QuorumStatus, View, Won};
 use crate::Error;
 use bytes::Bytes;
@@ -51,6 +52,10 @@ pub struct Core {
     view: watch::Sender<View>,
     /// What a majority has flushed in this term. Apart from the view, whose watchers need not wake for each commit.
     committed: watch::Sender<Lsn>,
+    /// What was replicated, to know it again.
+    shipped: Shipped,
+    /// Whether this compute cannot go on. Final: no flush is granted any more, whatever else is said of this compute's state.
+    has_failed: bool,
     /// When a flush was last asked for.
     last_flush: Option<Instant>,
     /// Why each acceptor could last not be used.
@@ -80,6 +85,8 @@ impl Core {
             reads: Some(reads),
             view,
             committed,
+            shipped: Shipped::default(),
+            has_failed: false,
             last_flush: None,
             refusals: vec![None; addresses.len()],
             wake_needed: false,
@@ -106,6 +113,9 @@ impl Core {
         if self.proposer.is_fenced() {
             control.fence();
         }
+        if self.has_failed {
+            control.set_state(AgentState::Failed);
+        }
         self.control = Some(control);
     }
 
@@ -114,6 +124,9 @@ impl Core {
         let refusals = || self.refusals.iter().flatten();
         if refusals().filter(|reason| **reason == Refusal::NoLog).count() >= self.proposer.majority() {
             return Err(Error::NoLog);
+        }
+        if let Some(reason) = refusals().find(|reason| **reason == Refusal::HistoryFull) {
+            return Err(Error::Refused(reason.to_string()));
         }
         let wrong = refusals().find(|reason| matches!(reason, Refusal::IdentityMismatch(_) | Refusal::SameNode(_)));
         wrong.map_or(Ok(()), |reason| Err(Error::LogMismatch(reason.to_string())))
@@ -131,16 +144,31 @@ impl Core {
 
     /// Replicates `wal`, which ends at a record boundary and goes on where the log ends.
     pub fn extend(&mut self, begin: Lsn, wal: Bytes) -> Result<(), proposer::ExtendError> {
-        self.proposer.extend(begin, wal)?;
+        self.proposer.extend(begin, wal.clone())?;
+        // Before anything is read again to catch up.
+        self.shipped.note(begin, &wal);
         self.carry_out();
         Ok(())
     }
 
-    /// Grants the flush of `request` once everything before `boundary` is committed.
+    /// Grants the flush of `request` once everything before `boundary` is committed; never after a failure.
     pub fn grant_when_committed(&mut self, boundary: Lsn, request: FlushRequest) {
+        if self.has_failed {
+            return;
+        }
         self.last_flush = Some(Instant::now());
         self.flushes.push_back(PendingFlush { boundary, request });
         self.grant();
+    }
+
+    /// Whether this compute cannot go on.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// Whether a majority has everything before `lsn`.
+    pub fn is_committed(&self, lsn: Lsn) -> bool {
+        self.proposer.committed().is_some_and(|committed| lsn <= committed)
     }
 
     /// Whether PostgreSQL waits for a flush that was shipped.
@@ -165,6 +193,7 @@ impl Core {
     /// Says that this compute cannot go on; everybody who waits for a flush gets an error.
     pub fn fail(&mut self, reason: &str) {
         tracing::error!(reason, "the commit path has failed");
+        self.has_failed = true;
         if let Some(control) = &self.control {
             control.set_state(AgentState::Failed);
         }
@@ -288,8 +317,9 @@ impl Core {
         sources.extend(donor.filter(|donor| *donor != acceptor).map(|donor| self.links[donor].address()));
         let term = self.proposer.term().unwrap_or_default();
         if let Some(reads) = &self.reads {
+            let shipped = self.shipped.covering(begin, end);
             // The reader ends only when this compute does.
-            let _ = reads.send(ReadJob { acceptor, term, begin, end, sources });
+            let _ = reads.send(ReadJob { acceptor, term, begin, end, shipped, sources });
         }
     }
 
@@ -323,6 +353,9 @@ impl Core {
     }
 
     fn grant(&mut self) {
+        if self.has_failed {
+            return;
+        }
         let (Some(control), Some(committed)) = (&self.control, self.proposer.committed()) else { return };
         while let Some(flush) = self.flushes.front().filter(|flush| flush.boundary <= committed) {
             control.complete_flush(flush.request);
@@ -343,4 +376,94 @@ impl Core {
 /// A random part of `most`, so that two candidates do not keep meeting.
 fn jitter(most: Duration) -> Duration {
     most.mul_f64(rand::random::<f64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire_cache::ControlSettings;
+    use quire_protocol::quorum::{LogIdentity, Response, TermHistory};
+    use quire_types::{NodeId, TimelineKey};
+    use std::path::Path;
+
+    const START: Lsn = Lsn(1 << 20);
+    const IDENTITY: LogIdentity = LogIdentity { system_id: 7, segment_bytes: 1 << 20, start: START };
+
+    /// The only acceptor has voted and taken the term.
+    fn elected() -> Core {
+        let config = proposer::Config {
+            timeline: TimelineKey::default(),
+            node: NodeId(9),
+            acceptors: 1,
+            identity: Some(IDENTITY),
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (view, committed) = (watch::Sender::default(), watch::Sender::new(Lsn::INVALID));
+        let mut core = Core::new(config, &[address], mpsc::channel().0, view, committed);
+        core.proposer.connected(0);
+        hear(&mut core, Response::Welcome { node: NodeId(1), term: Term(0), identity: Some(IDENTITY) });
+        core.campaign();
+        let (flush, commit, oldest, history) = (START, START, START, TermHistory::default());
+        hear(&mut core, Response::Vote { granted: true, term: Term(1), flush, commit, oldest, history });
+        hear(&mut core, appended(START));
+        core
+    }
+
+    fn appended(flush: Lsn) -> Response {
+        Response::Appended { term: Term(1), flush, commit: START }
+    }
+
+    fn hear(core: &mut Core, response: Response) {
+        core.proposer.received(0, response);
+        core.carry_out();
+    }
+
+    fn control(folder: &Path, name: &str) -> Arc<ControlMap> {
+        let settings =
+            ControlSettings { agent_pid: 1, segment_bytes: 1 << 20, timeline: 1, start_lsn: START, bounded: false };
+        Arc::new(ControlMap::create(&folder.join(name), &settings).expect("made"))
+    }
+
+    fn request(control: &ControlMap) -> FlushRequest {
+        control.raise_wal_written(START.add(8192));
+        control.request_flush();
+        control.pending_request().expect("asked for")
+    }
+
+    #[test]
+    fn a_flush_is_granted_once_it_is_committed() {
+        let (mut core, folder) = (elected(), tempfile::tempdir().expect("a folder"));
+        let control = control(folder.path(), "control");
+        core.attach(control.clone());
+        core.extend(START, Bytes::from_static(b"a record")).expect("elected");
+        core.grant_when_committed(START.add(8), request(&control));
+        assert!(control.pending_request().is_some());
+        hear(&mut core, appended(START.add(8)));
+        assert!(control.pending_request().is_none());
+    }
+
+    #[test]
+    fn after_a_failure_no_flush_is_granted_whatever_the_state_says() {
+        let (mut core, folder) = (elected(), tempfile::tempdir().expect("a folder"));
+        core.attach(control(folder.path(), "before"));
+        core.extend(START, Bytes::from_static(b"a record")).expect("elected");
+        core.fail("the local WAL is damaged");
+        // As if the state had been overwritten.
+        let control = control(folder.path(), "after");
+        core.control = Some(control.clone());
+        core.grant_when_committed(START, request(&control));
+        core.flushes.push_back(PendingFlush { boundary: START, request: request(&control) });
+        hear(&mut core, appended(START.add(8)));
+        assert!(control.pending_request().is_some(), "it was granted");
+        assert!(core.has_failed());
+    }
+
+    #[test]
+    fn a_failure_is_shown_in_what_is_attached_later() {
+        let (mut core, folder) = (elected(), tempfile::tempdir().expect("a folder"));
+        core.fail("the local WAL is damaged");
+        let control = control(folder.path(), "control");
+        core.attach(control.clone());
+        assert_eq!(control.state(), AgentState::Failed);
+    }
 }

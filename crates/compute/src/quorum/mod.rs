@@ -5,7 +5,7 @@
 //! shipper          reads pg_wal, cuts at a record boundary, Core::extend  ->  all sockets
 //!                  a majority has answered: Core::committed, grant        ->  backend
 //! event loop       answers, connections and the clock while the shipper does not wait for answers itself
-//! reader           WAL for an acceptor that lags, from pg_wal or from another acceptor
+//! reader           WAL for an acceptor that lags, from pg_wal where it is what was shipped, or from another acceptor
 //! ```
 //!
 //! Invariants:
@@ -14,6 +14,7 @@
 //! - No thread waits for a socket while it holds the core's lock; an acceptor that does not take bytes has them queued up to the
 //!   proposer's window, and beyond that lags and is brought up to date from files. A majority never waits for it.
 //! - With the majority lost, flushes wait; connections are tried again for ever.
+//! - A failure is final: once the commit path has failed, no flush is granted in this term.
 //! - Once a higher term is seen the shared state is *fenced* before anything else happens.
 //!
 //! Lock order: the right to take answers, then the core's lock, then the watch channels' inside it. Nothing else is taken while
@@ -24,6 +25,7 @@ mod event_loop;
 mod link;
 pub mod local_wal;
 mod reader;
+mod shipped;
 mod shipper;
 
 use crate::layout::LastCheckpoint;

@@ -8,7 +8,8 @@
 //! **Where the whole records end.** PostgreSQL waits for the insertion of all records that it wants flushed, but the last page it
 //! writes may hold more: records that other processes are just copying in. Those come out as incomplete, as zeroes, or with
 //! a wrong checksum, and are the end of what is shipped; a later flush writes the page again. What a process wants flushed ends in
-//! the last page it writes, so a record that cannot be decoded and starts in an earlier page is damage, and the compute fails.
+//! the last page it writes, so where the records end in an earlier page, at zeroes or at something else, the file is damaged, and the
+//! compute fails. Only a record that goes on behind the last page is no damage.
 //!
 //! **A request is more than a position**: PostgreSQL writes WAL in whole pages, so a second commit on the same page leaves the end
 //! of what is written where it was. Each request carries a ticket (see [`quire_cache::flush`]), taken before the file is read.
@@ -64,7 +65,7 @@ impl Shipper {
 
     /// Serves requests until the quorum is shut down or this compute may not write any more.
     pub fn run(mut self, shared: &Arc<Shared>, control: &ControlMap) {
-        while !shared.is_stopping() && control.state().serves() {
+        while !shared.is_stopping() && control.state().serves() && !shared.with_core(|core| core.has_failed()) {
             let Some(request) = control.next_request(IDLE_WAIT) else { continue };
             self.source.throttle.wait(self.shipped, || shared.is_stopping() || control.state() != AgentState::Running);
             match self.ship(shared, request) {
@@ -110,16 +111,24 @@ impl Shipper {
         self.find_boundary(written)
     }
 
-    /// Advances over all whole records. One that cannot be decoded is the end of them, if it is in the last page.
+    /// Advances over all whole records. One that cannot be decoded is the end of them, if it is in the last page, and so are zeroes.
     fn find_boundary(&mut self, written: Lsn) -> Result<(), Error> {
         loop {
             match self.stream.next_record() {
                 Ok(Some(record)) => self.source.partial.note(&record),
+                Ok(None) if self.stream.has_ended() && !self.is_in_last_page(written) => {
+                    return Err(Error::WalEnds { at: self.stream.boundary(), written });
+                }
                 Ok(None) => return Ok(()),
-                Err(_) if written.bytes_since(self.stream.boundary()) <= WAL_PAGE_BYTES => return Ok(()),
+                Err(_) if self.is_in_last_page(written) => return Ok(()),
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Whether the whole records end in the last page that was written.
+    fn is_in_last_page(&self, written: Lsn) -> bool {
+        written.bytes_since(self.stream.boundary()) <= WAL_PAGE_BYTES
     }
 
     fn ship_whole_records(&mut self, shared: &Shared) -> Result<(), Error> {

@@ -4,14 +4,14 @@ use super::leadership::Leadership;
 use super::peer::{Ballot, Link, Peer};
 use super::{AcceptorSet, Output, Proposer, Refusal, Role};
 use crate::history::{common_point, history_of_new_term};
-use quire_protocol::quorum::{LogIdentity, Request, TermHistory};
+use quire_protocol::quorum::{LogIdentity, MAX_TERM_HISTORY, Request, TermHistory};
 use quire_types::{Lsn, NodeId, Term};
 
 impl Proposer {
     pub(super) fn begin_wanted_campaign(&mut self) {
         let reachable = self.select(Peer::is_welcomed);
         let wanted = matches!(self.role, Role::Idle { wants_term: true });
-        if !wanted || reachable.len() < self.majority() {
+        if !wanted || reachable.len() < self.majority() || self.highest_term >= Term::MAX {
             return;
         }
         let term = Term(self.highest_term.0 + 1);
@@ -109,7 +109,12 @@ impl Proposer {
             self.role = Role::Idle { wants_term: false };
             return self.refuse(donor, Refusal::LostWal { flush, known: commit });
         }
-        self.take_over(term, donor, history_of_new_term(&history, flush, term), flush, commit);
+        let history = history_of_new_term(&history, flush, term);
+        if history.0.len() > MAX_TERM_HISTORY {
+            self.role = Role::Idle { wants_term: false };
+            return self.refuse(donor, Refusal::HistoryFull);
+        }
+        self.take_over(term, donor, history, flush, commit);
         for (voter, ballot) in ballots.iter().enumerate() {
             if let Some(ballot) = ballot.as_ref().filter(|_| self.peers[voter].is_welcomed()) {
                 self.send_elected(voter, ballot);

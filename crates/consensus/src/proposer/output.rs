@@ -1,6 +1,6 @@
 //! What a proposer wants done.
 
-use quire_protocol::quorum::{ErrorCode, LogIdentity, Request};
+use quire_protocol::quorum::{ErrorCode, LogIdentity, MAX_TERM_HISTORY, Request};
 use quire_types::{Lsn, NodeId, Term};
 
 /// A set of acceptors by index.
@@ -121,6 +121,12 @@ pub enum Refusal {
         /// Where it ended, or up to where it was committed.
         known: Lsn,
     },
+    /// It speaks of a term that cannot be.
+    #[error("the safekeeper speaks of term {0}, which cannot be")]
+    TermOutOfReach(Term),
+    /// Its log has gone through as many terms as a message can tell of.
+    #[error("the safekeeper's log has gone through {MAX_TERM_HISTORY} terms, and cannot take another")]
+    HistoryFull,
     /// It said that it cannot.
     #[error("the safekeeper refuses: {message} ({code:?})")]
     Error {

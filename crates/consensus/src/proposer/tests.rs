@@ -1,7 +1,7 @@
 //! The proposer, told what acceptors say.
 
 use super::*;
-use quire_protocol::quorum::{ErrorCode, TermHistory, TermStart};
+use quire_protocol::quorum::{ErrorCode, MAX_TERM_HISTORY, TermHistory, TermStart};
 
 const START: Lsn = Lsn(16 << 20);
 const IDENTITY: LogIdentity = LogIdentity { system_id: 1, segment_bytes: 16 << 20, start: START };
@@ -271,4 +271,49 @@ fn an_error_costs_the_acceptor_its_connection() {
     let reason = Refusal::Error { code, message };
     assert_eq!(outputs(&mut proposer), [Output::Refused { acceptor: 0, reason }]);
     assert!(!proposer.streaming().contains(0));
+}
+
+#[test]
+fn an_acceptor_that_speaks_of_an_impossible_term_is_refused_and_not_believed() {
+    for term in [Term::MAX.0 + 1, u64::MAX] {
+        let refused = |acceptor| Output::Refused { acceptor, reason: Refusal::TermOutOfReach(Term(term)) };
+        let mut proposer = candidate();
+        proposer.connected(2);
+        outputs(&mut proposer);
+        proposer.received(2, welcome(2, term));
+        assert_eq!(outputs(&mut proposer), [refused(2)]);
+        proposer.received(0, vote(false, term, 16, 8, &[(2, 0)]));
+        assert_eq!(outputs(&mut proposer), [refused(0)]);
+        let mut leader = leader();
+        outputs(&mut leader);
+        leader.received(1, appended(term, 8));
+        assert_eq!(outputs(&mut leader), [refused(1)]);
+        assert_eq!((leader.term(), leader.is_fenced()), (Some(Term(6)), false));
+    }
+}
+
+#[test]
+fn there_is_no_campaign_beyond_the_last_term() {
+    let mut proposer = proposer();
+    for acceptor in [0, 1] {
+        proposer.connected(acceptor);
+        proposer.received(acceptor, welcome(acceptor, Term::MAX.0));
+    }
+    outputs(&mut proposer);
+    proposer.campaign();
+    assert_eq!(outputs(&mut proposer), []);
+}
+
+#[test]
+fn a_history_that_no_message_carries_is_not_announced() {
+    let terms = MAX_TERM_HISTORY as u64;
+    let full: Vec<(u64, u64)> = (0..terms).map(|number| (number + 1, 8 * number)).collect();
+    let mut proposer = Proposer { highest_term: Term(terms), ..candidate() };
+    proposer.campaign();
+    outputs(&mut proposer);
+    for acceptor in [0, 1] {
+        proposer.received(acceptor, vote(true, terms + 1, 8 * terms, 0, &full));
+    }
+    assert_eq!(outputs(&mut proposer), [Output::Refused { acceptor: 0, reason: Refusal::HistoryFull }]);
+    assert_eq!(proposer.term(), None);
 }

@@ -80,6 +80,16 @@ pub enum IngestError {
         /// How far ingest is.
         position: Lsn,
     },
+    /// A record names another one as the one before it than was ingested last: one was left out.
+    #[error("the record at {lsn} follows one at {prev}, but the last that was ingested is at {last_record}")]
+    LeftOut {
+        /// Where the record starts.
+        lsn: Lsn,
+        /// The record before it.
+        prev: Lsn,
+        /// The last record that was ingested; invalid if there is none.
+        last_record: Lsn,
+    },
     /// Storage could not answer.
     #[error(transparent)]
     View(#[from] StateError),

@@ -6,7 +6,7 @@
 //!
 //! The core is pure. It asks storage through [`StateView`], keeps counters in memory, and does no I/O. What holds:
 //!
-//! - records come in the order of the log, and every change of a record is in storage before the next record is given;
+//! - records come in the order of the log, each names the one before it, so that none can be left out, and every change of a record is in storage before the next record is given;
 //! - all changes of a record have the record's end as their LSN, and one record changes a key at most once;
 //! - after an error nothing more may be ingested with the same [`Ingest`]: the log is stopped at that record;
 //! - a block that comes into a relation, or a page into an SLRU area, starts from zeroes whatever older versions its key
@@ -112,9 +112,7 @@ impl Ingest {
         record: &Record,
         view: &dyn StateView,
     ) -> Result<Vec<Change>, IngestError> {
-        if raw.start < self.state.position {
-            return Err(IngestError::OutOfOrder { lsn: raw.start, position: self.state.position });
-        }
+        self.state.check_follows(record)?;
         self.sizes.shrink();
         let mut batch = Batch::new(record, &raw.bytes, view, &mut self.sizes);
         self.state.shut_down = false;

@@ -6,8 +6,8 @@ use super::error::IngestError;
 use super::view::StateView;
 use bytes::Bytes;
 use quire_types::{CodecError, Key, Lsn, Reader, Writer};
-use quire_wal::CheckpointState;
 use quire_wal::effects::FullPageWrites;
+use quire_wal::{CheckpointState, Record};
 
 /// First byte of [`State::encode`].
 const FORMAT: u8 = 1;
@@ -45,6 +45,20 @@ impl State {
             full_page_writes,
             early_offsets_page: None,
         })
+    }
+
+    /// Refuses a record that is not the next one of the log. Each names the record before it; the first after the import names one from
+    /// before the import, or none.
+    pub(super) fn check_follows(&self, record: &Record) -> Result<(), IngestError> {
+        if record.start < self.position {
+            return Err(IngestError::OutOfOrder { lsn: record.start, position: self.position });
+        }
+        let follows = match self.last_record.is_valid() {
+            true => record.prev == self.last_record,
+            false => record.prev < self.position,
+        };
+        let (lsn, prev, last_record) = (record.start, record.prev, self.last_record);
+        follows.then_some(()).ok_or(IngestError::LeftOut { lsn, prev, last_record })
     }
 
     /// Writes a version of `Key::Checkpoint` if the rounded counters changed.

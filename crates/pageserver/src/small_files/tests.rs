@@ -78,6 +78,28 @@ fn a_term_file_of_the_first_version_settles_nothing() {
 }
 
 #[test]
+fn what_a_start_finds_is_made_durable_before_anybody_hears_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    fenced(dir.path(), 3).put(version(3, 1), &file(SLOT, "a")).unwrap();
+    fault::fail_after(Some(0));
+    let opened = SmallFiles::open(dir.path());
+    fault::fail_after(None);
+    assert!(matches!(opened, Err(StorageError::Io { .. })), "{opened:?}");
+    assert_eq!(listed(&SmallFiles::open(dir.path()).unwrap()), [file(SLOT, "a")]);
+}
+
+#[test]
+fn a_term_that_no_campaign_reaches_fences_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = fenced(dir.path(), 3);
+    for term in [4 + Term::LEAD_MAX, u64::MAX] {
+        assert!(matches!(files.fence(Term(term), Lsn(900)), Err(FileError::TermOutOfReach { fence: Term(3), .. })), "{term}");
+    }
+    files.put(version(3, 1), &file(SLOT, "the same compute")).unwrap();
+    fenced(dir.path(), 4);
+}
+
+#[test]
 fn a_write_that_arrives_after_a_newer_one_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let files = fenced(dir.path(), 1);

@@ -34,7 +34,7 @@ use crate::layer::{BlockCache, Layer};
 use crate::manifest::{self, LayerId, Manifest, Origin};
 use crate::value::{Kind, Version};
 use bytes::Bytes;
-use quire_files::ASIDE_SUFFIX;
+use quire_files::{ASIDE_SUFFIX, sync_folder_of};
 use quire_types::{Key, Lsn};
 use std::collections::HashSet;
 use std::fs;
@@ -81,6 +81,7 @@ impl Store {
         cache: &Arc<BlockCache>,
         layer_bytes: u64,
     ) -> Result<Store, StorageError> {
+        sync_names(dir)?;
         remove_strangers(dir, &manifest)?;
         let runs = manifest.runs.iter().map(|run| open_run(dir, &manifest.origin, run, cache));
         let tables = Tables::open(runs.collect::<Result<_, _>>()?)?;
@@ -303,6 +304,14 @@ fn check_owner(layer: &Layer, origin: &Origin) -> Result<(), StorageError> {
             reason: format!("it belongs to {}", summary.timeline),
         }),
     }
+}
+
+/// Makes the names of the files and of the directories above durable. A crash of the process may have come between a rename and that, and
+/// what is read now is told to others, who remove their WAL.
+fn sync_names(dir: &Path) -> Result<(), StorageError> {
+    let manifest = dir.join(manifest::FILE_NAME);
+    let mut names = std::iter::once(manifest.as_path()).chain(dir.ancestors().take(3));
+    names.try_for_each(|name| sync_folder_of(name).map_err(StorageError::io("sync the directory of", name)))
 }
 
 /// Removes layers that no manifest names and files that were never published: what a crash left.

@@ -437,3 +437,18 @@ async fn a_wait_ends_when_ingest_gets_there_or_stops_or_takes_too_long() {
     assert!(matches!(stopped, Err(crate::error::ReadError::IngestStopped { .. })));
     assert!(timeline.wait_for(there, soon).await.is_ok());
 }
+
+#[test]
+fn what_a_start_finds_is_made_durable_before_anybody_hears_of_it() {
+    let mut bench = Bench::new();
+    let _ = bench.apply(vec![(block(0), image(1))]);
+    bench.flush().unwrap();
+    for steps in 0..4 {
+        fault::fail_after(Some(steps));
+        let opened = bench.try_reopen();
+        fault::fail_after(None);
+        assert!(matches!(opened, Err(StorageError::Io { .. })), "after {steps} steps: {opened:?}");
+    }
+    bench.reopen();
+    bench.check();
+}

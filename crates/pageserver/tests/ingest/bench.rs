@@ -74,7 +74,7 @@ impl Made {
         values.iter().fold(self, |made, value| made.u32(*value))
     }
 
-    pub fn into_bytes(self) -> Bytes {
+    pub fn into_bytes(self, prev: Lsn) -> Bytes {
         let mut body = Writer::new();
         body.bytes(self.blocks.as_slice());
         if let Some(origin) = self.origin {
@@ -85,7 +85,7 @@ impl Made {
         }
         body.bytes(&self.images).bytes(self.main.as_slice());
         let mut whole = Writer::new();
-        whole.u32(24 + body.len() as u32).u32(self.xid).u64(0).u8(self.info).u8(self.rmgr).u16(0).u32(0);
+        whole.u32(24 + body.len() as u32).u32(self.xid).u64(prev.0).u8(self.info).u8(self.rmgr).u16(0).u32(0);
         whole.bytes(body.as_slice());
         whole.into_bytes()
     }
@@ -115,7 +115,13 @@ impl Bench {
     }
 
     pub fn try_ingest(&mut self, made: Made) -> Result<Vec<Change>, IngestError> {
-        let bytes = made.into_bytes();
+        let prev = self.ingest.last_record().unwrap_or(Lsn::INVALID);
+        self.try_ingest_after(prev, made)
+    }
+
+    /// Ingests a record that says that the one at `prev` is before it.
+    pub fn try_ingest_after(&mut self, prev: Lsn, made: Made) -> Result<Vec<Change>, IngestError> {
+        let bytes = made.into_bytes(prev);
         let (start, end) = (self.next, self.next.add(bytes.len() as u64).align_up());
         let changes = self.ingest.ingest(&RawRecord { start, end, bytes }, &self.store)?;
         for change in &changes {

@@ -424,6 +424,25 @@ fn records_out_of_order_are_refused() {
 }
 
 #[test]
+fn a_record_that_follows_another_one_than_the_last_is_refused() {
+    let noop = || record(rmgr::XLOG, rmgr::XLOG_NOOP);
+    let refused = |result| matches!(result, Err(IngestError::LeftOut { .. }));
+    assert!(refused(Bench::new().try_ingest_after(START, noop())), "the first does not begin the log");
+    for before_the_import in [Lsn::INVALID, Lsn(START.0 - 8)] {
+        let mut bench = Bench::new();
+        bench.try_ingest_after(before_the_import, noop()).expect("the first of the log");
+        let first = bench.ingest.last_record().expect("there is one");
+        bench.ingest(noop());
+        for left_out in [Lsn::INVALID, before_the_import, first, bench.next] {
+            let state = bench.ingest.state();
+            assert!(refused(bench.try_ingest_after(left_out, noop())), "{left_out}");
+            assert_eq!(bench.ingest.state(), state);
+        }
+        bench.ingest(noop());
+    }
+}
+
+#[test]
 fn a_prepared_transactions_file_must_have_the_length_it_says() {
     let mut bench = Bench::new();
     let header = |file_bytes: u32| {

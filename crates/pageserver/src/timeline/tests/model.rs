@@ -96,6 +96,11 @@ impl Bench {
     }
 
     /// Throws the timeline away as a crash does, and gives the next one the records that were not durable.
+    /// Opens the files once more, to see whether that works.
+    pub(super) fn try_reopen(&self) -> Result<(), StorageError> {
+        open(self.dir.path(), SETTINGS).map(drop)
+    }
+
     pub(super) fn reopen(&mut self) {
         self.timeline = open(self.dir.path(), SETTINGS).unwrap();
         let durable = self.timeline.progress().durable;

@@ -1,0 +1,48 @@
+//! The segment that the helper's thread makes ready for a writer.
+//!
+//! A segment has its name a moment before the name is durable, and the name may stay without that for ever if the sync of the folder
+//! fails. WAL in such a segment is gone after a power cut, however often the file itself was flushed. So a writer uses a prepared
+//! segment only when this says that its name is durable; else it makes it so itself.
+//!
+//! Lock order: `given_up`, then `ready`. The writer takes only `ready` in the path of a commit, so it never waits for the helper there.
+
+use crate::segments::SegmentFolder;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What a writer and the helper's thread share, until segments are removed: then the writer goes on with another one.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    /// Whether nothing is wanted any more. Held while a segment gets its name.
+    given_up: Mutex<bool>,
+    /// The segment that was prepared last, if nobody has used it.
+    ready: Mutex<Option<u64>>,
+}
+
+impl Prepared {
+    /// Makes a segment, unless it was given up meanwhile, and remembers it once its name is durable.
+    pub fn prepare(&self, folder: &SegmentFolder, segment: u64) -> io::Result<()> {
+        let staged = folder.stage(segment)?;
+        let given_up = lock(&self.given_up);
+        if !*given_up {
+            folder.place(staged)?;
+            *lock(&self.ready) = Some(segment);
+        }
+        Ok(())
+    }
+
+    /// Whether the segment is there under a name that is durable. It says so once: a writer remembers what it uses.
+    pub fn take(&self, segment: u64) -> bool {
+        lock(&self.ready).take_if(|ready| *ready == segment).is_some()
+    }
+
+    /// Segments are about to be removed: what was asked for and is not there yet never comes into being.
+    pub fn give_up(&self) {
+        *lock(&self.given_up) = true;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is behind these locks is never half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
