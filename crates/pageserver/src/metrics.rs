@@ -166,7 +166,11 @@ impl Metrics {
         registry.register("durable_lsn", "Everything before is in layer files", self.durable.clone());
         registry.register("image_backlog_pages", "Pages that wait for an image", self.backlog.clone());
         let incomplete_pages = self.incomplete_pages.clone();
-        registry.register("incomplete_pages", "Pages of which bytes were not logged and may still come", incomplete_pages);
+        registry.register(
+            "incomplete_pages",
+            "Pages of which bytes were not logged and may still come",
+            incomplete_pages,
+        );
         registry.register("longest_chain_deltas", "Deltas of the longest chain", self.longest_chain.clone());
         registry.register_with_unit("layer", "Size of layer files", Unit::Bytes, self.layer_bytes.clone());
         registry.register("ingest_stopped", "1 if ingest stopped at an error", self.ingest_stopped.clone());

@@ -92,7 +92,11 @@ impl Timeline {
     /// The images between the written page and the next base that workers made without it, made again; and what is between the
     /// last base and the newest version, unless the log has given the page another base since. `later` are the versions above
     /// the written page, oldest first.
-    fn images_after(&self, written: &WrittenVersion, later: &[Version]) -> Result<(Vec<Version>, Option<Account>), ReadError> {
+    fn images_after(
+        &self,
+        written: &WrittenVersion,
+        later: &[Version],
+    ) -> Result<(Vec<Version>, Option<Account>), ReadError> {
         let depending = depending_on_written(later);
         let account = depending.iter().fold(Account::default(), Account::after);
         let (mut images, mut deltas, mut base) = (Vec::new(), Vec::new(), written.version.clone());
@@ -206,7 +210,8 @@ impl Plan<'_> {
     }
 
     fn give(&mut self, key: Key, version: Version, account: Option<Account>) {
-        let keepsake = self.keepsakes.entry(key).or_insert_with(|| Keepsake { key, versions: Vec::new(), account: None });
+        let keepsake =
+            self.keepsakes.entry(key).or_insert_with(|| Keepsake { key, versions: Vec::new(), account: None });
         keepsake.versions.push(version);
         keepsake.account = account.or(keepsake.account);
     }

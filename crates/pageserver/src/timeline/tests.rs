@@ -1,13 +1,15 @@
 //! The timeline against a model: every record is kept in a list, and a page is what a fold over the list gives.
 
+mod keep;
 mod model;
 
 use super::*;
 use crate::ingest::StateView;
 use crate::value::Value;
-use model::{BLOCKS, Bench, REL, SETTINGS, START, block, delta, image, size};
+use model::{BLOCKS, Bench, REL, SETTINGS, START, block, delta, image, partial, size, written};
 use proptest::prelude::*;
 use quire_files::fault;
+use quire_protocol::page::Keeping;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -17,6 +19,11 @@ enum Step {
     Compact,
     Image,
     Reopen,
+    /// A page written at the LSN of the record so many before the last, or a little before.
+    Written(u32, usize, u64, u8),
+    /// A page without an LSN.
+    Unlogged(u32, u8),
+    Settle,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -28,6 +35,11 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Compact),
         4 => Just(Step::Image),
         1 => Just(Step::Reopen),
+        4 => (0..BLOCKS, 0usize..40, 0..3u64, any::<u8>()).prop_map(|(block, back, before, byte)| {
+            Step::Written(block, back, before, byte)
+        }),
+        2 => (0..BLOCKS, any::<u8>()).prop_map(|(block, byte)| Step::Unlogged(block, byte)),
+        1 => Just(Step::Settle),
     ]
 }
 
@@ -39,6 +51,7 @@ impl Bench {
                 for (number, base) in blocks {
                     let value = match base {
                         Some(0..64) => Value::Tombstone,
+                        Some(byte @ 64..160) => partial(byte),
                         Some(byte) => image(byte),
                         None => delta(&[number as u8; 20]),
                     };
@@ -57,6 +70,15 @@ impl Bench {
                 self.timeline.make_next_image();
             }
             Step::Reopen => self.reopen(),
+            Step::Written(number, back, before, byte) => {
+                let lsn = self.records[self.records.len().saturating_sub(back + 1)].0;
+                assert_eq!(self.keep(written(number, Lsn(lsn.0 - before), byte)), Keeping::Kept);
+            }
+            Step::Unlogged(number, byte) => {
+                let expected = if self.is_unlogged(block(number)) { Keeping::Kept } else { Keeping::Logged };
+                assert_eq!(self.keep(written(number, Lsn::INVALID, byte)), expected);
+            }
+            Step::Settle => self.settle(),
         }
     }
 }
@@ -72,7 +94,7 @@ proptest! {
         bench.make_all_images();
         for key in (0..BLOCKS).map(block) {
             let deltas = bench.timeline.page_chain(key, bench.end()).unwrap().chain.delta_count();
-            prop_assert!(deltas < SETTINGS.max_deltas, "{} has {} deltas after idle", key, deltas);
+            prop_assert!(deltas < SETTINGS.max_deltas || bench.is_incomplete(key), "{} has {} deltas after idle", key, deltas);
         }
         bench.check();
         bench.reopen();

@@ -5,8 +5,10 @@ use crate::layer::BlockCache;
 use crate::manifest::Manifest;
 use crate::metrics::Metrics;
 use crate::value::Value;
+use quire_protocol::page::{Keeping, WrittenPage};
 use quire_redo::delta::Delta;
 use quire_types::{Fork, PAGE_SIZE, RelTag, ShardId, TimelineKey};
+use quire_wal::page;
 use std::path::{Path, PathBuf};
 
 pub(super) const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
@@ -39,6 +41,17 @@ pub(super) fn image(byte: u8) -> Value {
     Value::Image(Bytes::from(vec![byte; PAGE_SIZE]))
 }
 
+pub(super) fn partial(byte: u8) -> Value {
+    Value::PartialImage(Bytes::from(vec![byte; PAGE_SIZE]))
+}
+
+/// A page that PostgreSQL wrote, with that LSN in it.
+pub(super) fn written(number: u32, lsn: Lsn, byte: u8) -> WrittenPage {
+    let mut raw = vec![byte; PAGE_SIZE];
+    page::set_lsn(&mut raw, lsn);
+    WrittenPage { key: block(number), page: raw.into() }
+}
+
 pub(super) fn size(blocks: u32) -> Value {
     Value::Bytes(Bytes::copy_from_slice(&blocks.to_le_bytes()))
 }
@@ -48,6 +61,15 @@ pub(super) struct Bench {
     pub(super) dir: tempfile::TempDir,
     pub(super) timeline: Arc<Timeline>,
     pub(super) records: Vec<(Lsn, Vec<Change>)>,
+    /// Pages that were kept as written, and where.
+    pub(super) written: Vec<(Lsn, WrittenPage)>,
+    settled: Lsn,
+}
+
+/// What happens to a page.
+enum Event<'a> {
+    Change(&'a Change),
+    Written(&'a Bytes),
 }
 
 fn open(dir: &Path, settings: ImageSettings) -> Result<Arc<Timeline>, StorageError> {
@@ -73,7 +95,7 @@ impl Bench {
     pub(super) fn new() -> Bench {
         let dir = tempfile::tempdir().unwrap();
         let timeline = open(dir.path(), SETTINGS).unwrap();
-        let mut bench = Bench { dir, timeline, records: Vec::new() };
+        let mut bench = Bench { dir, timeline, records: Vec::new(), written: Vec::new(), settled: Lsn::INVALID };
         let _ = bench.apply(vec![(Key::RelSize { rel: REL }, size(BLOCKS))]);
         bench
     }
@@ -90,6 +112,24 @@ impl Bench {
         must_wait
     }
 
+    /// Keeps a page as written, durably.
+    pub(super) fn keep(&mut self, page: WrittenPage) -> Keeping {
+        let kept = self.timeline.keep_pages(self.end(), std::slice::from_ref(&page)).unwrap();
+        self.flush().unwrap();
+        let [keeping] = kept.keepings[..] else { panic!("one page, {kept:?}") };
+        if keeping == Keeping::Kept {
+            let lsn = page::lsn(&page.page);
+            self.written.push((if lsn.is_valid() { lsn } else { self.end() }, page));
+        }
+        keeping
+    }
+
+    /// What the log lacks up to now will not come.
+    pub(super) fn settle(&mut self) {
+        self.settled = self.end();
+        self.timeline.settle(self.settled);
+    }
+
     pub(super) fn make_all_images(&self) -> usize {
         let outcomes = std::iter::from_fn(|| self.timeline.make_next_image());
         outcomes.filter(|outcome| matches!(outcome, ImageOutcome::Made(_))).count()
@@ -103,6 +143,7 @@ impl Bench {
 
     pub(super) fn reopen(&mut self) {
         self.timeline = open(self.dir.path(), SETTINGS).unwrap();
+        self.timeline.settle(self.settled);
         let durable = self.timeline.progress().durable;
         for (lsn, changes) in self.records.iter().filter(|(lsn, _)| *lsn > durable) {
             let _ = self.timeline.apply(changes, *lsn).unwrap();
@@ -112,16 +153,43 @@ impl Bench {
 
     pub(super) fn expected(&self, key: Key, lsn: Lsn) -> Bytes {
         let mut page = Box::new([0; PAGE_SIZE]);
-        let until = self.records.iter().take_while(|(end, _)| *end <= lsn);
-        for change in until.flat_map(|(_, changes)| changes).filter(|change| change.key == key) {
-            match &change.value {
-                Value::Image(image) => page.copy_from_slice(image),
-                Value::Delta(delta) => model_redo(&mut page, key, change.lsn, delta).unwrap(),
-                Value::Tombstone => page.fill(0),
-                Value::Bytes(_) => unreachable!("pages have no such values"),
+        for event in self.events(key, lsn) {
+            match event {
+                Event::Written(written) => page.copy_from_slice(written),
+                Event::Change(change) => match &change.value {
+                    Value::Image(image) | Value::PartialImage(image) => page.copy_from_slice(image),
+                    Value::Delta(delta) => model_redo(&mut page, key, change.lsn, delta).unwrap(),
+                    Value::Tombstone => page.fill(0),
+                    Value::Bytes(_) => unreachable!("pages have no such values"),
+                },
             }
         }
         Bytes::copy_from_slice(page.as_slice())
+    }
+
+    /// What happens to a page up to `lsn`: at an LSN the record comes first, then written pages in the order they came in.
+    fn events(&self, key: Key, lsn: Lsn) -> impl Iterator<Item = Event<'_>> {
+        let changes = self.records.iter().flat_map(|(_, changes)| changes).filter(move |change| change.key == key);
+        let changes = changes.map(|change| ((change.lsn, false), Event::Change(change)));
+        let written = self.written.iter().filter(move |(_, written)| written.key == key);
+        let written = written.map(|(lsn, written)| ((*lsn, true), Event::Written(&written.page)));
+        let mut events: Vec<_> = changes.chain(written).filter(|((at, _), _)| *at <= lsn).collect();
+        events.sort_by_key(|(place, _)| *place);
+        events.into_iter().map(|(_, event)| event)
+    }
+
+    /// Whether the log says nothing of a page's contents.
+    pub(super) fn is_unlogged(&self, key: Key) -> bool {
+        self.events(key, Lsn::MAX).fold(true, |is_unlogged, event| match event {
+            Event::Change(change) => matches!(change.value, Value::Tombstone),
+            Event::Written(page) => is_unlogged && !page::lsn(page).is_valid(),
+        })
+    }
+
+    /// Whether an image of the page would lack what may still come.
+    pub(super) fn is_incomplete(&self, key: Key) -> bool {
+        let chain = self.timeline.page_chain(key, self.end()).unwrap().chain;
+        chain.partial_lsn().is_some_and(|lsn| lsn > self.settled)
     }
 
     /// All pages at several LSNs equal the model, and accounts say what reads find.
@@ -172,7 +240,8 @@ impl Bench {
             std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
         }
         let timeline = open(dir.path(), SETTINGS).unwrap();
-        let mut copy = Bench { dir, timeline, records: self.records.clone() };
+        let (records, written) = (self.records.clone(), self.written.clone());
+        let mut copy = Bench { dir, timeline, records, written, settled: self.settled };
         copy.reopen();
         copy
     }
