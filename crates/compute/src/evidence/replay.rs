@@ -139,7 +139,7 @@ fn describe(version: &PageVersion) -> String {
         VersionKind::Zeroes => "zeroes".into(),
         VersionKind::Image => "image".into(),
         VersionKind::Delta | VersionKind::InitialDelta => match Delta::decode(version.payload.clone()) {
-            Ok(Delta::Record(bytes, _)) => describe_record(&bytes),
+            Ok(Delta::Record(bytes, _) | Delta::RecordOf(_, bytes, _)) => describe_record(&bytes),
             Ok(Delta::VisibilityCleared { .. }) => "visibility cleared".into(),
             Ok(Delta::VisibilityTruncated { .. }) => "visibility truncated".into(),
             Ok(_) => "transaction status".into(),
