@@ -8,7 +8,7 @@
 use crate::owner::Owner;
 use crate::page_client::PageClient;
 use crate::start::Setting;
-use crate::{Config, Error, postgres};
+use crate::{Config, Error, postgres, sample};
 use quire_types::{Key, Lsn};
 use quire_wal::{ServerVersion, version};
 use std::process::{Command, Stdio};
@@ -61,5 +61,16 @@ pub async fn check_running(config: &Config, recorded: ServerVersion) -> Result<(
     match running == Some(recorded) {
         true => Ok(()),
         false => Err(Error::ServerReplaced { recorded, running: number.to_owned() }),
+    }
+}
+
+/// Says in the log what is not known of a server.
+pub fn warn_of(server: ServerVersion, verify_rate: u32) {
+    if let Some(doubt) = version::CURRENT.doubts(server) {
+        let pages = sample::PAGES_WANTED;
+        match verify_rate {
+            0 => tracing::warn!("{doubt}; nothing that it writes is compared, because of --verify-rate 0"),
+            _ => tracing::warn!("{doubt}; every page that it writes is compared until {pages} of each kind were equal"),
+        }
     }
 }

@@ -295,5 +295,6 @@ async fn bring_up(handle: Handle) -> Result<Arc<Postgres>, Error> {
         error = session.broken() => return Err(error),
     }
     server::check_running(&setting.config, session.server).await?;
+    server::warn_of(session.server, setting.config.verify_rate);
     Ok(postgres)
 }
