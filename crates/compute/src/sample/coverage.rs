@@ -23,7 +23,7 @@ pub const PAGES_WANTED: usize = 1000;
 /// Pages of the cache that are looked at in one go, of which those that are wanted are compared.
 const TURN_PAGES: usize = 512;
 /// How long files are left alone after all were gone through.
-const REST: Duration = Duration::from_secs(30);
+const REST: Duration = Duration::from_secs(10);
 
 /// Which pages of a server were equal, by kind.
 #[derive(Debug, Default)]
@@ -135,6 +135,10 @@ impl Sampler {
         }
         let scope = super::scope(&session).await?;
         for Wanted { page, kind, lsn } in self.turn(&session, scope).await? {
+            // There may have been enough of them since they were looked at.
+            if !self.handle.covered().wants(session.server, kind, (page.key(), lsn)) {
+                continue;
+            }
             match Comparison::new(&session, scope).of(&page).await? {
                 Finding::Incomparable => {}
                 Finding::Equal => {
