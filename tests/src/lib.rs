@@ -10,6 +10,7 @@ pub mod dump;
 pub mod ledger;
 pub mod load;
 pub mod logs;
+pub mod minor;
 pub mod processes;
 pub mod quire;
 pub mod regression;

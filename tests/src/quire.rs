@@ -64,8 +64,9 @@ impl Quire {
 
     /// `quire up --detach`, whatever comes of it.
     pub fn try_up(&self) -> Output {
-        let mut command = self.command(&["up", "--detach"]);
-        command.args(&self.up_options).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let options: Vec<&str> = self.up_options.iter().map(String::as_str).collect();
+        let mut command = self.command(&[&["up", "--detach"], &options[..]].concat());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.output().expect("quire runs")
     }
 
@@ -74,10 +75,14 @@ impl Quire {
         self.ok(&["down"]);
     }
 
-    /// A command in this folder, not run yet.
+    /// A command in this folder, not run yet. PostgreSQL is the one in `QUIRE_PG_BIN`, if that is set and nothing else said.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.arg("--dir").arg(self.dir()).args(arguments).stdin(Stdio::null());
+        let chooses = arguments.first() == Some(&"up") && !arguments.contains(&"--pg-bin");
+        if let Some(programs) = std::env::var_os("QUIRE_PG_BIN").filter(|_| chooses) {
+            command.arg("--pg-bin").arg(programs);
+        }
         command
     }
 

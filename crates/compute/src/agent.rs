@@ -107,6 +107,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     active: Mutex<Active>,
     verified: AtomicU64,
+    covered: sample::Covered,
 }
 
 /// What exists at the moment.
@@ -136,6 +137,7 @@ impl Agent {
             commands: sender,
             active: Mutex::default(),
             verified: AtomicU64::new(0),
+            covered: sample::Covered::default(),
         };
         Ok(Agent { handle: Handle { inner: Arc::new(inner) }, commands, listener, _lock: lock })
     }
@@ -228,6 +230,11 @@ impl Handle {
     /// Pages compared by the running, or the last, verification.
     pub fn verified_pages(&self) -> u64 {
         self.inner.verified.load(Ordering::Relaxed)
+    }
+
+    /// Pages of a server that was not tested that were compared.
+    pub fn covered(&self) -> &sample::Covered {
+        &self.inner.covered
     }
 
     /// Starts PostgreSQL if it is stopped, and waits until it runs. A `cold` start discards the cache.

@@ -3,6 +3,7 @@
 use crate::page_client::PageError;
 use quire_files::PublishError;
 use quire_types::{Lsn, Term};
+use quire_wal::ServerVersion;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -131,6 +132,14 @@ pub enum Error {
     /// A statement on the compute's own PostgreSQL failed.
     #[error("postgres: {0}")]
     Sql(#[from] tokio_postgres::Error),
+    /// The server's program was replaced while it was being started.
+    #[error("the log says that PostgreSQL {recorded} writes it, and the one that was started is {running}")]
+    ServerReplaced {
+        /// What was recorded.
+        recorded: ServerVersion,
+        /// The running server's `server_version_num`.
+        running: String,
+    },
     /// The request makes no sense in the compute's present state.
     #[error("the compute is {state}; {hint}")]
     WrongState {

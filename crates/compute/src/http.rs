@@ -4,14 +4,16 @@ use crate::agent::Handle;
 use crate::metrics::FetchReason;
 use crate::quorum::QuorumStatus;
 use crate::throttle::Throttled;
-use crate::{Error, conf, evidence};
+use crate::{Error, conf, evidence, sample};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use quire_types::{Lsn, Term};
+use quire_wal::{ServerVersion, version};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use tokio::net::TcpListener;
 
@@ -32,6 +34,8 @@ pub struct Status {
     pub term: Option<Term>,
     /// Where the compute started: what is absent in the cache is read as of then.
     pub start_lsn: Option<Lsn>,
+    /// The server that writes the log.
+    pub server: Option<Server>,
     /// Positions in the log.
     pub lsn: Positions,
     /// The quorum.
@@ -46,6 +50,19 @@ pub struct Status {
     pub pushdown: bool,
     /// How pages compare with storage's.
     pub verification: Sampling,
+}
+
+/// Which PostgreSQL runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Server {
+    /// Its version, such as 15.18.
+    pub version: String,
+    /// Why redo of what it writes is not known to be right, if it is not.
+    pub doubt: Option<String>,
+    /// In that case: how many of its pages were compared and equal, by kind.
+    pub compared: BTreeMap<&'static str, usize>,
+    /// And how many of each are wanted.
+    pub wanted: usize,
 }
 
 /// What came of comparing pages while PostgreSQL works.
@@ -138,7 +155,8 @@ impl Handle {
             pid: self.pid(),
             url: self.config().url(),
             term: quorum.as_ref().and_then(|quorum| quorum.term),
-            start_lsn: session.map(|session| session.start),
+            start_lsn: session.as_ref().map(|session| session.start),
+            server: session.map(|session| self.server(session.server)),
             lsn: quorum.as_ref().map(positions).unwrap_or_default(),
             quorum,
             storage_connected,
@@ -156,6 +174,15 @@ impl Handle {
             },
             pushdown: conf::read_pushdown(self.config()),
             verification: self.sampling(),
+        }
+    }
+
+    fn server(&self, server: ServerVersion) -> Server {
+        Server {
+            version: server.to_string(),
+            doubt: version::CURRENT.doubts(server),
+            compared: self.covered().counts(server),
+            wanted: sample::PAGES_WANTED,
         }
     }
 

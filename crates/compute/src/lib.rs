@@ -44,6 +44,7 @@ pub mod postgres;
 pub mod pushdown;
 pub mod quorum;
 pub mod sample;
+pub mod server;
 pub mod start;
 mod supervisor;
 mod tablespaces;

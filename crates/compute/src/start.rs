@@ -5,7 +5,8 @@
 //! ask the pageserver what a shutdown checkpoint at E says
 //! fence off earlier computes from the files that are kept outside WAL, and get these
 //! make an empty data directory with the last WAL segment in it
-//! write that checkpoint's record at E, locally and through the quorum, unless the log ends with one; S = the end now
+//! write which server this is, unless the log says so, and that checkpoint's record at E, locally and through the quorum, unless
+//!     the log ends with one; S = the end now
 //! small files, pg_control, global/, SLRU files as of S; whatever is absent in the cache is read at S, until it was there and left
 //! control.shm, agent.sock
 //! ```
@@ -27,13 +28,14 @@ use crate::quorum::local_wal::{LocalWal, TIMELINE};
 use crate::quorum::{Quorum, Source, Won};
 use crate::throttle::{Throttle, Throttled};
 use crate::warm_up::WarmUp;
-use crate::{Config, Error, conf, orphans};
+use crate::{Config, Error, conf, orphans, server};
 use bytes::Bytes;
 use quire_cache::{AgentState, ComputeDir, ControlMap, ControlSettings, FileArea};
 use quire_protocol::page::SmallFile;
 use quire_types::{Key, Lsn};
-use quire_wal::CheckpointState;
-use quire_wal::checkpoint::encode_shutdown_checkpoint;
+use quire_wal::checkpoint::append_shutdown_checkpoint;
+use quire_wal::effects::server_version;
+use quire_wal::{CheckpointState, ServerVersion, WalWriter, rmgr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::AbortHandle;
@@ -83,6 +85,8 @@ pub struct Session {
     pub won: Won,
     /// Where the compute started.
     pub start: Lsn,
+    /// The server that writes the log in this session.
+    pub server: ServerVersion,
     /// What is in the cache, for the session after this one.
     pub warm_up: Arc<WarmUp>,
     fills: FillThread,
@@ -191,7 +195,9 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     quorum.committed(won.end_of_log).await?;
     let client = PageClient::new(config.pageserver(), config.timeline(), config.shard());
     let answer = client.checkpoint(won.end_of_log, PATIENCE).await?;
-    let end = LogEnd::plan(&won, &answer, conf::read_pushdown(config))?;
+    let server = server::installed(setting).await?;
+    let told = server::recorded(&client, won.end_of_log, PATIENCE).await?.filter(|recorded| *recorded == server);
+    let end = LogEnd::plan(&won, &answer, told.xor(Some(server)), conf::read_pushdown(config))?;
     prepare_directory(setting, quorum, &won, &end, auto_conf).await?;
     if !end.wal.is_empty() {
         quorum.append(won.end_of_log, end.wal.clone())?;
@@ -234,12 +240,13 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
         as_written,
         won,
         start,
+        server,
         warm_up,
         fills,
         tasks,
     };
-    let server = Arc::new(FillServer::new(setting, &session, fetcher));
-    let listening = session.fills.within(|| server.listen(config))?;
+    let fill_server = Arc::new(FillServer::new(setting, &session, fetcher));
+    let listening = session.fills.within(|| fill_server.listen(config))?;
     session.tasks.push(listening);
     let watching = watch_position(session.stored(), Retention::new(&config.pgdata(), end.last.state.redo));
     session.tasks.push(tokio::spawn(watching).abort_handle());
@@ -257,27 +264,37 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
 #[derive(Debug)]
 struct LogEnd {
     last: LastCheckpoint,
-    /// What has to be appended at the end of the log, if it does not end with a shutdown checkpoint.
+    /// What has to be appended at the end of the log, if it does not end with a shutdown checkpoint of this server's version.
     wal: Bytes,
     /// The end of the log afterwards.
     start: Lsn,
 }
 
 impl LogEnd {
-    fn plan(won: &Won, answer: &CheckpointAnswer, pushdown: bool) -> Result<LogEnd, Error> {
+    /// `news` is the server that is going to write the log, if the log does not say that yet.
+    fn plan(
+        won: &Won,
+        answer: &CheckpointAnswer,
+        news: Option<ServerVersion>,
+        pushdown: bool,
+    ) -> Result<LogEnd, Error> {
         let unusable =
             |error: quire_types::CodecError| Error::Storage { what: "checkpoint", reason: error.to_string() };
         let known = CheckpointState::decode(&answer.state).map_err(unusable)?;
-        if answer.shut_down {
+        if answer.shut_down && news.is_none() {
             let last = LastCheckpoint { record: answer.last_record, state: known.at_shutdown(answer.last_record) };
             return Ok(LogEnd { last, wal: Bytes::new(), start: won.end_of_log });
         }
         let state = CheckpointState { full_page_writes: !pushdown, time: unix_time(), ..known };
         let (end, prev) = (won.end_of_log, answer.last_record);
         let segment_bytes = won.identity.segment_bytes.into();
-        let (wal, record) = encode_shutdown_checkpoint(&state, end, prev, won.identity.system_id, segment_bytes);
-        let start = end.add(wal.len() as u64);
-        Ok(LogEnd { last: LastCheckpoint { record, state: state.at_shutdown(record) }, wal: wal.into(), start })
+        let mut wal = WalWriter::new(end, prev, state.this_timeline, won.identity.system_id, segment_bytes);
+        if let Some(server) = news {
+            wal.append(rmgr::LOGICALMSG, rmgr::XLOG_LOGICAL_MESSAGE, 0, &server_version::to_record_data(server));
+        }
+        let record = append_shutdown_checkpoint(&mut wal, &state);
+        let (start, wal) = (wal.position(), wal.into_vec().into());
+        Ok(LogEnd { last: LastCheckpoint { record, state: state.at_shutdown(record) }, wal, start })
     }
 }
 
@@ -295,23 +312,24 @@ async fn prepare_directory(
     auto_conf: Option<Vec<u8>>,
 ) -> Result<(), Error> {
     let (quorum, won) = (quorum.clone(), *won);
-    let (record, wal) = (end.last.record, end.wal.clone());
+    // What is appended may go on in another segment than it begins in, which is needed as a whole.
+    let (first, wal) = (end.last.record.min(won.end_of_log), end.wal.clone());
     let prepare = move |setting: &Setting| {
         let Setting { config, owner, .. } = setting;
         layout::create_folders(config, *owner)?;
         layout::write_plain_conf(config, *owner)?;
         layout::restore_auto_conf(config, *owner, auto_conf.as_deref())?;
         let local = local_wal(config, &won);
-        fetch_last_segment(&quorum, &won, record, &local, *owner)?;
+        fetch_last_segment(&quorum, &won, first, &local, *owner)?;
         local.write(won.end_of_log, &wal, *owner)
     };
     blocking(setting, prepare).await
 }
 
-/// Gets the segment that the last record begins in, up to the end of the log, from the safekeeper that has it.
-fn fetch_last_segment(quorum: &Quorum, won: &Won, record: Lsn, local: &LocalWal, owner: Owner) -> Result<(), Error> {
+/// Gets the segment that `first` lies in, up to the end of the log, from the safekeeper that has it.
+fn fetch_last_segment(quorum: &Quorum, won: &Won, first: Lsn, local: &LocalWal, owner: Owner) -> Result<(), Error> {
     let segment_bytes = local.segment_bytes();
-    let begin = Lsn(record.segment_number(segment_bytes) * segment_bytes);
+    let begin = Lsn(first.segment_number(segment_bytes) * segment_bytes);
     if begin >= won.end_of_log {
         return Ok(());
     }
@@ -428,7 +446,7 @@ mod tests {
     use super::*;
     use quire_protocol::quorum::LogIdentity;
     use quire_types::Term;
-    use quire_wal::WalStream;
+    use quire_wal::{Record, WalStream};
 
     const SEGMENT: u32 = 16 << 20;
 
@@ -442,22 +460,50 @@ mod tests {
         CheckpointAnswer { last_record: Lsn(last_record), state: state.encode().into(), shut_down }
     }
 
-    #[test]
-    fn an_empty_log_gets_a_first_record_that_says_what_the_start_does() {
-        let end = LogEnd::plan(&won(SEGMENT.into()), &answer(0, false), true).expect("planned");
-        let mut stream = WalStream::new(Lsn(SEGMENT.into()), SEGMENT.into(), Some(7));
+    /// The records that a start appends.
+    fn appended(end: &LogEnd, won: &Won) -> Vec<Record> {
+        let mut stream = WalStream::new(won.end_of_log, SEGMENT.into(), Some(7));
         stream.feed(&end.wal);
-        let record = stream.next_record().expect("valid").expect("whole");
-        assert_eq!((record.start, record.end), (end.last.record, end.start));
+        std::iter::from_fn(|| stream.next_record().expect("valid"))
+            .map(|raw| Record::decode(raw.start, raw.end, raw.bytes).expect("a record"))
+            .collect()
+    }
+
+    const SERVER: ServerVersion = ServerVersion::new(15, 20);
+
+    #[test]
+    fn an_empty_log_gets_records_that_say_which_server_this_is_and_what_the_start_does() {
+        let won = won(SEGMENT.into());
+        let end = LogEnd::plan(&won, &answer(0, false), Some(SERVER), true).expect("planned");
+        let [told, checkpoint] = &appended(&end, &won)[..] else { panic!("two records") };
+        assert_eq!(server_version::parse(told.info, &told.main_data), Ok(Some(SERVER)));
+        assert_eq!((checkpoint.start, checkpoint.end), (end.last.record, end.start));
         assert!(!end.last.state.full_page_writes);
-        assert_eq!((end.last.state.redo, end.last.state.next_xid), (record.start, 740));
+        assert_eq!((end.last.state.redo, end.last.state.next_xid), (checkpoint.start, 740));
     }
 
     #[test]
-    fn a_log_that_ends_with_a_shutdown_checkpoint_is_left_as_it_is() {
+    fn a_log_that_ends_with_a_shutdown_checkpoint_of_this_server_is_left_as_it_is() {
         let at = u64::from(SEGMENT) + 4096;
-        let end = LogEnd::plan(&won(at), &answer(at - 120, true), false).expect("planned");
+        let end = LogEnd::plan(&won(at), &answer(at - 120, true), None, false).expect("planned");
         assert!(end.wal.is_empty());
         assert_eq!((end.start, end.last.record, end.last.state.redo), (Lsn(at), Lsn(at - 120), Lsn(at - 120)));
+    }
+
+    #[test]
+    fn another_server_is_told_behind_the_shutdown_checkpoint_of_the_one_before() {
+        let won = won(u64::from(SEGMENT) + 4096);
+        let end = LogEnd::plan(&won, &answer(won.end_of_log.0 - 120, true), Some(SERVER), true).expect("planned");
+        let kinds: Vec<u8> = appended(&end, &won).iter().map(|record| record.rmgr).collect();
+        assert_eq!(kinds, [rmgr::LOGICALMSG, rmgr::XLOG]);
+        assert!(end.last.record > won.end_of_log && end.start > end.last.record);
+    }
+
+    #[test]
+    fn a_server_that_the_log_knows_is_not_told_again() {
+        let won = won(u64::from(SEGMENT) + 4096);
+        let end = LogEnd::plan(&won, &answer(won.end_of_log.0 - 120, false), None, true).expect("planned");
+        let kinds: Vec<u8> = appended(&end, &won).iter().map(|record| record.rmgr).collect();
+        assert_eq!(kinds, [rmgr::XLOG]);
     }
 }

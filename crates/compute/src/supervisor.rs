@@ -15,7 +15,7 @@
 use crate::agent::{Command, Handle, Order, Phase};
 use crate::postgres::{self, Postgres};
 use crate::start::Session;
-use crate::{Error, conf, orphans};
+use crate::{Error, conf, orphans, server};
 use nix::sys::signal::Signal;
 use std::future::Future;
 use std::pin::Pin;
@@ -80,6 +80,7 @@ impl Supervisor {
     /// Brings PostgreSQL up and stays with it until it is down.
     async fn start(&mut self, cold: bool, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
         self.handle.enter(Phase::Starting, None);
+        let cold = cold || self.is_another_server().await;
         if cold {
             self.drop_session().await;
         }
@@ -98,6 +99,18 @@ impl Supervisor {
                 Ok(next)
             }
         }
+    }
+
+    /// Whether the server's program was replaced by another version since this session began. One that cannot be asked cannot be
+    /// started either, and the start says why.
+    async fn is_another_server(&self) -> bool {
+        let Some(session) = self.handle.session() else { return false };
+        let Ok(installed) = server::installed(self.handle.setting()).await else { return false };
+        let is_another = installed != session.server;
+        if is_another {
+            tracing::info!(was = %session.server, is = %installed, "another version of PostgreSQL: the start is a cold one");
+        }
+        is_another
     }
 
     /// Runs `start` to its end, unless it is not wanted any more; then what to do instead.
@@ -281,5 +294,7 @@ async fn bring_up(handle: Handle) -> Result<Arc<Postgres>, Error> {
         ready = postgres.ready(&setting.config) => ready?,
         error = session.broken() => return Err(error),
     }
+    server::check_running(&setting.config, session.server).await?;
+    server::warn_of(session.server, setting.config.verify_rate);
     Ok(postgres)
 }

@@ -109,6 +109,7 @@ fn branch_entry(state: &State, branch: &Branch, compute: Option<&Value>, stored:
             "http": branch.http_address(),
             "quorum_lost": compute["quorum"]["lost"],
             "throttle": compute["throttle"],
+            "server": compute["server"],
             "cache": {
                 "bytes": compute["cache"]["bytes"],
                 "limit": compute["cache"]["limit"],

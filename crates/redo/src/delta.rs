@@ -12,10 +12,12 @@
 //! | 4 multixact offset | pairs of multixact `u32` and offset `u32`... |
 //! | 5 multixact members | offset of the first `u32`, pairs of transaction `u32` and status `u8`... |
 //! | 6 commit timestamp | time `i64`, origin `u16`, transactions `u32`... |
+//! | 7 record of a server | version `u32`, start `u64`, the record |
 
 use crate::record_view::{ImageUse, RecordView};
 use bytes::{Buf, Bytes};
 use quire_types::{CodecError, Key, Lsn, Reader, Writer};
+use quire_wal::ServerVersion;
 
 pub use quire_wal::effects::heap::{VISIBILITY_ALL_BITS, VISIBILITY_ALL_FROZEN};
 pub use quire_wal::effects::multixact::Member as MultixactMember;
@@ -24,8 +26,12 @@ pub use quire_wal::effects::multixact::Member as MultixactMember;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delta {
     /// A whole WAL record as it stands in the log without page headers, and the LSN of its first byte. What it does to
-    /// a page is what it does to the block reference that matches the page's key.
+    /// a page is what it does to the block reference that matches the page's key, whichever server wrote it, or as
+    /// [`ServerVersion::UNRECORDED`] has it.
     Record(Bytes, Lsn),
+    /// The same of a record that servers of other minor versions would redo otherwise, with the version of the one that
+    /// wrote it.
+    RecordOf(ServerVersion, Bytes, Lsn),
     /// Heap records that touched an all-visible heap page clear its bits on this page of the visibility map, leaving
     /// the map page's LSN alone.
     VisibilityCleared {
@@ -89,13 +95,33 @@ const CLOG_STATUS: u8 = 3;
 const MULTIXACT_OFFSET: u8 = 4;
 const MULTIXACT_MEMBERS: u8 = 5;
 const COMMIT_TS: u8 = 6;
+const RECORD_OF: u8 = 7;
 
 impl Delta {
+    /// What a record does to a page that it references. `server` wrote it, if that is known, and is kept where it matters.
+    pub fn of_record(rmgr: u8, info: u8, server: Option<ServerVersion>, bytes: Bytes, start: Lsn) -> Delta {
+        match server.filter(|_| crate::depends_on_server(rmgr, info)) {
+            Some(server) => Delta::RecordOf(server, bytes, start),
+            None => Delta::Record(bytes, start),
+        }
+    }
+
+    /// The record's bytes and its start, if it is one.
+    pub fn record(&self) -> Option<(&Bytes, Lsn)> {
+        match self {
+            Delta::Record(bytes, start) | Delta::RecordOf(_, bytes, start) => Some((bytes, *start)),
+            _ => None,
+        }
+    }
+
     /// The bytes as the module's documentation gives them.
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(self.encoded_size());
         match self {
             Delta::Record(bytes, start) => writer.u8(RECORD).u64(start.0).bytes(bytes),
+            Delta::RecordOf(server, bytes, start) => {
+                writer.u8(RECORD_OF).u32(server.number()).u64(start.0).bytes(bytes)
+            }
             Delta::VisibilityCleared { heap_blocks, bits } => {
                 write_numbers(writer.u8(VISIBILITY_CLEARED).u8(*bits), heap_blocks)
             }
@@ -118,6 +144,7 @@ impl Delta {
     pub fn encoded_size(&self) -> usize {
         1 + match self {
             Delta::Record(bytes, _) => 8 + bytes.len(),
+            Delta::RecordOf(_, bytes, _) => 12 + bytes.len(),
             Delta::VisibilityCleared { heap_blocks, .. } => 1 + 4 * heap_blocks.len(),
             Delta::VisibilityTruncated { .. } => 4,
             Delta::ClogStatus { xids, .. } => 1 + 4 * xids.len(),
@@ -136,6 +163,14 @@ impl Delta {
                 raw.advance(raw.len() - reader.remaining());
                 Ok(Delta::Record(raw, start))
             }
+            RECORD_OF => {
+                let number = reader.u32("server version")?;
+                let invalid = CodecError::Invalid { field: "server version", value: number.into() };
+                let server = ServerVersion::from_number(number).ok_or(invalid)?;
+                let start = Lsn(reader.u64("record start")?);
+                raw.advance(raw.len() - reader.remaining());
+                Ok(Delta::RecordOf(server, raw, start))
+            }
             kind => decode_effect(kind, reader),
         }
     }
@@ -143,7 +178,7 @@ impl Delta {
     /// Whether the page after this delta depends on nothing that was before it: the record initialises the page of
     /// `key`, or carries an image of it that redo restores. False also for a record that cannot be decoded.
     pub fn will_init(&self, key: Key) -> bool {
-        let Delta::Record(bytes, _) = self else { return false };
+        let Some((bytes, _)) = self.record() else { return false };
         let Ok((_, block)) = RecordView::parse_for(bytes, key) else { return false };
         block.is_some_and(|block| block.will_init || block.image == ImageUse::Restore)
     }
@@ -223,6 +258,12 @@ mod tests {
         prop_oneof![
             (proptest::collection::vec(any::<u8>(), 0..60), any::<u64>())
                 .prop_map(|(bytes, start)| Delta::Record(bytes.into(), Lsn(start))),
+            (100_000u32..10_000_000, proptest::collection::vec(any::<u8>(), 0..60), any::<u64>()).prop_map(
+                |(number, bytes, start)| {
+                    let server = ServerVersion::from_number(number).expect("a version");
+                    Delta::RecordOf(server, bytes.into(), Lsn(start))
+                }
+            ),
             (any_numbers(), any::<u8>()).prop_map(|(heap_blocks, bits)| Delta::VisibilityCleared { heap_blocks, bits }),
             any::<u32>().prop_map(|heap_blocks| Delta::VisibilityTruncated { heap_blocks }),
             (status, any_numbers()).prop_map(|(status, xids)| Delta::ClogStatus { status, xids }),

@@ -10,7 +10,7 @@ use quire_types::{Fork, Key, Slru};
 /// Changes the page of `key`, or says what does not belong there. A record changes nothing here.
 pub(crate) fn apply(page: &mut Page, key: Key, delta: &Delta) -> Result<(), Effect> {
     match delta {
-        Delta::Record(..) => {}
+        Delta::Record(..) | Delta::RecordOf(..) => {}
         Delta::VisibilityCleared { heap_blocks, bits } => {
             check_visibility(key, heap_blocks.iter().copied())?;
             heap_blocks.iter().for_each(|heap_block| visibility_map::clear(page, *heap_block, *bits));

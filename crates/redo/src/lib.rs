@@ -10,6 +10,8 @@
 //! # Invariants
 //! - A delta is applied once, to the page as the deltas before it left it. A page that is already as new as a record is
 //!   an error, because it would hide a fault of storage.
+//! - A record is redone as the server did that wrote it: where minor versions differ, redo takes the version
+//!   ([`depends_on_server`]).
 //! - The page afterwards equals PostgreSQL's under the masks of [`mask`], tuple placement included.
 //! - Neither a record nor a page is trusted: what does not fit is a [`RedoError`], never a panic, and the page is to be
 //!   thrown away.
@@ -51,7 +53,7 @@ pub use record_view::{BlockView, ImageUse, RecordView};
 
 use manager::{BlockRedo, after_image, is_without_pages, resource_manager};
 use quire_types::{Key, Lsn, PAGE_SIZE};
-use quire_wal::{page, record};
+use quire_wal::{ServerVersion, page, record, rmgr};
 
 /// Changes `page`, which is the page of `key`, as `delta` says. `lsn` is the end of the record that the delta came
 /// from.
@@ -62,7 +64,8 @@ use quire_wal::{page, record};
 /// See [`RedoError`]; the page's contents are undefined then.
 pub fn apply(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, delta: &Delta) -> Result<(), RedoError> {
     match delta {
-        Delta::Record(bytes, start) => apply_record(page, key, lsn, bytes, *start),
+        Delta::Record(bytes, start) => apply_record(page, key, lsn, bytes, *start, ServerVersion::UNRECORDED),
+        Delta::RecordOf(server, bytes, start) => apply_record(page, key, lsn, bytes, *start, *server),
         effect => effect::apply(page, key, effect).map_err(|what| RedoError::WrongPage { what, lsn, key }),
     }
 }
@@ -75,6 +78,11 @@ pub fn supports(rmgr: u8, info: u8) -> bool {
     is_without_pages(rmgr) || resource_manager(rmgr).is_some_and(|manager| (manager.supports)(info))
 }
 
+/// Whether minor versions of the server differ in redo of records of this kind.
+pub fn depends_on_server(rmgr: u8, info: u8) -> bool {
+    rmgr == rmgr::GIST && gist::depends_on_server(info)
+}
+
 /// Does to `page`, after the image of it in the record was restored, what the record does on top: to most pages nothing,
 /// but some changes are made only after PostgreSQL put the image into the record. [`apply`] includes this.
 ///
@@ -84,23 +92,27 @@ pub fn finish_image(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &[u8]
     let (record, block) = RecordView::parse_for(bytes, key).map_err(|reason| RedoError::Malformed { start, reason })?;
     let block = block.ok_or(RedoError::NotReferenced { start, key })?;
     let kind = RecordKind { rmgr: record.rmgr, info: record.info };
-    after_image(page, &BlockRedo { record: &record, block: &block, lsn }).map_err(|reason| RedoError::Misfit {
-        kind,
-        lsn,
-        key,
-        reason,
-    })
+    // No version of the server differs in this.
+    let redo = BlockRedo { record: &record, block: &block, lsn, server: ServerVersion::UNRECORDED };
+    after_image(page, &redo).map_err(|reason| RedoError::Misfit { kind, lsn, key, reason })
 }
 
-fn apply_record(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &[u8], start: Lsn) -> Result<(), RedoError> {
+fn apply_record(
+    page: &mut [u8; PAGE_SIZE],
+    key: Key,
+    lsn: Lsn,
+    bytes: &[u8],
+    start: Lsn,
+    server: ServerVersion,
+) -> Result<(), RedoError> {
     let (record, block) = RecordView::parse_for(bytes, key).map_err(|reason| RedoError::Malformed { start, reason })?;
     let block = block.ok_or(RedoError::NotReferenced { start, key })?;
-    apply_block(page, &record, &block, start, lsn)
+    apply_block(page, &record, &block, start, lsn, server)
 }
 
 /// [`apply`] for a record that was parsed already: does to `page` what the record does to this one of its block
 /// references. For readers that replay a whole log, and so come across each reference of a record with the record
-/// itself at hand. `start` is the record's first byte, `lsn` its end.
+/// itself at hand. `start` is the record's first byte, `lsn` its end, `server` wrote it.
 ///
 /// # Errors
 /// See [`RedoError`]; the page's contents are undefined then.
@@ -110,9 +122,10 @@ pub fn apply_block(
     block: &BlockView<'_>,
     start: Lsn,
     lsn: Lsn,
+    server: ServerVersion,
 ) -> Result<(), RedoError> {
     let kind = RecordKind { rmgr: record.rmgr, info: record.info };
-    let redo = BlockRedo { record, block, lsn };
+    let redo = BlockRedo { record, block, lsn, server };
     let misfit = |reason| RedoError::Misfit { kind, lsn, key: key_of(block), reason };
     if block.image == ImageUse::Restore {
         restore_image(page, block, start, lsn)?;

@@ -5,7 +5,7 @@ use crate::page_items::Page;
 use crate::record_view::{BlockView, RecordView};
 use crate::{brin, btree, generic, gin, gist, hash, heap, heap2, sequence, spgist, xlog};
 use quire_types::Lsn;
-use quire_wal::rmgr;
+use quire_wal::{ServerVersion, rmgr};
 
 /// What a resource manager's redo gets to see: one record, and the block reference that is the page at hand.
 #[derive(Clone, Copy)]
@@ -16,6 +16,8 @@ pub(crate) struct BlockRedo<'a> {
     pub block: &'a BlockView<'a>,
     /// The record's end, which becomes the page's LSN.
     pub lsn: Lsn,
+    /// Which server wrote the record.
+    pub server: ServerVersion,
 }
 
 impl BlockRedo<'_> {

@@ -160,12 +160,17 @@ pub enum Key {
         /// Its number.
         tablespace: u32,
     },
+    /// Which server writes the log from here on. Value: `quire_wal::ServerVersion`.
+    ServerVersion,
 }
 
 /// Bytes in an encoded key.
 pub const KEY_BYTES: usize = 18;
 
 impl Key {
+    /// No key sorts after it.
+    pub const LAST: Key = Key::ServerVersion;
+
     /// The 18 bytes, big-endian inside so that they sort: kind, three `u32`, fork or area, `u32`.
     pub fn encode(self) -> [u8; KEY_BYTES] {
         let (kind, a, b, c, d, e) = self.fields();
@@ -193,6 +198,7 @@ impl Key {
             Key::FullPageWrites => (9, 0, 0, 0, 0, 0),
             Key::ReplicationOrigin { origin } => (10, 0, 0, 0, 0, u32::from(origin)),
             Key::Tablespace { tablespace } => (12, tablespace, 0, 0, 0, 0),
+            Key::ServerVersion => (13, 0, 0, 0, 0, 0),
         }
     }
 
@@ -225,6 +231,7 @@ impl Key {
                 origin: u16::try_from(last).map_err(|_| CodecError::Invalid { field: "origin", value: last.into() })?,
             },
             12 => Key::Tablespace { tablespace },
+            13 => Key::ServerVersion,
             other => return Err(CodecError::Invalid { field: "key kind", value: other.into() }),
         })
     }
@@ -250,6 +257,7 @@ impl fmt::Display for Key {
             Key::FullPageWrites => write!(f, "full-page-writes state"),
             Key::ReplicationOrigin { origin } => write!(f, "replication origin {origin}"),
             Key::Tablespace { tablespace } => write!(f, "tablespace {tablespace}"),
+            Key::ServerVersion => write!(f, "server version"),
         }
     }
 }
@@ -260,7 +268,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_key() -> impl Strategy<Value = Key> {
-        (0u8..12, any::<u32>(), any::<u32>(), any::<u32>(), 0u8..4, any::<u32>()).prop_map(|(kind, a, b, c, d, e)| {
+        (0u8..13, any::<u32>(), any::<u32>(), any::<u32>(), 0u8..4, any::<u32>()).prop_map(|(kind, a, b, c, d, e)| {
             let rel = RelTag { tablespace: a, database: b, relation: c, fork: Fork::ALL[usize::from(d)] };
             let slru = Slru::ALL[usize::from(d)];
             match kind {
@@ -275,7 +283,8 @@ mod tests {
                 8 => Key::Checkpoint,
                 9 => Key::FullPageWrites,
                 10 => Key::ReplicationOrigin { origin: e as u16 },
-                _ => Key::Tablespace { tablespace: a },
+                11 => Key::Tablespace { tablespace: a },
+                _ => Key::ServerVersion,
             }
         })
     }

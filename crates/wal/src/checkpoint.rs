@@ -232,9 +232,14 @@ pub fn encode_shutdown_checkpoint(
     segment_bytes: u64,
 ) -> (Vec<u8>, Lsn) {
     let mut writer = WalWriter::new(at, prev, state.this_timeline, system_id, segment_bytes);
-    let data = state.at_shutdown(writer.next_record_start()).to_record_data();
-    let start = writer.append(rmgr::XLOG, rmgr::XLOG_CHECKPOINT_SHUTDOWN, 0, &data);
+    let start = append_shutdown_checkpoint(&mut writer, state);
     (writer.into_vec(), start)
+}
+
+/// Appends that record to others; where it starts.
+pub fn append_shutdown_checkpoint(writer: &mut WalWriter, state: &CheckpointState) -> Lsn {
+    let data = state.at_shutdown(writer.next_record_start()).to_record_data();
+    writer.append(rmgr::XLOG, rmgr::XLOG_CHECKPOINT_SHUTDOWN, 0, &data)
 }
 
 #[cfg(test)]

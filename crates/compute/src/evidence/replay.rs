@@ -143,7 +143,7 @@ fn describe(version: &PageVersion) -> String {
         VersionKind::Written => "page as written".into(),
         VersionKind::Partial => "partial image".into(),
         VersionKind::Delta | VersionKind::InitialDelta => match Delta::decode(version.payload.clone()) {
-            Ok(Delta::Record(bytes, _)) => describe_record(&bytes),
+            Ok(Delta::Record(bytes, _) | Delta::RecordOf(_, bytes, _)) => describe_record(&bytes),
             Ok(Delta::VisibilityCleared { .. }) => "visibility cleared".into(),
             Ok(Delta::VisibilityTruncated { .. }) => "visibility truncated".into(),
             Ok(_) => "transaction status".into(),

@@ -17,7 +17,7 @@ use std::path::Path;
 const TRIES: usize = 8;
 
 /// A segment file.
-type Segment = (RelTag, u32);
+pub(super) type Segment = (RelTag, u32);
 
 /// Files from which pages can be drawn.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,11 @@ impl Inventory {
             (segment, sum)
         };
         Inventory { files: sampled.map(add).collect() }
+    }
+
+    /// The files.
+    pub fn segments(&self) -> Vec<Segment> {
+        self.files.iter().map(|(segment, _)| *segment).collect()
     }
 
     fn total(&self) -> u64 {

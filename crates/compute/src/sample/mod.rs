@@ -13,12 +13,17 @@
 //! What is looked at costs no fetch: only blocks that are present are read, and only by this process. Nothing is installed or marked as
 //! touched, so the cache neither grows nor keeps a page for being sampled.
 //!
+//! Under a server that redo was not compared with before, more is looked at ([`coverage`]).
+//!
 //! Not sampled, beside what [`crate::verify`] does not compare either: visibility maps, whose bits PostgreSQL clears before the record that
 //! says so and without raising the LSN; pages last written before this term began, which are storage's own; pages whose LSN is
 //! not committed or not ingested yet.
 
 mod compare;
+mod coverage;
 mod inventory;
+
+pub use coverage::{Covered, PAGES_WANTED};
 
 use crate::agent::Handle;
 use crate::evidence::{self, Case};
@@ -26,6 +31,7 @@ use crate::start::Session;
 use crate::verify::CachedPage;
 use crate::{Error, conf};
 use compare::{Comparison, Finding, Mismatch, Scope};
+use coverage::Sweep;
 use inventory::{Inventory, draw};
 use quire_cache::ComputeDir;
 use quire_types::{Key, Lsn};
@@ -54,11 +60,15 @@ pub async fn run(handle: Handle, rate: u32) {
     let Some((pages, pause)) = pace(rate) else { return };
     let mut tick = tokio::time::interval(pause);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sampler = Sampler { handle, inventory: None, known: HashSet::new(), switches_left: 0 };
+    let mut sampler =
+        Sampler { handle, inventory: None, known: HashSet::new(), switches_left: 0, sweep: Sweep::default() };
     loop {
         tick.tick().await;
         if let Err(error) = sampler.round(pages).await {
             tracing::debug!(%error, "no pages are compared for now");
+        }
+        if let Err(error) = sampler.cover().await {
+            tracing::debug!(%error, "no more pages of this server are compared for now");
         }
     }
 }
@@ -75,6 +85,7 @@ struct Sampler {
     inventory: Option<(Arc<Inventory>, Arc<Session>, Instant)>,
     known: HashSet<(Key, Lsn)>,
     switches_left: u32,
+    sweep: Sweep,
 }
 
 impl Sampler {

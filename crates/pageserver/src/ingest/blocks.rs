@@ -59,7 +59,8 @@ fn redo(batch: &mut Batch<'_>, block: &Block) -> Result<(), IngestError> {
         return Err(batch.unsupported());
     }
     let is_new = batch.extend_relation(block.rel, block.block)?;
-    batch.change_page(key, is_new, Delta::Record(batch.bytes.clone(), record.start))
+    let delta = Delta::of_record(record.rmgr, record.info, batch.server, batch.bytes.clone(), record.start);
+    batch.change_page(key, is_new, delta)
 }
 
 /// A page image for hint bits may come without the image when full-page writes are off, and then says nothing; the

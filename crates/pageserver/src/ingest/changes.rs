@@ -8,7 +8,7 @@ use crate::value::Value;
 use bytes::Bytes;
 use quire_redo::Delta;
 use quire_types::{CodecError, Fork, Key, PAGE_SIZE, Reader, RelTag, SLRU_SEGMENT_PAGES, Slru};
-use quire_wal::{Record, rmgr};
+use quire_wal::{Record, ServerVersion, rmgr};
 use std::collections::{HashMap, HashSet};
 
 /// Sizes remembered before all are forgotten; some 40 bytes each.
@@ -67,6 +67,8 @@ pub(super) struct Batch<'a> {
     pub(super) bytes: &'a Bytes,
     /// Storage before the record.
     pub(super) view: &'a dyn StateView,
+    /// Which server wrote the record, if the log says so.
+    pub(super) server: Option<ServerVersion>,
     sizes: &'a mut Sizes,
     changes: Vec<Change>,
     /// Blocks added between the ends of relations and blocks that the record names.
@@ -80,9 +82,10 @@ impl<'a> Batch<'a> {
         bytes: &'a Bytes,
         view: &'a dyn StateView,
         sizes: &'a mut Sizes,
+        server: Option<ServerVersion>,
     ) -> Batch<'a> {
         let changes = Vec::with_capacity(record.blocks.len() + 1);
-        Batch { record, bytes, view, sizes, changes, gap_blocks: 0, new_slru_pages: 0 }
+        Batch { record, bytes, view, server, sizes, changes, gap_blocks: 0, new_slru_pages: 0 }
     }
 
     /// The changes, each of another key. PostgreSQL names a block once in a record, and storage has one version of a

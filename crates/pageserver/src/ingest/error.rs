@@ -3,7 +3,7 @@
 use super::view::StateError;
 use quire_redo::RedoError;
 use quire_types::{CodecError, Key, Lsn, RelTag, Slru};
-use quire_wal::WalError;
+use quire_wal::{ServerVersion, WalError};
 
 /// A record that cannot be ingested. Ingest of the branch ends there: going on would give wrong pages.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,14 @@ pub enum IngestError {
         /// `xl_info`.
         info: u8,
         /// Where the record starts.
+        lsn: Lsn,
+    },
+    /// The log is that of another major version from here on.
+    #[error("from {lsn} on PostgreSQL {server} writes the log, whose records are not known")]
+    Server {
+        /// The server.
+        server: ServerVersion,
+        /// Where the record starts that says so.
         lsn: Lsn,
     },
     /// A record that exists only to carry page images lacks one.

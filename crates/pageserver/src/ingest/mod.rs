@@ -23,6 +23,7 @@ mod database;
 mod error;
 mod multixact;
 mod relation;
+mod server;
 mod slru;
 mod state;
 mod tablespace;
@@ -39,7 +40,7 @@ use bytes::Bytes;
 use changes::{Batch, Sizes};
 use quire_types::{Key, Lsn};
 use quire_wal::effects::{FullPageWrites, relmap, replorigin, standby};
-use quire_wal::{CheckpointState, RawRecord, Record, rmgr};
+use quire_wal::{CheckpointState, RawRecord, Record, ServerVersion, rmgr};
 use state::State;
 
 /// Turns the records of one branch into changes.
@@ -96,6 +97,11 @@ impl Ingest {
         self.sizes.note(key, blocks);
     }
 
+    /// Which server writes the log, if the log says so.
+    pub fn server(&self) -> Option<ServerVersion> {
+        self.state.server
+    }
+
     /// The changes that a record makes, decoded first.
     pub fn ingest(&mut self, raw: &RawRecord, view: &dyn StateView) -> Result<Vec<Change>, IngestError> {
         let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
@@ -114,7 +120,7 @@ impl Ingest {
     ) -> Result<Vec<Change>, IngestError> {
         self.state.check_follows(record)?;
         self.sizes.shrink();
-        let mut batch = Batch::new(record, &raw.bytes, view, &mut self.sizes);
+        let mut batch = Batch::new(record, &raw.bytes, view, &mut self.sizes, self.state.server);
         self.state.shut_down = false;
         self.state.counters.advance_past(record.xid);
         blocks::apply(&mut batch)?;
@@ -142,6 +148,7 @@ fn dispatch(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError>
         rmgr::HEAP | rmgr::HEAP2 => blocks::clear_visibility(batch),
         rmgr::COMMIT_TS => slru::apply_commit_ts(state, batch),
         rmgr::REPLORIGIN => replication_origin(batch),
+        rmgr::LOGICALMSG => server::apply(state, batch),
         rmgr::CUSTOM_FIRST.. => Err(batch.unsupported()),
         _ => Ok(()),
     }

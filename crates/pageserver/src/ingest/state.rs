@@ -7,10 +7,12 @@ use super::view::StateView;
 use bytes::Bytes;
 use quire_types::{CodecError, Key, Lsn, Reader, Writer};
 use quire_wal::effects::FullPageWrites;
-use quire_wal::{CheckpointState, Record};
+use quire_wal::{CheckpointState, Record, ServerVersion};
 
 /// First byte of [`State::encode`].
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// Of states from before the server's version was recorded.
+const FORMAT_WITHOUT_SERVER: u8 = 1;
 
 /// Ingest's memory as of one position in the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,6 +31,8 @@ pub(super) struct State {
     pub(super) full_page_writes: FullPageWrites,
     /// A page of multixact offsets that came into being with an entry, before the record that would zero it.
     pub(super) early_offsets_page: Option<u32>,
+    /// Which server writes the log, if the log says so: the newest version of `Key::ServerVersion`.
+    pub(super) server: Option<ServerVersion>,
 }
 
 impl State {
@@ -44,6 +48,7 @@ impl State {
             written: checkpoint,
             full_page_writes,
             early_offsets_page: None,
+            server: None,
         })
     }
 
@@ -72,7 +77,7 @@ impl State {
 
     /// A format byte, `position` and `last_record` as `u64`, `shut_down` as a byte, the early offsets page as a byte that
     /// says whether there is one and a `u32`, then three values with their lengths before them: the counters, the counters
-    /// as written, the full-page-writes state. Little endian.
+    /// as written, the full-page-writes state; then the server's version as `u32`, 0 if it is not known. Little endian.
     pub(super) fn encode(&self) -> Bytes {
         let mut out = Writer::new();
         out.u8(FORMAT).u64(self.position.0).u64(self.last_record.0).u8(u8::from(self.shut_down));
@@ -80,6 +85,7 @@ impl State {
         out.length_prefixed(&self.counters.checkpoint.encode());
         out.length_prefixed(&self.written.encode());
         out.length_prefixed(&self.full_page_writes.encode());
+        out.u32(self.server.map_or(0, ServerVersion::number));
         out.into_bytes()
     }
 
@@ -87,7 +93,7 @@ impl State {
     pub(super) fn decode(raw: &[u8]) -> Result<State, CodecError> {
         let mut input = Reader::new(raw);
         let format = input.u8("ingest state format")?;
-        if format != FORMAT {
+        if !matches!(format, FORMAT | FORMAT_WITHOUT_SERVER) {
             return Err(CodecError::Invalid { field: "ingest state format", value: format.into() });
         }
         let (position, last_record) = (Lsn(input.u64("position")?), Lsn(input.u64("last record")?));
@@ -97,9 +103,19 @@ impl State {
         let checkpoint = CheckpointState::decode(input.length_prefixed("counters")?)?;
         let written = CheckpointState::decode(input.length_prefixed("written counters")?)?;
         let full_page_writes = FullPageWrites::decode(input.length_prefixed("full-page writes")?)?;
+        let server = if format == FORMAT { read_server(&mut input)? } else { None };
         input.finish()?;
         let counters = Counters { checkpoint };
-        Ok(State { position, last_record, shut_down, counters, written, full_page_writes, early_offsets_page })
+        Ok(State { position, last_record, shut_down, counters, written, full_page_writes, early_offsets_page, server })
+    }
+}
+
+fn read_server(input: &mut Reader<'_>) -> Result<Option<ServerVersion>, CodecError> {
+    match input.u32("server version")? {
+        0 => Ok(None),
+        number => ServerVersion::from_number(number)
+            .map(Some)
+            .ok_or(CodecError::Invalid { field: "server version", value: number.into() }),
     }
 }
 
@@ -127,9 +143,14 @@ mod tests {
             written: Counters { checkpoint }.rounded(),
             full_page_writes: FullPageWrites { on: true, since: Lsn(0x100) },
             early_offsets_page: Some(0),
+            server: Some(ServerVersion::new(15, 20)),
         };
         let raw = state.encode();
         assert_eq!(State::decode(&raw).as_ref(), Ok(&state));
         assert!(State::decode(&raw[..raw.len() - 1]).is_err());
+        // As it was written before there were versions.
+        let mut old = raw[..raw.len() - 4].to_vec();
+        old[0] = FORMAT_WITHOUT_SERVER;
+        assert_eq!(State::decode(&old), Ok(State { server: None, ..state }));
     }
 }

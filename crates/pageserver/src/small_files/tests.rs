@@ -93,7 +93,10 @@ fn a_term_that_no_campaign_reaches_fences_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let files = fenced(dir.path(), 3);
     for term in [4 + Term::LEAD_MAX, u64::MAX] {
-        assert!(matches!(files.fence(Term(term), Lsn(900)), Err(FileError::TermOutOfReach { fence: Term(3), .. })), "{term}");
+        assert!(
+            matches!(files.fence(Term(term), Lsn(900)), Err(FileError::TermOutOfReach { fence: Term(3), .. })),
+            "{term}"
+        );
     }
     files.put(version(3, 1), &file(SLOT, "the same compute")).unwrap();
     fenced(dir.path(), 4);

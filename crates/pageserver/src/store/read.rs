@@ -185,7 +185,7 @@ fn ranges_without_pages(from: Key, to: Key) -> impl Iterator<Item = (Key, Key)> 
     let highest = RelTag { tablespace: u32::MAX, database: u32::MAX, relation: u32::MAX, fork: Fork::Init };
     let sizes = (Key::RelSize { rel: lowest }, Key::RelSize { rel: highest });
     let first_segment = Key::SlruSegment { slru: Slru::Clog, segment: 0 };
-    let rest = (first_segment, Key::Tablespace { tablespace: u32::MAX });
+    let rest = (first_segment, Key::LAST);
     let clip = move |(first, last): (Key, Key)| (first.max(from), last.min(to));
     [sizes, rest].into_iter().map(clip).filter(|(first, last)| first <= last)
 }

@@ -128,7 +128,7 @@ impl Bench {
             assert_eq!(change.lsn, end);
             match (&change.value, change.key) {
                 // Redo is not what is tested here, so heap records are made without the data it wants.
-                (Value::Delta(Delta::Record(..)), _) => {}
+                (Value::Delta(Delta::Record(..) | Delta::RecordOf(..)), _) => {}
                 _ => self.store.apply(change.clone()).expect("the change fits"),
             }
         }

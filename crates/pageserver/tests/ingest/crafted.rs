@@ -10,7 +10,8 @@ use quire_redo::Delta;
 use quire_types::{Fork, Key, Lsn, RelTag, Slru};
 use quire_wal::effects::FullPageWrites;
 use quire_wal::effects::replorigin::OriginState;
-use quire_wal::{CheckpointState, rmgr};
+use quire_wal::effects::server_version;
+use quire_wal::{CheckpointState, ServerVersion, rmgr};
 
 fn keys(changes: &[Change]) -> Vec<Key> {
     changes.iter().map(|change| change.key).collect()
@@ -453,4 +454,46 @@ fn a_prepared_transactions_file_must_have_the_length_it_says() {
     bench.ingest(header(76));
     let file = bench.store.get(Key::TwoPhase { xid: 1000 }).unwrap();
     assert_eq!(file[72..], crc32c::crc32c(&file[..72]).to_le_bytes());
+}
+
+/// A message that tells the server's version, as the log of `database` has it.
+fn server(version: ServerVersion, database: u8) -> Made {
+    let mut data = server_version::to_record_data(version);
+    data[0] = database;
+    record(rmgr::LOGICALMSG, rmgr::XLOG_LOGICAL_MESSAGE).bytes(&data)
+}
+
+/// A vacuum of a GiST index: one item goes.
+fn gist_vacuum() -> Made {
+    record(rmgr::GIST, rmgr::XLOG_GIST_PAGE_UPDATE).block(TABLE, 0, 0).bytes(&[1, 0, 0, 0])
+}
+
+#[test]
+fn what_redo_depends_on_the_server_for_is_stored_with_the_server_that_wrote_it() {
+    let mut bench = Bench::new();
+    bench.create(TABLE, 1);
+    let stored_with = |bench: &mut Bench| match value_of(&bench.ingest(gist_vacuum()), block(TABLE, 0)) {
+        Value::Delta(Delta::Record(..)) => None,
+        Value::Delta(Delta::RecordOf(server, ..)) => Some(*server),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(stored_with(&mut bench), None, "the log does not say who writes it");
+    let (older, newer) = (ServerVersion::new(15, 18), ServerVersion::new(15, 20));
+    for told in [older, newer, older] {
+        let changes = bench.ingest(server(told, 0));
+        assert_eq!(keys(&changes), [Key::ServerVersion]);
+        assert!(matches!(value_of(&changes, Key::ServerVersion), Value::Bytes(raw) if raw[..] == told.encode()));
+        assert_eq!(stored_with(&mut bench), Some(told));
+        assert_eq!(keys(&bench.ingest(server(told, 0))), [], "it is no news");
+    }
+    bench.ingest = Ingest::restore(&bench.ingest.state()).expect("the state is ingest's own");
+    assert_eq!(stored_with(&mut bench), Some(older), "a restart forgets nothing");
+    assert_eq!(keys(&bench.ingest(server(newer, 5))), [], "a session says it");
+    assert_eq!(stored_with(&mut bench), Some(older));
+}
+
+#[test]
+fn a_server_of_another_major_version_is_refused() {
+    let error = Bench::new().try_ingest(server(ServerVersion::new(16, 4), 0)).unwrap_err();
+    assert!(matches!(error, IngestError::Server { .. }), "{error}");
 }

@@ -113,6 +113,7 @@ fn notes(status: &Status) -> String {
         if branch["compute"]["quorum_lost"] == true && quorum.state == "ok" {
             notes.push(format!("Branch {}: its compute has lost the quorum; commits wait.", cell(&branch["name"])));
         }
+        notes.extend(server_note(branch));
         notes.extend(mismatch_note(branch));
         for error in [&branch["error"], &branch["compute"]["error"]].into_iter().filter_map(Value::as_str) {
             notes.push(format!("Branch {}: {error}", cell(&branch["name"])));
@@ -149,6 +150,24 @@ fn throttle(branch: &Value) -> Option<String> {
     Some(format!("Branch {name}: {how} for the {component}: it is {lag} MiB behind, the limit is {limit} MiB."))
 }
 
+/// A server with which redo was not compared, and what has been compared since it runs.
+fn server_note(branch: &Value) -> Option<String> {
+    let server = &branch["compute"]["server"];
+    let (name, doubt) = (cell(&branch["name"]), server["doubt"].as_str()?);
+    if branch["verification"]["rate"] == 0 {
+        return Some(format!(
+            "Branch {name}: {doubt}; nothing that it writes is compared, because of --verify-rate 0."
+        ));
+    }
+    let wanted = cell(&server["wanted"]);
+    let counts = server["compared"].as_object().into_iter().flatten();
+    let counts: Vec<String> = counts.map(|(kind, pages)| format!("{kind} {pages}")).collect();
+    let so_far = if counts.is_empty() { "none".to_owned() } else { counts.join(", ") };
+    Some(format!(
+        "Branch {name}: {doubt}; every page that it writes is compared until {wanted} of each kind were equal. So far: {so_far}."
+    ))
+}
+
 /// Pages that differ from storage's, now or as evidence that somebody has to look at.
 fn mismatch_note(branch: &Value) -> Option<String> {
     let found = &branch["verification"];
@@ -182,6 +201,24 @@ mod tests {
             let note = mismatch_note(&branch(mismatches, kept)).expect("told");
             assert!(note.contains("/e/main") && note.contains("pushdown is off"), "{note}");
         }
+    }
+
+    #[test]
+    fn a_server_that_was_not_tested_is_told_with_what_was_compared() {
+        let branch = |doubt: Value, rate| {
+            let compared = json!({ "Btree": 12, "Heap": 1000 });
+            let server = json!({ "version": "15.99", "doubt": doubt, "compared": compared, "wanted": 1000 });
+            json!({ "name": "main", "compute": { "server": server }, "verification": { "rate": rate } })
+        };
+        assert_eq!(server_note(&branch(Value::Null, 20)), None);
+        assert_eq!(server_note(&json!({ "name": "main", "compute": { "server": null } })), None);
+        let told = server_note(&branch("it is new".into(), 20)).expect("told");
+        assert!(
+            told.contains("it is new") && told.contains("until 1000") && told.contains("Btree 12, Heap 1000"),
+            "{told}"
+        );
+        let told = server_note(&branch("it is new".into(), 0)).expect("told");
+        assert!(told.contains("nothing") && told.contains("--verify-rate 0"), "{told}");
     }
 
     #[test]

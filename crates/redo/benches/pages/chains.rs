@@ -70,8 +70,9 @@ impl Chain {
     fn count(&self, manager: u8, operation: u8) -> Result<usize> {
         let mut count = 0;
         for (lsn, payload) in &self.deltas {
-            let Delta::Record(bytes, start) = Delta::decode(payload.clone())? else { continue };
-            let record = Record::decode(start, *lsn, bytes)?;
+            let delta = Delta::decode(payload.clone())?;
+            let Some((bytes, start)) = delta.record() else { continue };
+            let record = Record::decode(start, *lsn, bytes.clone())?;
             count += usize::from((record.rmgr, record.info & rmgr::XLOG_HEAP_OPMASK) == (manager, operation));
         }
         Ok(count)

@@ -58,6 +58,28 @@ fn a_child_gets_its_number_also_when_its_image_is_restored() {
 }
 
 #[test]
+fn tuples_deleted_by_a_vacuum_are_noted_as_the_server_did_that_wrote_the_record() {
+    let main = [&1u16.to_le_bytes()[..], &0u16.to_le_bytes()].concat();
+    let record = TestRecord::new(GIST, XLOG_GIST_PAGE_UPDATE).block(0, REL, 3, false, &1u16.to_le_bytes()).build(&main);
+    let flags_after = |server: Option<ServerVersion>| {
+        let mut page = child();
+        add_index_item(&mut page, 1, &tuple(1)).unwrap();
+        let delta = Delta::of_record(GIST, XLOG_GIST_PAGE_UPDATE, server, record.clone(), Lsn(40));
+        // As it comes back from storage.
+        let delta = Delta::decode(delta.encode()).unwrap();
+        apply(&mut page, key(3), LSN, &delta).unwrap();
+        Opaque::of(&page).unwrap().flags & opaque::FLAG_TUPLES_DELETED
+    };
+    let marked = opaque::FLAG_TUPLES_DELETED;
+    assert_eq!(flags_after(None), marked, "a delta from before versions were recorded");
+    for (minor, flags) in [(0, marked), (18, marked), (20, 0), (21, 0)] {
+        assert_eq!(flags_after(Some(ServerVersion::new(15, minor))), flags, "15.{minor}");
+    }
+    let other = Delta::of_record(GIST, XLOG_GIST_DELETE, Some(ServerVersion::new(15, 20)), record.clone(), Lsn(40));
+    assert_eq!(other, Delta::Record(record, Lsn(40)), "the version takes room only where it matters");
+}
+
+#[test]
 fn an_image_of_any_other_page_stays_as_it_is() {
     for (info, id) in [(XLOG_GIST_PAGE_UPDATE, 0), (XLOG_GIST_DELETE, 0), (XLOG_GIST_PAGE_DELETE, 1)] {
         let mut page = [0; PAGE_SIZE];

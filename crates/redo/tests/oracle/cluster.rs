@@ -1,6 +1,7 @@
 //! A PostgreSQL server of the test's own: private directory, Unix socket only, stopped when dropped.
 
 use anyhow::{Context, Result, bail, ensure};
+use quire_wal::ServerVersion;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{MetadataExt, chown};
@@ -18,11 +19,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// `initdb`, with these lines added to the configuration.
+    /// `initdb`, with these lines added to the configuration. PostgreSQL is the one in `QUIRE_PG_BIN`, or the one that is installed.
     pub fn create(settings: &str) -> Result<Cluster> {
+        Cluster::of(find_binaries()?, settings)
+    }
+
+    /// The same with the programs in `bin`.
+    pub fn of(bin: PathBuf, settings: &str) -> Result<Cluster> {
         let home = tempfile::tempdir()?;
         let user = unprivileged_user()?;
-        let cluster = Cluster { home, bin: find_binaries()?, user };
+        let cluster = Cluster { home, bin, user };
         cluster.give_away(cluster.home())?;
         let data = cluster.data();
         let data = data.to_str().context("temporary directory is not UTF-8")?;
@@ -48,6 +54,21 @@ impl Cluster {
     /// PostgreSQL's programs.
     pub fn bin(&self) -> &Path {
         &self.bin
+    }
+
+    /// What the server calls itself, and its version.
+    pub fn version(&self) -> Result<(String, ServerVersion)> {
+        let (_, said) = self.output(Path::new("postgres"), &["--version"])?;
+        Ok((said.trim().to_owned(), ServerVersion::from_program(&said)?))
+    }
+
+    /// Whether the server was built with what this value of a setting needs.
+    pub fn supports(&self, setting: &str) -> Result<bool> {
+        let (name, _) = setting.split_once('=').context("a setting has a value")?;
+        let (data, assignment) = (self.data(), setting.replace(' ', ""));
+        let data = data.to_str().context("data directory is not UTF-8")?;
+        let (status, _) = self.output(Path::new("postgres"), &["-D", data, "-c", &assignment, "-C", name.trim()])?;
+        Ok(status.success())
     }
 
     /// Copies a folder to where the server's user may read and write.
@@ -200,7 +221,8 @@ impl Session {
     }
 }
 
-fn find_binaries() -> Result<PathBuf> {
+/// Where PostgreSQL's programs are, unless a test says otherwise.
+pub fn find_binaries() -> Result<PathBuf> {
     let named = std::env::var_os("QUIRE_PG_BIN").map(PathBuf::from);
     let usual = ["/usr/lib/postgresql/15/bin", "/usr/pgsql-15/bin", "/usr/local/pgsql/bin"].map(PathBuf::from);
     let found = named.into_iter().chain(usual).find(|bin| bin.join("initdb").exists());

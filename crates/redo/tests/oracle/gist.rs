@@ -3,6 +3,7 @@
 use crate::cluster::Cluster;
 use crate::replay::Page;
 use anyhow::{Result, ensure};
+use quire_wal::Record;
 use quire_wal::rmgr::{self, XLOG_GIST_DELETE, XLOG_GIST_PAGE_DELETE, XLOG_GIST_PAGE_SPLIT, XLOG_GIST_PAGE_UPDATE};
 use std::collections::BTreeMap;
 
@@ -106,6 +107,29 @@ const COMPARED: &[(u8, u8)] = &[
     (XLOG_GIST_PAGE_DELETE, 0),
     (XLOG_GIST_PAGE_DELETE, 1),
 ];
+
+/// What records do that their kind does not tell.
+#[derive(Default)]
+pub struct Variants {
+    /// Records of a vacuum that took items off a page, of which minor releases redo one half so and the other otherwise.
+    vacuums: usize,
+}
+
+impl Variants {
+    /// Counts what a record does.
+    pub fn observe(&mut self, record: &Record) {
+        if (record.rmgr, record.info & 0xF0) == (rmgr::GIST, XLOG_GIST_PAGE_UPDATE) {
+            let count = |at: usize| u16::from_le_bytes([record.main_data[at], record.main_data[at + 1]]);
+            self.vacuums += usize::from(count(0) > 0 && count(2) == 0);
+        }
+    }
+
+    /// Fails if the log had too few of them.
+    pub fn require(&self) -> Result<()> {
+        ensure!(self.vacuums >= 10, "only {} records of a vacuum", self.vacuums);
+        Ok(())
+    }
+}
 
 /// Fails if the log contains too little to prove anything. `seen` counts, by manager, kind and block reference, the
 /// pages that were changed and those that were compared.

@@ -19,7 +19,7 @@ use quire_wal::effects::heap::visibility_cleared;
 use quire_wal::effects::smgr::SmgrEffect;
 use quire_wal::effects::xact::XactEffect;
 use quire_wal::page::{HEADER_BYTES, is_new, lsn as page_lsn, set_lsn};
-use quire_wal::{Block, DataPath, RawRecord, Record, WalStream, rmgr};
+use quire_wal::{Block, DataPath, RawRecord, Record, ServerVersion, WalStream, rmgr};
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -49,6 +49,8 @@ impl fmt::Display for Mismatch {
 /// The pages as redo left them, and what was seen on the way.
 pub struct Replay {
     pub pages: Pages,
+    /// Which server wrote the log.
+    server: ServerVersion,
     /// Records by kind and block reference, and how many of those pages were compared.
     pub seen: BTreeMap<(u8, u8, u8), (usize, usize)>,
     pub coverage: Coverage,
@@ -64,14 +66,16 @@ pub struct Replay {
     pub map_truncations: usize,
     pub damage: Damage,
     pub gin: gin::Variants,
+    pub gist: gist::Variants,
     pub spgist: spgist::Variants,
 }
 
 impl Replay {
-    /// Starts from these pages.
-    pub fn new(pages: Pages) -> Replay {
+    /// Starts from these pages, with the log of this server.
+    pub fn new(pages: Pages, server: ServerVersion) -> Replay {
         Replay {
             pages,
+            server,
             seen: BTreeMap::new(),
             coverage: Coverage::default(),
             mismatches: vec![],
@@ -81,6 +85,7 @@ impl Replay {
             map_truncations: 0,
             damage: Damage::new(),
             gin: gin::Variants::default(),
+            gist: gist::Variants::default(),
             spgist: spgist::Variants::default(),
         }
     }
@@ -129,6 +134,7 @@ impl Replay {
 
     fn observe(&mut self, record: &Record) {
         self.gin.observe(record);
+        self.gist.observe(record);
         self.spgist.observe(record);
     }
 
@@ -155,7 +161,8 @@ impl Replay {
             return Ok(Outcome::NotReplayed);
         }
         self.damage.try_out(self.pages.get(key), key, record.end, &raw.bytes);
-        match self.change(key, record.end, &Delta::Record(raw.bytes.clone(), raw.start)) {
+        let delta = Delta::of_record(record.rmgr, record.info, Some(self.server), raw.bytes.clone(), raw.start);
+        match self.change(key, record.end, &delta) {
             Ok(()) if restores => {
                 self.note_hollow_map(key);
                 Ok(Outcome::Restored)

@@ -14,6 +14,7 @@ pub mod heap;
 pub mod multixact;
 pub mod relmap;
 pub mod replorigin;
+pub mod server_version;
 pub mod slru;
 pub mod smgr;
 pub mod standby;

@@ -1,8 +1,9 @@
 //! Runs PostgreSQL's regression suite against a server of ours.
 
 use super::test_line;
-use crate::cluster::Cluster;
-use anyhow::{Result, ensure};
+use crate::cluster::{Cluster, find_binaries};
+use anyhow::{Context, Result, ensure};
+use quire_wal::ServerVersion;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -28,6 +29,11 @@ impl SuiteResult {
         self.failed.extend(more.failed);
     }
 
+    /// How many tests printed what they should.
+    pub fn passed(&self) -> usize {
+        self.passed
+    }
+
     /// Tests that did not print what they should.
     pub fn failed(&self) -> &[String] {
         &self.failed
@@ -39,6 +45,13 @@ impl fmt::Display for SuiteResult {
         write!(f, "{} tests of the suite passed, {} failed.", self.passed, self.failed.len())?;
         self.failed.iter().try_for_each(|name| write!(f, "\n- `{name}`"))
     }
+}
+
+/// The release that a source package is of.
+pub fn version(folder: &Path) -> Result<ServerVersion> {
+    let script = fs::read_to_string(folder.join("source/configure"))?;
+    let line = script.lines().find_map(|line| line.strip_prefix("PACKAGE_VERSION='")?.strip_suffix('\''));
+    Ok(line.context("the source's configure has no version")?.parse()?)
 }
 
 /// Runs the suite in the database `regression`. `folder` has the source in `source` and the compiled modules in
@@ -63,7 +76,7 @@ pub fn run(cluster: &Cluster, folder: &Path) -> Result<SuiteResult> {
         "--dbname=regression".into(),
         "--max-concurrent-tests=20".into(),
     ];
-    let driver = cluster.bin().join("../lib/pgxs/src/test/regress/pg_regress");
+    let driver = find_binaries()?.join("../lib/pgxs/src/test/regress/pg_regress");
     let (_, output) = cluster.output(&driver, &arguments.each_ref().map(String::as_str))?;
     let result = SuiteResult::parse(&output);
     let has_ended = ["tests passed", "tests failed"].iter().any(|end| output.contains(end));

@@ -1,0 +1,23 @@
+//! Which server writes the log: records that follow are redone as that one does.
+
+use super::changes::Batch;
+use super::error::IngestError;
+use super::state::State;
+use quire_types::Key;
+use quire_wal::effects::server_version;
+use quire_wal::version;
+
+/// A message for logical decoding, which may be the one that tells the server's version.
+pub(super) fn apply(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+    let record = batch.record;
+    let told = server_version::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))?;
+    let Some(server) = told else { return Ok(()) };
+    if server.major() != version::CURRENT.major {
+        return Err(IngestError::Server { server, lsn: record.start });
+    }
+    if state.server != Some(server) {
+        state.server = Some(server);
+        batch.set(Key::ServerVersion, server.encode().to_vec());
+    }
+    Ok(())
+}
