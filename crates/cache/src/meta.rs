@@ -37,6 +37,10 @@ pub const TOUCHES_MAX: u8 = 3;
 /// In the word of a block's epoch: the page as it was written is not described by WAL.
 const UNDESCRIBED: u32 = 1 << 31;
 
+/// In the header: a block was marked; every page that is written is to be marked.
+const MARKED: u32 = 1;
+const GUARDED: u32 = 2;
+
 /// A mapped meta file.
 #[derive(Debug)]
 pub struct Meta(Mapping);
@@ -140,8 +144,19 @@ impl Meta {
     pub fn mark_undescribed(&self, block: u32) {
         if let Some(word) = self.epoch_word(block) {
             word.fetch_or(UNDESCRIBED, Ordering::SeqCst);
-            self.header().undescribed.store(1, Ordering::SeqCst);
+            self.header().undescribed.fetch_or(MARKED, Ordering::SeqCst);
         }
+    }
+
+    /// Says that every page that is written from now on is to be marked (for the agent); false if that was said before.
+    pub fn guard(&self) -> bool {
+        self.header().undescribed.fetch_or(GUARDED, Ordering::SeqCst) & GUARDED == 0
+    }
+
+    /// Whether every page that is written is to be marked.
+    #[inline]
+    pub fn is_guarded(&self) -> bool {
+        self.header().undescribed.load(Ordering::SeqCst) & GUARDED != 0
     }
 
     /// Takes the mark of a block off, and says whether there was one; called while the block is owned.
@@ -157,13 +172,13 @@ impl Meta {
     /// Whether a block was marked since [`Meta::take_undescribed`].
     #[inline]
     pub fn has_undescribed(&self) -> bool {
-        self.header().undescribed.load(Ordering::SeqCst) != 0
+        self.header().undescribed.load(Ordering::SeqCst) & MARKED != 0
     }
 
     /// The same, and forgets it: whoever asks looks for the marks after this, so that a block that is marked meanwhile is either
     /// seen or remembered.
     pub fn take_undescribed(&self) -> bool {
-        self.header().undescribed.swap(0, Ordering::SeqCst) != 0
+        self.header().undescribed.fetch_and(!MARKED, Ordering::SeqCst) & MARKED != 0
     }
 
     /// Notes that blocks were read.

@@ -78,6 +78,8 @@ pub struct Sampling {
     pub evidence: PathBuf,
     /// How many lie there, of whatever start of the agent.
     pub kept: usize,
+    /// Files of the relations that are under guard.
+    pub guarded: Vec<String>,
 }
 
 /// Positions in the log.
@@ -190,7 +192,8 @@ impl Handle {
         let (checked, mismatches) = self.metrics().samples();
         let evidence = self.config().evidence_dir();
         let kept = evidence::count(&evidence);
-        Sampling { rate: self.config().verify_rate, checked, mismatches, evidence, kept }
+        let guarded = self.session().map(|session| session.guard.paths()).unwrap_or_default();
+        Sampling { rate: self.config().verify_rate, checked, mismatches, evidence, kept, guarded }
     }
 }
 

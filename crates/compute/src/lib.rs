@@ -30,6 +30,7 @@ pub mod config;
 pub mod error;
 pub mod evidence;
 pub mod fill;
+pub mod guard;
 pub mod http;
 pub mod import;
 pub mod kept;

@@ -16,6 +16,7 @@
 use crate::as_written::{self, AsWritten, PartialPages};
 use crate::bound::{Bound, Fullness};
 use crate::fill::{Fetcher, Files, FillServer, FillThread};
+use crate::guard::Guard;
 use crate::kept::free_space::FreeSpaceMaps;
 use crate::kept::retention::Retention;
 use crate::kept::{KeptFiles, statistics};
@@ -81,6 +82,8 @@ pub struct Session {
     pub partial: Arc<PartialPages>,
     /// Has storage keep pages that the log does not describe.
     pub as_written: Arc<AsWritten>,
+    /// Relations of which redo is not trusted.
+    pub guard: Arc<Guard>,
     /// The election that was won.
     pub won: Won,
     /// Where the compute started.
@@ -222,6 +225,8 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
         partial: partial.clone(),
         metrics: metrics.clone(),
     }));
+    let dir = ComputeDir::new(&config.dir);
+    let guard = Arc::new(Guard::open(dir, files.clone(), kept.clone(), materialiser.clone()).await?);
     let fills = FillThread::start()?;
     // A connection of its own, so that whoever waits for a page waits for nothing else.
     let pages = fills.within(|| PageClient::new(config.pageserver(), config.timeline(), config.shard()));
@@ -238,6 +243,7 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
         maps,
         partial,
         as_written,
+        guard,
         won,
         start,
         server,
@@ -251,6 +257,7 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let watching = watch_position(session.stored(), Retention::new(&config.pgdata(), end.last.state.redo));
     session.tasks.push(tokio::spawn(watching).abort_handle());
     session.tasks.push(tokio::spawn(session.maps.clone().keep()).abort_handle());
+    session.tasks.push(tokio::spawn(session.guard.clone().keep()).abort_handle());
     session.tasks.push(tokio::spawn(session.warm_up.clone().warm()).abort_handle());
     session.tasks.push(tokio::spawn(session.warm_up.clone().remember_regularly()).abort_handle());
     if config.is_bounded() {

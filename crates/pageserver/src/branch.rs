@@ -6,7 +6,7 @@ use crate::pipeline::{LogEnd, Pipeline, PipelineError};
 use crate::small_files::{FileError, SmallFiles};
 use crate::timeline::{KeepError, Timeline};
 use bytes::Bytes;
-use quire_protocol::page::{Keeping, WrittenPage};
+use quire_protocol::page::{FileVersion, GUARD_PREFIX, Keeping, SmallFile, WrittenPage};
 use quire_types::{Key, Lsn, ShardId, Term, TimelineKey};
 use quire_wal::effects::FullPageWrites;
 use std::path::{Path, PathBuf};
@@ -51,9 +51,10 @@ pub struct Branch {
 
 impl Branch {
     /// A timeline with the one who feeds it, and what is kept outside WAL.
-    pub fn new(timeline: Arc<Timeline>, pipeline: Pipeline, files: SmallFiles) -> Arc<Branch> {
+    pub fn new(timeline: Arc<Timeline>, pipeline: Pipeline, files: SmallFiles) -> Result<Arc<Branch>, FileError> {
         timeline.settle(files.settled());
-        Arc::new(Branch { timeline, pipeline: Mutex::new(pipeline), files, keeping: Arc::new(Semaphore::new(1)) })
+        files.each(GUARD_PREFIX, |file| timeline.guard().kept(&file.name, file.lsn))?;
+        Ok(Arc::new(Branch { timeline, pipeline: Mutex::new(pipeline), files, keeping: Arc::new(Semaphore::new(1)) }))
     }
 
     /// What was ingested.
@@ -71,6 +72,20 @@ impl Branch {
     pub fn fence(&self, term: Term) -> Result<(), FileError> {
         self.files.fence(term, self.timeline.progress().ingested)?;
         self.timeline.settle(self.files.settled());
+        Ok(())
+    }
+
+    /// Keeps a small file, durably.
+    pub fn put_file(&self, version: FileVersion, file: &SmallFile) -> Result<(), FileError> {
+        self.files.put(version, file)?;
+        self.timeline.guard().kept(&file.name, file.lsn);
+        Ok(())
+    }
+
+    /// Forgets a small file, durably.
+    pub fn remove_file(&self, version: FileVersion, name: &str) -> Result<(), FileError> {
+        self.files.remove(version, name)?;
+        self.timeline.guard().removed(name);
         Ok(())
     }
 

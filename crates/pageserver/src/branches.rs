@@ -12,7 +12,7 @@ use crate::layer::BlockCache;
 use crate::manifest::{Manifest, Origin};
 use crate::metrics::Metrics;
 use crate::pipeline::{MemtableLimits, Pipeline, PipelineError};
-use crate::small_files::SmallFiles;
+use crate::small_files::{FileError, SmallFiles};
 use crate::store::Store;
 use crate::timeline::{Timeline, TimelineParts};
 use bytes::Bytes;
@@ -64,6 +64,9 @@ pub enum BranchError {
     /// A value was not taken.
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// A small file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The disk failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -253,7 +256,7 @@ impl Branches {
         let timeline = Timeline::new(store, parts);
         let limits = MemtableLimits { bytes: self.config.memtable_bytes, age: self.config.memtable_age() };
         let pipeline = Pipeline::open(&timeline, limits).map_err(BranchError::Incomplete)?;
-        Ok(Branch::new(timeline, pipeline, SmallFiles::open(dir)?))
+        Ok(Branch::new(timeline, pipeline, SmallFiles::open(dir)?)?)
     }
 
     /// Starts the tasks of a branch: flushing, and following the WAL.

@@ -107,6 +107,14 @@ pub enum ReadError {
         /// Why.
         reason: String,
     },
+    /// The page would have to be made by redo that is not trusted.
+    #[error("{key}: its relation is under guard since {since}, and the page was not kept as PostgreSQL wrote it last")]
+    Guarded {
+        /// The page.
+        key: Key,
+        /// From when on its relation is under guard.
+        since: Lsn,
+    },
     /// What is stored under a key is not what its kind says.
     #[error("invalid value of {key}: {source}")]
     Value {

@@ -22,6 +22,7 @@ pub mod compactor;
 pub mod config;
 pub mod error;
 pub mod follower;
+pub mod guard;
 pub mod http;
 pub mod image_policy;
 pub mod images;

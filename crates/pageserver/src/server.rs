@@ -8,7 +8,7 @@ use crate::branches::{BranchError, Branches, Known};
 use crate::error::{ReadError, StorageError};
 use crate::import::ImportError;
 use crate::manifest::Origin;
-use crate::small_files::{FileError, SmallFiles};
+use crate::small_files::FileError;
 use crate::timeline::{KeepError, Timeline};
 use quire_protocol::page::{ErrorCode, MAX_CHAIN_BYTES, Request, Response, WrittenPage};
 use quire_protocol::page_version::{self, PageVersion};
@@ -51,6 +51,7 @@ impl From<ReadError> for Refusal {
             ReadError::WrongKind(_) => ErrorCode::Protocol,
             ReadError::Timeout { .. } => ErrorCode::Timeout,
             ReadError::IngestStopped { .. } => ErrorCode::IngestStopped,
+            ReadError::Guarded { .. } => ErrorCode::Guarded,
             ReadError::Redo { .. } | ReadError::Value { .. } => ErrorCode::Corrupt,
             // Also of a damaged file, which may be whole the next time.
             ReadError::Storage(_) => ErrorCode::Storage,
@@ -260,8 +261,10 @@ async fn answer(known: Option<Known>, request: Request, timeout: Duration) -> Re
             blocking(move || branch.fence(term)).await??;
             Ok(Response::Done)
         }
-        Request::PutFile { version, file } => write_files(branch, move |files| files.put(version, &file)).await,
-        Request::RemoveFile { version, name } => write_files(branch, move |files| files.remove(version, &name)).await,
+        Request::PutFile { version, file } => write_files(branch, move |branch| branch.put_file(version, &file)).await,
+        Request::RemoveFile { version, name } => {
+            write_files(branch, move |branch| branch.remove_file(version, &name)).await
+        }
         Request::GetChain { lsn, key } => get_chain(branch, key, lsn, timeout).await,
         Request::KeepPages { term, upto, pages } => keep_pages(branch, term, upto, pages, timeout).await,
         _ => Err(Refusal::new(ErrorCode::Protocol, "this message has no place here")),
@@ -296,9 +299,9 @@ async fn get_checkpoint(branch: Arc<Branch>, lsn: Lsn, timeout: Duration) -> Res
 
 async fn write_files(
     branch: Arc<Branch>,
-    write: impl FnOnce(&SmallFiles) -> Result<(), FileError> + Send + 'static,
+    write: impl FnOnce(&Branch) -> Result<(), FileError> + Send + 'static,
 ) -> Result<Response, Refusal> {
-    blocking(move || write(branch.files())).await??;
+    blocking(move || write(&branch)).await??;
     Ok(Response::Done)
 }
 

@@ -193,6 +193,19 @@ impl SmallFiles {
         Ok(listed)
     }
 
+    /// Shows all files whose names begin with `prefix`.
+    pub fn each(&self, prefix: &str, mut show: impl FnMut(&SmallFile)) -> Result<(), FileError> {
+        let mut after = String::new();
+        loop {
+            let Listed { files, more } = self.list(prefix, &after)?;
+            files.iter().for_each(&mut show);
+            match files.last() {
+                Some(last) if more => after.clone_from(&last.name),
+                _ => return Ok(()),
+            }
+        }
+    }
+
     fn load(&self, name: &str) -> Result<SmallFile, FileError> {
         let path = self.path(name)?;
         let raw = fs::read(&path).map_err(StorageError::io("read", &path))?;

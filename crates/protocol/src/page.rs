@@ -17,6 +17,10 @@ pub const MAX_KEYS: usize = 1024;
 /// The longest content of a small file: with its name it fits into a frame.
 pub const SMALL_FILE_BYTES_MAX: usize = 15 << 20;
 
+/// Begins the names of small files that put a relation under guard: `guard/<tablespace>/<database>/<relation>`. Their LSN says
+/// from when on redo of the relation's pages is not trusted.
+pub const GUARD_PREFIX: &str = "guard/";
+
 /// A file that PostgreSQL keeps outside WAL, kept whole under a name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SmallFile {
@@ -237,12 +241,14 @@ pub enum ErrorCode {
     Storage = 7,
     /// A compute of a higher term writes the branch's small files.
     Fenced = 8,
+    /// The page's relation is under guard, and storage does not have the page as PostgreSQL wrote it last.
+    Guarded = 9,
 }
 
 impl ErrorCode {
     fn from_number(number: u8) -> Result<ErrorCode, CodecError> {
-        use ErrorCode::{Corrupt, Fenced, IngestStopped, NoSuchBranch, NoSuchKey, Protocol, Storage, Timeout};
-        [NoSuchBranch, NoSuchKey, Timeout, Corrupt, IngestStopped, Protocol, Storage, Fenced]
+        use ErrorCode::{Corrupt, Fenced, Guarded, IngestStopped, NoSuchBranch, NoSuchKey, Protocol, Storage, Timeout};
+        [NoSuchBranch, NoSuchKey, Timeout, Corrupt, IngestStopped, Protocol, Storage, Fenced, Guarded]
             .into_iter()
             .find(|code| *code as u8 == number)
             .ok_or(CodecError::Invalid { field: "error code", value: number.into() })

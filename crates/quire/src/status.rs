@@ -126,6 +126,7 @@ fn branch_entry(state: &State, branch: &Branch, compute: Option<&Value>, stored:
             "mismatches": compute["verification"]["mismatches"],
             "kept": compute["verification"]["kept"],
             "evidence": compute["verification"]["evidence"],
+            "guarded": compute["verification"]["guarded"],
         },
         "pushdown": { "state": stored["pushdown"]["state"], "since_lsn": stored["pushdown"]["since_lsn"] },
         "lsn": {

@@ -165,7 +165,8 @@ pub fn write(
 
 /// Marks those of `pages` of which storage has to be given a copy.
 fn mark_undescribed(meta: &Meta, pages: Range<u32>, is_undescribed: impl Fn(u32) -> bool) {
-    for block in pages.filter(|block| is_undescribed(*block)) {
+    let guarded = meta.is_guarded();
+    for block in pages.filter(|block| guarded || is_undescribed(*block)) {
         if undescribed::has_described_pages(meta.file()) {
             meta.mark_undescribed(block);
         }

@@ -116,6 +116,8 @@ fn a_block_stays_marked_as_undescribed_until_the_mark_is_taken_off() {
     assert_eq!([6, 7, 8].map(|block| agent.is_undescribed(block)), [false, true, false]);
     assert_eq!([6, 7, 8].map(|block| agent.written_epoch(block)), [4; 3]);
     assert!(agent.take_undescribed() && !agent.take_undescribed(), "the file is told of once");
+    assert!(!shim.is_guarded() && agent.guard() && !agent.guard() && shim.is_guarded(), "that is said once");
+    assert!(!agent.take_undescribed());
     assert!(agent.unmark_undescribed(7) && !agent.is_undescribed(7));
     assert_eq!(agent.written_epoch(7), 4);
 }

@@ -2,6 +2,7 @@
 
 use super::{PartialPages, lsn_of};
 use crate::fill::{CacheFile, Files};
+use crate::verify::NOTHING;
 use bytes::Bytes;
 use quire_cache::FileId;
 use quire_cache::protocol::{self, Look};
@@ -49,12 +50,19 @@ impl Found {
 fn take(file: &Arc<CacheFile>, block: u32) -> Option<Found> {
     let (was_marked, page) = look(file, block, || (file.meta().unmark_undescribed(block), read(file, block)))?;
     match page {
+        // A page of nothing is what storage has where nothing was logged.
+        Ok(page) if page[..] == NOTHING => None,
         Ok(page) => {
             let lsn = lsn_of(&page);
             Some(Found { file: file.clone(), block, was_marked, key: file.key(block), lsn, page })
         }
         Err(_) => None,
     }
+}
+
+/// Marks a page, if it is in the cache.
+pub fn mark(file: &CacheFile, block: u32) {
+    look(file, block, || file.meta().mark_undescribed(block));
 }
 
 /// Waits until the block belongs to nobody else, and looks; none if it is not in the cache.

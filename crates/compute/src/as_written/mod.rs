@@ -40,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::page_client::{PageClient, PageError};
 use crate::quorum::Quorum;
 use found::Found;
+pub use found::mark;
 pub use partial::PartialPages;
 use quire_cache::FileId;
 use quire_protocol::page::{Keeping, MAX_KEYS, WrittenPage};
@@ -55,6 +56,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How often pages are sent again whose relation changed while they were under way.
 const ATTEMPTS: u32 = 3;
+/// How long a flush may wait for the pages of a relation under guard, before full-page writes are the better way.
+pub const GUARD_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// Whose pages these are.
 #[derive(Clone, Debug)]

@@ -11,6 +11,7 @@ mod read_ahead;
 mod thread;
 
 use crate::as_written::AsWritten;
+use crate::guard::Guard;
 use crate::kept::KeptFiles;
 use crate::materialise::Materialiser;
 use crate::owner::Owner;
@@ -22,11 +23,11 @@ pub use fetch::Fetcher;
 use files::FileError;
 pub use files::{CacheFile, Files, key_of, path_of};
 use quire_cache::request::{HELLO_BYTES, REQUEST_BYTES};
-use quire_cache::{AgentState, Answer, CacheError, ComputeDir, ControlMap, Hello, Request};
+use quire_cache::{AgentState, Answer, CacheError, ComputeDir, ControlMap, FileId, Hello, Request};
 use quire_types::{Lsn, Term};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 pub use thread::FillThread;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -43,6 +44,7 @@ pub struct FillServer {
     materialiser: Arc<Materialiser>,
     kept: Arc<KeptFiles>,
     as_written: Arc<AsWritten>,
+    guard: Arc<Guard>,
     quorum: Arc<Quorum>,
     control: Arc<ControlMap>,
     owner: Owner,
@@ -82,6 +84,7 @@ impl FillServer {
             materialiser: session.materialiser.clone(),
             kept: session.kept.clone(),
             as_written: session.as_written.clone(),
+            guard: session.guard.clone(),
             quorum: session.quorum.clone(),
             control: session.control.clone(),
             owner: setting.owner,
@@ -166,10 +169,17 @@ impl FillServer {
                 Ok(true)
             }
             Request::WalSegment { timeline, segment_number } => self.wal_segment(timeline, segment_number).await,
-            Request::KeepPages { file } => self.as_written.keep(file).await.map(|()| true).map_err(FillError::from),
+            Request::KeepPages { file } => self.keep_pages(file).await.map(|()| true).map_err(FillError::from),
             Request::KeepFiles { area } => self.kept.keep(area).await.map(|()| true).map_err(FillError::from),
         };
         to_answer(request, outcome)
+    }
+
+    async fn keep_pages(&self, file: FileId) -> Result<(), Error> {
+        let begun = Instant::now();
+        let outcome = self.as_written.keep(file).await;
+        self.guard.note_wait(file, begun.elapsed());
+        outcome
     }
 
     /// Fetches a whole segment of committed WAL; `false` if there is none of it, or not all.

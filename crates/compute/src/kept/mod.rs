@@ -70,19 +70,16 @@ impl KeptFiles {
         patience: Duration,
     ) -> Result<(KeptFiles, Vec<SmallFile>), Error> {
         client.fence_files(term, patience).await?;
-        let mut found: Vec<SmallFile> = Vec::new();
-        loop {
-            let after = found.last().map_or("", |file| file.name.as_str());
-            let (files, more) = client.get_files(PGDATA, after, patience).await?;
-            found.extend(files);
-            if !more {
-                break;
-            }
-        }
+        let found = list(&client, PGDATA, patience).await?;
         let known = found.iter().filter_map(known_as).collect();
         let needed = Mutex::new(wal_needed(&known));
         let state = Arc::new(tokio::sync::Mutex::new(State { sequence: 0, known }));
         Ok((KeptFiles { dir, client, term, state, needed }, found))
+    }
+
+    /// All small files in storage whose names begin with `prefix`.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<SmallFile>, Error> {
+        Ok(list(&self.client, prefix, PATIENCE).await?)
     }
 
     /// Puts back what storage has of all areas.
@@ -160,6 +157,18 @@ impl KeptFiles {
     /// The oldest LSN from which a slot in storage needs WAL, if there is a slot.
     pub fn wal_needed(&self) -> Option<Lsn> {
         *self.needed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn list(client: &PageClient, prefix: &str, patience: Duration) -> Result<Vec<SmallFile>, PageError> {
+    let mut found: Vec<SmallFile> = Vec::new();
+    loop {
+        let after = found.last().map_or("", |file| file.name.as_str());
+        let (files, more) = client.get_files(prefix, after, patience).await?;
+        found.extend(files);
+        if !more {
+            return Ok(found);
+        }
     }
 }
 

@@ -76,6 +76,8 @@ impl Comparison<'_> {
         match self.get(lsn, page.key()).await {
             Ok(theirs) => Ok(judge(page.key(), ours, theirs, lsn)),
             Err(error) if error.refusal() == Some(ErrorCode::NoSuchKey) => self.with_newest(page, ours).await,
+            // It will be comparable once storage has it as PostgreSQL wrote it.
+            Err(error) if error.refusal() == Some(ErrorCode::Guarded) => Ok(Finding::Incomparable),
             Err(error) if error.refusal() == Some(ErrorCode::Corrupt) => {
                 let refusal = Some(error.to_string());
                 Ok(Finding::Differs(Mismatch { ours, theirs: None, refusal, version: lsn }))

@@ -7,7 +7,8 @@
 //! ```text
 //! a few times a second: draw pages from the cache ([`inventory`]) -> compare ([`compare`]) -> equal: counted
 //!     differs -> compared again, both copies read anew, several times -> differs every time: believed
-//!     believed -> counted, logged, put aside with its chain ([`crate::evidence`]); image generation goes back to PostgreSQL
+//!     believed -> counted, logged, put aside with its chain ([`crate::evidence`]); its relation goes under guard ([`crate::guard`])
+//!     a second relation, or storage does not keep up -> image generation goes back to PostgreSQL
 //! ```
 //!
 //! What is looked at costs no fetch: only blocks that are present are read, and only by this process. Nothing is installed or marked as
@@ -29,12 +30,12 @@ use crate::agent::Handle;
 use crate::evidence::{self, Case};
 use crate::start::Session;
 use crate::verify::CachedPage;
-use crate::{Error, conf};
+use crate::{Error, conf, postgres};
 use compare::{Comparison, Finding, Mismatch, Scope};
 use coverage::Sweep;
 use inventory::{Inventory, draw};
 use quire_cache::ComputeDir;
-use quire_types::{Key, Lsn};
+use quire_types::{Key, Lsn, RelTag};
 use quire_wal::page;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -95,6 +96,10 @@ impl Sampler {
             return Ok(());
         };
         self.turn_pushdown_off().await;
+        if session.guard.is_overwhelmed() {
+            tracing::error!("several relations differ from storage's, or it takes too long to keep their pages");
+            self.give_pushdown_up().await;
+        }
         let scope = scope(&session).await?;
         for page in self.draw(&session, scope, pages).await? {
             match Comparison::new(&session, scope).of(&page).await? {
@@ -169,6 +174,19 @@ impl Sampler {
             ?kept,
             "a page that PostgreSQL wrote differs from storage's"
         );
+        if let Err(error) = self.guard(session, page.rel).await {
+            tracing::error!(%error, "a relation cannot be put under guard");
+            self.give_pushdown_up().await;
+        }
+    }
+
+    async fn guard(&self, session: &Session, rel: RelTag) -> Result<(), Error> {
+        session.guard.add(rel, session.committed()).await?;
+        // Whatever PostgreSQL has changed until now is written, and kept, by this.
+        Ok(postgres::connect(self.handle.config(), "postgres").await?.batch_execute("CHECKPOINT").await?)
+    }
+
+    async fn give_pushdown_up(&mut self) {
         if conf::read_pushdown(self.handle.config()) {
             self.switches_left = SWITCHES_MAX;
             self.turn_pushdown_off().await;
@@ -184,7 +202,7 @@ impl Sampler {
         match self.handle.pushdown(false).await {
             Ok(()) => {
                 self.switches_left = 0;
-                tracing::error!("image generation pushdown is off, because a page differs from storage's");
+                tracing::error!("image generation pushdown is off, because pages differ from storage's");
             }
             Err(error) => tracing::error!(%error, "image generation pushdown cannot be turned off"),
         }

@@ -126,7 +126,14 @@ impl Verifier<'_> {
     async fn batch(&mut self, batch: &[CachedPage], at: Lsn, blocks: u32) -> Result<(), Error> {
         let (known, beyond): (Vec<_>, Vec<_>) = batch.iter().partition(|page| page.block < blocks);
         let keys = known.iter().map(|page| page.key()).collect();
-        let theirs = if known.is_empty() { Vec::new() } else { self.get(at, keys).await? };
+        let theirs = match self.get(at, keys).await {
+            // Each is looked at by itself, at the LSN at which PostgreSQL wrote it.
+            Err(error) if error.refusal() == Some(ErrorCode::Guarded) => {
+                batch.iter().for_each(|page| self.note(page, false));
+                return Ok(());
+            }
+            outcome => outcome?,
+        };
         for (page, theirs) in known.iter().zip(theirs) {
             let equal = page.read()?.is_none_or(|ours| first_difference(page.key(), &ours, &theirs).is_none());
             self.note(page, equal);
@@ -147,6 +154,9 @@ impl Verifier<'_> {
     }
 
     async fn get(&self, at: Lsn, keys: Vec<Key>) -> Result<Vec<Bytes>, PageError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
         self.session.client.get_pages(at, keys, PATIENCE).await
     }
 
@@ -182,7 +192,7 @@ impl Verifier<'_> {
         let version = if page.rel.fork == Fork::VisibilityMap { at } else { cache_lsn.max(self.session.start) };
         let theirs = match self.get(version, vec![page.key()]).await {
             Ok(pages) => pages.into_iter().next(),
-            Err(error) if error.refusal() == Some(ErrorCode::NoSuchKey) => None,
+            Err(error) if matches!(error.refusal(), Some(ErrorCode::NoSuchKey | ErrorCode::Guarded)) => None,
             Err(error) => return Err(error.into()),
         };
         let first_difference = first_difference(page.key(), &ours, theirs.as_deref().unwrap_or(&NOTHING));
@@ -193,6 +203,7 @@ impl Verifier<'_> {
             let case = Case { page, version, ours: &ours, theirs: theirs.as_deref(), refusal: None };
             let kept = evidence::put_aside(self.config, self.session, &case).await;
             tracing::error!(relation = page.relation(), block = page.block, lsn = %cache_lsn, ?kept, "page differs from storage");
+            self.session.guard.add(page.rel, at).await?;
         }
         Ok(Some(Mismatch {
             relation: page.relation(),

@@ -30,8 +30,8 @@ pub enum ImageOutcome {
     Failed(Key, ReadError),
     /// A file that the page takes cannot be read; the page was put aside until [`Timeline::retry_unread_images`].
     Unread(Key),
-    /// Bytes of the page were not logged and may still come: an image would lack them. The page was put aside until they come or
-    /// are [settled](Timeline::settle).
+    /// Bytes of the page were not logged and may still come: an image would lack them. Or its relation is under guard. The page was
+    /// put aside until it comes as it was written, or is [settled](Timeline::settle).
     Incomplete(Key, Incomplete),
 }
 
@@ -190,6 +190,10 @@ impl Timeline {
                 ImageOutcome::Unread(key)
             }
             Err(error) => ImageOutcome::Failed(key, error),
+            Ok((chain, _)) if self.guard().forbids(&chain).is_some() => {
+                let (base, since) = (Lsn::MAX, account.since);
+                ImageOutcome::Incomplete(key, Incomplete { base, since, epoch: chain.epoch() })
+            }
             Ok((chain, _)) if self.is_incomplete(&chain) => {
                 let (base, since) = (chain.floor(), account.since);
                 ImageOutcome::Incomplete(key, Incomplete { base, since, epoch: chain.epoch() })
@@ -206,7 +210,7 @@ impl Timeline {
 
     /// A read met a chain past the threshold: what it made is kept, unless a worker is about to make the same.
     pub(super) fn heal(&self, chain: &Chain, page: &Bytes) {
-        if self.is_incomplete(chain) {
+        if self.is_incomplete(chain) || self.guard().forbids(chain).is_some() {
             return;
         }
         let (key, lsn, epoch) = (chain.key(), chain.last_lsn(), chain.epoch());

@@ -33,6 +33,7 @@ pub use view::{LatestView, PatientView};
 use crate::chain::Redo;
 use crate::change::Change;
 use crate::error::{ApplyError, StorageError};
+use crate::guard::Guard;
 use crate::image_policy::ImageSettings;
 use crate::images::ImagePool;
 use crate::manifest::Origin;
@@ -77,6 +78,7 @@ pub struct Timeline {
     durable: watch::Sender<Lsn>,
     settings: RwLock<ImageSettings>,
     settled: AtomicU64,
+    guard: Guard,
     backlog: Backlog,
     relief: Relief,
     complaints: Complaints,
@@ -94,6 +96,7 @@ impl Timeline {
             settings: RwLock::new(store.settings()),
             store,
             settled: AtomicU64::new(0),
+            guard: Guard::default(),
             progress: watch::Sender::new(Progress::at(durable)),
             durable: watch::Sender::new(durable),
             backlog: Backlog::new(parts.backlog_max),
@@ -114,6 +117,11 @@ impl Timeline {
     /// Its storage.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Relations of which redo is not trusted.
+    pub fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     /// Its counters.

@@ -30,6 +30,7 @@ impl Timeline {
         self.check_exist(keys, lsn)?;
         let (chains, layers) = self.store.chains(keys, lsn)?;
         self.metrics().layers_visited(layers, keys.len());
+        chains.iter().try_for_each(|chain| self.check_trusted(chain))?;
         let pages = chains.iter().map(|chain| self.replay_counted(chain)).collect::<Result<_, _>>()?;
         self.metrics().read_took(started.elapsed());
         Ok(pages)
@@ -70,6 +71,13 @@ impl Timeline {
             self.heal(chain, &page);
         }
         Ok(page)
+    }
+
+    fn check_trusted(&self, chain: &Chain) -> Result<(), ReadError> {
+        match self.guard().forbids(chain) {
+            Some(since) => Err(ReadError::Guarded { key: chain.key(), since }),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn rebuild(&self, key: Key, lsn: Lsn) -> Result<(Chain, Bytes), ReadError> {

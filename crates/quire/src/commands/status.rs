@@ -172,15 +172,27 @@ fn server_note(branch: &Value) -> Option<String> {
 fn mismatch_note(branch: &Value) -> Option<String> {
     let found = &branch["verification"];
     let (mismatches, kept) = (found["mismatches"].as_u64()?, found["kept"].as_u64()?);
-    (mismatches > 0 || kept > 0).then(|| {
+    let guarded: Vec<&str> = found["guarded"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    (mismatches > 0 || kept > 0 || !guarded.is_empty()).then(|| {
         format!(
             "Branch {}: pages that PostgreSQL wrote differ from storage's ({mismatches} since the agent started); pushdown is {}. \
-            Evidence of {kept} is in {}; `quire page replay` looks into one.",
+            Evidence of {kept} is in {}; inspect it with `quire page replay`, and please report it.{}",
             cell(&branch["name"]),
             cell(&branch["pushdown"]["state"]),
             cell(&found["evidence"]),
+            guard_note(&guarded),
         )
     })
+}
+
+fn guard_note(guarded: &[&str]) -> String {
+    if guarded.is_empty() {
+        return String::new();
+    }
+    format!(
+        " Under guard, kept as PostgreSQL writes them: {}. To end that, write the relation anew: REINDEX an index, VACUUM FULL a table.",
+        guarded.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -197,6 +209,9 @@ mod tests {
         };
         assert_eq!(mismatch_note(&branch(0, 0)), None);
         assert_eq!(mismatch_note(&json!({ "name": "main", "verification": {} })), None);
+        let guarded = json!({ "mismatches": 0, "kept": 0, "guarded": ["base/5/16384"] });
+        let note = mismatch_note(&json!({ "name": "main", "verification": guarded })).expect("told");
+        assert!(note.contains("base/5/16384") && note.contains("REINDEX"), "{note}");
         for (mismatches, kept) in [(1, 0), (0, 1)] {
             let note = mismatch_note(&branch(mismatches, kept)).expect("told");
             assert!(note.contains("/e/main") && note.contains("pushdown is off"), "{note}");

@@ -1,0 +1,191 @@
+//! Relations under guard: storage keeps their pages as PostgreSQL writes them, and does not redo them.
+//!
+//! The [sampler](crate::sample) finds a page of an index on which PostgreSQL and redo differ, again and again. That one relation goes under
+//! guard: each of its pages that is in the cache, and each that is written from now on, is marked as one that WAL does not describe
+//! ([`crate::as_written`]), so it does not leave the cache, and no flush returns, before storage has it as it is. Storage gives nothing of the relation
+//! that it would have to make by redo of later records: an error is better than a wrong page. Everything else goes on as it was,
+//! with full-page writes off.
+//!
+//! The guard is a small file in storage, so that it outlives the compute. It ends when the relation is gone, as after `REINDEX` or `VACUUM
+//! FULL`, which write another file.
+//!
+//! What it costs is an image of each page of that relation for each checkpoint in which it was written. If that takes too long,
+//! or if a second relation differs, full-page writes come back for the branch.
+
+use crate::fill::{CacheFile, Files};
+use crate::kept::KeptFiles;
+use crate::materialise::Materialiser;
+use crate::{Error, as_written};
+use bytes::Bytes;
+use quire_cache::protocol::Blocks;
+use quire_cache::{ComputeDir, FileId};
+use quire_protocol::page::GUARD_PREFIX;
+use quire_types::{Fork, Lsn, PAGE_SIZE, RelTag};
+use quire_wal::DataPath;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How often files that have come are put under guard, and relations that have gone are let go.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The most relations; a compute with more has another problem.
+const RELATIONS_MAX: usize = 16;
+/// Forks whose pages storage has. A free space map is a hint.
+const FORKS: [Fork; 3] = [Fork::Main, Fork::VisibilityMap, Fork::Init];
+
+/// The guard of one session.
+#[derive(Debug)]
+pub struct Guard {
+    dir: ComputeDir,
+    files: Arc<Files>,
+    kept: Arc<KeptFiles>,
+    materialiser: Arc<Materialiser>,
+    /// Main forks, and from which LSN on.
+    relations: Mutex<BTreeMap<RelTag, Lsn>>,
+    is_overwhelmed: AtomicBool,
+}
+
+impl Guard {
+    /// What storage has under guard.
+    pub async fn open(
+        dir: ComputeDir,
+        files: Arc<Files>,
+        kept: Arc<KeptFiles>,
+        materialiser: Arc<Materialiser>,
+    ) -> Result<Guard, Error> {
+        let found = kept.list(GUARD_PREFIX).await?;
+        let relations = found.iter().filter_map(|file| Some((relation_of(&file.name)?, file.lsn))).collect();
+        Ok(Guard {
+            dir,
+            files,
+            kept,
+            materialiser,
+            relations: Mutex::new(relations),
+            is_overwhelmed: AtomicBool::new(false),
+        })
+    }
+
+    /// Puts a relation under guard from `since` on, unless it is. If it is not the first, full-page writes have to come back.
+    pub async fn add(self: &Arc<Guard>, rel: RelTag, since: Lsn) -> Result<(), Error> {
+        let rel = rel.with_fork(Fork::Main);
+        let known = self.relations().len();
+        if self.contains(rel) {
+            return Ok(());
+        }
+        if known > 0 {
+            self.is_overwhelmed.store(true, Ordering::SeqCst);
+        }
+        if known < RELATIONS_MAX {
+            self.kept.try_set(name_of(rel), Some((since, Bytes::new()))).await?;
+            self.relations().insert(rel, since);
+            self.clone().look_after(rel).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a fork's relation is under guard.
+    pub fn contains(&self, rel: RelTag) -> bool {
+        self.relations().contains_key(&rel.with_fork(Fork::Main))
+    }
+
+    /// The relations, by the paths of their files, for people.
+    pub fn paths(&self) -> Vec<String> {
+        let path = |rel: &RelTag| DataPath::Relation { rel: *rel, segment: 0 }.to_path();
+        self.relations().keys().map(path).collect()
+    }
+
+    /// Whether the guard does not do, asked once: several relations differ, or storage takes too long for their pages.
+    pub fn is_overwhelmed(&self) -> bool {
+        self.is_overwhelmed.swap(false, Ordering::SeqCst)
+    }
+
+    /// A flush of a file has waited for so long.
+    pub fn note_wait(&self, file: FileId, waited: Duration) {
+        let FileId::Relation { rel, .. } = file else { return };
+        if waited > as_written::GUARD_WAIT_MAX && self.contains(rel) {
+            self.is_overwhelmed.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Looks after the guarded relations' files until aborted.
+    pub async fn keep(self: Arc<Guard>) {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let relations: Vec<RelTag> = self.relations().keys().copied().collect();
+            for rel in relations {
+                let outcome =
+                    if self.is_gone(rel) { self.let_go(rel).await } else { self.clone().look_after(rel).await };
+                if let Err(error) = outcome {
+                    tracing::debug!(%error, "a relation is not looked after for now");
+                }
+            }
+        }
+    }
+
+    async fn look_after(self: Arc<Guard>, rel: RelTag) -> Result<(), Error> {
+        tokio::task::spawn_blocking(move || self.apply(rel)).await.map_err(|_| Error::ShuttingDown)
+    }
+
+    /// Marks all pages of files that are not under guard yet.
+    fn apply(&self, rel: RelTag) {
+        for fork in FORKS {
+            let segments = (0..).map(|segment| FileId::Relation { rel: rel.with_fork(fork), segment });
+            segments
+                .map_while(|id| self.files.get(id).ok())
+                .filter(|file| file.meta().guard())
+                .for_each(|file| mark(&file));
+        }
+    }
+
+    /// A file that was removed may be seen for a while as an empty one.
+    fn is_gone(&self, rel: RelTag) -> bool {
+        let is_laid_out = rel.database == 0 || self.materialiser.complete().contains(&(rel.tablespace, rel.database));
+        let path = self.dir.data_file(DataPath::Relation { rel, segment: 0 }.to_path());
+        is_laid_out && !path.exists()
+    }
+
+    async fn let_go(&self, rel: RelTag) -> Result<(), Error> {
+        self.kept.try_set(name_of(rel), None).await?;
+        self.relations().remove(&rel);
+        tracing::info!(relation = %DataPath::Relation { rel, segment: 0 }.to_path(), "a relation under guard is gone");
+        Ok(())
+    }
+
+    fn relations(&self) -> MutexGuard<'_, BTreeMap<RelTag, Lsn>> {
+        self.relations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Marks what there is of a file.
+fn mark(file: &CacheFile) {
+    let bytes = file.data().metadata().map_or(0, |status| status.len());
+    let blocks = u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX).min(file.meta().capacity());
+    (0..blocks).for_each(|block| as_written::mark(file, block));
+}
+
+fn name_of(rel: RelTag) -> String {
+    format!("{GUARD_PREFIX}{}/{}/{}", rel.tablespace, rel.database, rel.relation)
+}
+
+fn relation_of(name: &str) -> Option<RelTag> {
+    let numbers: Vec<u32> =
+        name.strip_prefix(GUARD_PREFIX)?.split('/').map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [tablespace, database, relation] = numbers[..] else { return None };
+    Some(RelTag { tablespace, database, relation, fork: Fork::Main })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guarded_relation_is_known_by_the_name_of_its_file() {
+        let rel = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
+        assert_eq!(name_of(rel), "guard/1663/5/16384");
+        assert_eq!(relation_of(&name_of(rel)), Some(rel));
+        for name in ["guard/1663/5", "guard/1663/5/x", "fsm/1663/5/16384"] {
+            assert_eq!(relation_of(name), None, "{name}");
+        }
+    }
+}
