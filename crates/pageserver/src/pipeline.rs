@@ -217,3 +217,104 @@ impl Pipeline {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::native_redo;
+    use crate::image_policy::ImageSettings;
+    use crate::images::ImagePool;
+    use crate::import::Import;
+    use crate::layer::BlockCache;
+    use crate::manifest::{Manifest, Origin};
+    use crate::metrics::Metrics;
+    use crate::store::Store;
+    use crate::timeline::TimelineParts;
+    use quire_types::{Key, ShardId, TimelineKey};
+    use quire_wal::effects::FullPageWrites;
+    use quire_wal::record::record_crc;
+    use quire_wal::{WalWriter, rmgr};
+    use std::path::Path;
+
+    const SEGMENT_BYTES: u32 = 16 << 20;
+    const START: Lsn = Lsn(SEGMENT_BYTES as u64);
+
+    fn import(dir: &Path) {
+        let (timeline, shard) = (TimelineKey::default(), ShardId::UNSHARDED);
+        let origin = Origin { timeline, shard, start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 15 };
+        let mut import = Import::begin(dir, origin, ImageSettings::default(), 1 << 20).unwrap();
+        import.put(Key::Checkpoint, CheckpointState::default().encode().into()).unwrap();
+        import.put(Key::FullPageWrites, FullPageWrites { on: true, since: START }.encode().into()).unwrap();
+        import.finish().unwrap();
+    }
+
+    fn open(dir: &Path) -> Pipeline {
+        let manifest = Manifest::load(dir).unwrap().expect("it was imported");
+        let parts = TimelineParts {
+            redo: native_redo,
+            backlog_max: 100,
+            pool: ImagePool::new(),
+            metrics: Metrics::new().timeline(TimelineKey::default(), ShardId::UNSHARDED),
+        };
+        let timeline = Timeline::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10).unwrap(), parts);
+        let limits = MemtableLimits { bytes: 1 << 20, age: Duration::from_secs(3600) };
+        Pipeline::open(&timeline, limits).unwrap()
+    }
+
+    /// Three records and where each starts; the second has a right checksum and cannot be decoded.
+    fn wal() -> (Vec<u8>, [Lsn; 3], Lsn) {
+        let mut writer = WalWriter::new(START, Lsn::INVALID, 1, 7, SEGMENT_BYTES.into());
+        let starts = [0; 3].map(|_| writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, b"abc"));
+        let end = writer.position();
+        let mut wal = writer.into_vec();
+        let record = &mut wal[starts[1].bytes_since(START) as usize..starts[2].bytes_since(START) as usize];
+        let bytes = u32::from_le_bytes(*record.first_chunk().unwrap()) as usize;
+        // The number of a block that no record has.
+        record[24] = 100;
+        let checksum = record_crc(&record[..bytes]);
+        record[20..24].copy_from_slice(&checksum.to_le_bytes());
+        (wal, starts, end)
+    }
+
+    #[test]
+    fn ingest_never_passes_a_record_that_cannot_be_decoded() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("0-1");
+        import(&dir);
+        let (wal, [_, bad, _], end) = wal();
+        for attempt in ["first", "after reopening"] {
+            let mut pipeline = open(&dir);
+            let begin = pipeline.position();
+            let wal = &wal[begin.bytes_since(START) as usize..];
+            let stopped = pipeline.feed(begin, wal);
+            assert!(matches!(stopped, Err(PipelineError::Record { lsn, .. }) if lsn == bad), "{attempt}: {stopped:?}");
+            // From this source or another, with or without the record.
+            for from in [begin, bad, end] {
+                let again = pipeline.feed(from, &wal[from.bytes_since(begin) as usize..]);
+                assert!(matches!(again, Err(PipelineError::Stopped)), "{attempt}: {again:?}");
+            }
+            assert_eq!(pipeline.position(), bad);
+            pipeline.freeze();
+            pipeline.timeline.flush().unwrap();
+            let progress = pipeline.timeline.progress();
+            assert_eq!(progress.ingested, bad);
+            assert!(progress.durable <= bad);
+            assert!(progress.stopped.expect("it says why").contains(&bad.to_string()));
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_wal_may_be_better_elsewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("0-1");
+        import(&dir);
+        let (wal, [first, bad, _], _) = wal();
+        let whole = &wal[..bad.bytes_since(START) as usize];
+        let mut damaged = whole.to_vec();
+        damaged[first.bytes_since(START) as usize + 24] ^= 1;
+        let mut pipeline = open(&dir);
+        assert!(matches!(pipeline.feed(START, &damaged), Err(PipelineError::Wal(_))));
+        assert_eq!(pipeline.position(), START);
+        assert_eq!(pipeline.feed(START, whole).unwrap(), bad);
+    }
+}

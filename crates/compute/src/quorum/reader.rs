@@ -104,3 +104,56 @@ fn read_remote(shared: &Shared, connected: &mut Option<(SocketAddr, QuorumClient
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::owner::Owner;
+    use crate::quorum::shipped::Shipped;
+
+    const SEGMENT: u64 = 1 << 20;
+    const START: Lsn = Lsn(3 * SEGMENT);
+
+    /// A local file with these bytes, of which those from `shipped_from` on were shipped.
+    fn local(wal: &[u8], shipped_from: u64) -> (tempfile::TempDir, LocalWal, Shipped) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let local = LocalWal::new(folder.path(), SEGMENT);
+        local.write(START, wal, Owner::unchanged()).expect("written");
+        let mut shipped = Shipped::default();
+        shipped.note(START.add(shipped_from), &wal[shipped_from as usize..]);
+        (folder, local, shipped)
+    }
+
+    fn job(shipped: &Shipped, begin: u64, end: u64) -> ReadJob {
+        let (begin, end) = (START.add(begin), START.add(end));
+        ReadJob { acceptor: 0, term: Term(1), begin, end, shipped: shipped.covering(begin, end), sources: Vec::new() }
+    }
+
+    #[test]
+    fn what_was_shipped_and_is_still_there_is_read() {
+        let wal: Vec<u8> = (0..700_000u32).map(|byte| byte as u8).collect();
+        let (_folder, mut local, shipped) = local(&wal, 1000);
+        for (begin, end) in [(1000, 700_000), (2000, 2001), (262_000, 262_200), (600_000, 700_000)] {
+            let read = read_local(&mut local, &job(&shipped, begin, end));
+            assert!(matches!(read, Local::Same(bytes) if bytes == wal[begin as usize..end as usize]), "{begin}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_shipped_in_this_term_is_not_read() {
+        let (_folder, mut local, shipped) = local(&[7; 5000], 1000);
+        for (begin, end) in [(0, 1000), (999, 2000), (4000, 5001)] {
+            assert!(matches!(read_local(&mut local, &job(&shipped, begin, end)), Local::Absent), "{begin}");
+        }
+    }
+
+    #[test]
+    fn what_has_changed_is_found_out_and_what_is_gone_is_absent() {
+        let (folder, mut local, shipped) = local(&[7; 5000], 0);
+        local.write(START.add(3000), &[8], Owner::unchanged()).expect("written");
+        let read = read_local(&mut local, &job(&shipped, 100, 200));
+        assert!(matches!(read, Local::Changed(START)), "the whole range is compared");
+        let mut local = LocalWal::new(folder.path().join("elsewhere"), SEGMENT);
+        assert!(matches!(read_local(&mut local, &job(&shipped, 100, 200)), Local::Absent));
+    }
+}
