@@ -17,6 +17,7 @@ use crate::store::Store;
 use crate::timeline::{Timeline, TimelineParts};
 use bytes::Bytes;
 use quire_types::{BranchId, Key, ProjectId, ShardId, TimelineKey};
+use quire_wal::version;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,6 +68,14 @@ pub enum BranchError {
     /// A small file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The branch is of a major version whose log and pages are not known.
+    #[error("the branch is of PostgreSQL {found}; this is for PostgreSQL {expected}")]
+    Major {
+        /// The branch's.
+        found: u32,
+        /// The one that is known.
+        expected: u32,
+    },
     /// The disk failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -210,6 +219,7 @@ impl Branches {
         if origin.segment_bytes == 0 || origin.start.segment_offset(origin.segment_bytes.into()) != 0 {
             return Err(BranchError::Start(origin.start));
         }
+        check_major(origin.postgres_version)?;
         let mut imports = self.imports();
         imports.remove(&key);
         let dir = key.directory(&self.config.data_dir);
@@ -245,6 +255,7 @@ impl Branches {
     }
 
     fn open(&self, dir: &Path, manifest: Manifest) -> Result<Arc<Branch>, BranchError> {
+        check_major(manifest.origin.postgres_version)?;
         let origin = manifest.origin;
         let store = Store::open(dir, manifest, &self.cache, self.config.layer_bytes)?;
         let parts = TimelineParts {
@@ -328,4 +339,12 @@ fn subdirectories<T: FromStr>(dir: &Path) -> Result<Vec<(T, PathBuf)>, StorageEr
         }
     }
     Ok(found)
+}
+
+/// Redo is that of one major version.
+fn check_major(major: u32) -> Result<(), BranchError> {
+    match major == version::CURRENT.major {
+        true => Ok(()),
+        false => Err(BranchError::Major { found: major, expected: version::CURRENT.major }),
+    }
 }

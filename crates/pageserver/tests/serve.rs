@@ -249,6 +249,13 @@ async fn an_imported_branch_is_served_followed_and_there_after_a_restart() {
     let again = Request::ImportBegin { start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 15 };
     assert_eq!(client.error(&again).await, ErrorCode::Protocol);
     server.stop().await;
+    // Of another major version this pageserver knows neither records nor pages.
+    let empty = tempfile::tempdir().unwrap();
+    let server = Running::start(empty.path(), Vec::new()).await;
+    let (mut client, _) = Client::connect(server.pages).await;
+    let newer = Request::ImportBegin { start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 16 };
+    assert_eq!(client.error(&newer).await, ErrorCode::Protocol);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

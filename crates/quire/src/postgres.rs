@@ -1,11 +1,12 @@
 //! Finding the PostgreSQL programs and the shim.
 
 use anyhow::{Context, Result, bail, ensure};
+use quire_wal::{ServerVersion, version};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The major version whose WAL and pages this release reads.
-pub const MAJOR_VERSION: &str = "15";
+const MAJOR_VERSION: u32 = version::CURRENT.major;
 
 /// File name of the library that stands between PostgreSQL and its files.
 const SHIM: &str = "libquire_shim.so";
@@ -48,17 +49,11 @@ fn check_version(folder: &Path) -> Result<()> {
     let postgres = folder.join("postgres");
     let output = Command::new(&postgres).arg("--version").output();
     let output = output.with_context(|| format!("cannot run {}", postgres.display()))?;
-    let version = String::from_utf8_lossy(&output.stdout);
-    match major(&version) {
-        Some(MAJOR_VERSION) => Ok(()),
-        _ => bail!("{} is not PostgreSQL {MAJOR_VERSION} but says {:?}", postgres.display(), version.trim()),
+    let said = String::from_utf8_lossy(&output.stdout);
+    match ServerVersion::from_program(&said) {
+        Ok(version) if version.major() == MAJOR_VERSION => Ok(()),
+        _ => bail!("{} is not PostgreSQL {MAJOR_VERSION} but says {:?}", postgres.display(), said.trim()),
     }
-}
-
-/// The major version in the words of `postgres --version`.
-fn major(version: &str) -> Option<&str> {
-    let number = version.split_whitespace().nth(2)?;
-    number.split(|c: char| !c.is_ascii_digit()).next().filter(|digits| !digits.is_empty())
 }
 
 /// The shim: the one asked for, else the one beside this program.
@@ -82,13 +77,6 @@ pub fn find_shim(asked: Option<&Path>) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn major_version_is_read_from_every_spelling() {
-        assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some("15"));
-        assert_eq!(major("postgres (PostgreSQL) 18beta1"), Some("18"));
-        assert_eq!(major("something else"), None);
-    }
 
     #[test]
     fn a_folder_without_postgres_is_refused_by_name() {

@@ -12,7 +12,7 @@ use crate::{gin, gist, spgist};
 use anyhow::{Context, Result, anyhow, ensure};
 use quire_redo::mask::{self, PageKind, page_kind};
 use quire_redo::{Delta, apply, finish_image, supports, visibility_map};
-use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RelTag};
+use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RelTag, Slru};
 use quire_wal::effects;
 use quire_wal::effects::dbase::{DatabaseDirectory, DbaseEffect};
 use quire_wal::effects::heap::visibility_cleared;
@@ -302,6 +302,9 @@ impl Replay {
         if self.hollow_maps.contains(&key) && has_no_bit_more(ours, file) {
             return None;
         }
+        if self.server < SETS_NEXT_MULTIXACT && is_next_multixact(key, ours, file) {
+            return None;
+        }
         let split_state = || (kind == PageKind::Gist).then(|| gist::split_state_difference(ours, file))?;
         let byte = mask::first_difference(ours, file, key).or_else(split_state)?;
         let difference = format!("byte {byte} is {:#04x}, PostgreSQL's {:#04x}", ours[byte], file[byte]);
@@ -318,6 +321,18 @@ fn key_of_copy(key: Key, target: DatabaseDirectory, source: DatabaseDirectory) -
         }
         _ => None,
     }
+}
+
+/// The first server that sets the offset of the next multixact along with a multixact's own. Redo does so for every server, as redo
+/// of the newer ones does with the log of the older ones, which set it to the same when they create the next multixact.
+const SETS_NEXT_MULTIXACT: ServerVersion = ServerVersion::new(15, 16);
+
+/// Whether a page of multixact offsets has one entry that the server's lacks, and nothing else.
+fn is_next_multixact(key: Key, ours: &Page, file: &Page) -> bool {
+    let entries = || ours.chunks_exact(4).zip(file.chunks_exact(4)).filter(|(ours, file)| ours != file);
+    matches!(key, Key::SlruBlock { slru: Slru::MultixactOffsets, .. })
+        && entries().count() == 1
+        && entries().all(|(_, file)| file == [0; 4])
 }
 
 /// Whether each bit of our page of a visibility map is in the server's.
