@@ -47,6 +47,15 @@ impl Owner {
         }
     }
 
+    /// Makes the user the owner of a symbolic link.
+    pub fn give_link(&self, path: &Path) -> Result<(), Error> {
+        match self.user {
+            Some((uid, gid)) => std::os::unix::fs::lchown(path, Some(uid.as_raw()), Some(gid.as_raw()))
+                .map_err(Error::file("give away", path)),
+            None => Ok(()),
+        }
+    }
+
     /// Makes the user the owner of an open file.
     pub fn give_open(&self, file: impl AsFd) -> io::Result<()> {
         match self.user {
