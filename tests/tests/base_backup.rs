@@ -66,8 +66,8 @@ async fn tablespaces_of_a_cold_start_are_in_base_backups_of_both_formats_and_in_
     assert_eq!(present.parent(), Some(quire.dir().join("compute/main/tablespaces").as_path()));
     let url = quire.url("postgres");
 
-    expect_whole(&Stock::from_archives(&url, &[present.clone()]).await).await;
-    expect_whole(&Stock::from_backup_with(&url, &[present.clone()], &[]).await).await;
+    expect_whole(&Stock::from_archives(&url, std::slice::from_ref(&present)).await).await;
+    expect_whole(&Stock::from_backup_with(&url, std::slice::from_ref(&present), &[]).await).await;
 
     let standby = Stock::from_backup_with(&url, &[present], &["--write-recovery-conf"]).await;
     expect_whole(&standby).await;
