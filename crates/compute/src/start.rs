@@ -13,7 +13,7 @@
 //! What it costs does not depend on the size of the database.
 
 use crate::bound::{Bound, Fullness};
-use crate::fill::{Fetcher, Files, FillServer, FillThread};
+use crate::fill::{Beginning, Fetcher, Files, FillServer, FillThread};
 use crate::kept::free_space::FreeSpaceMaps;
 use crate::kept::retention::Retention;
 use crate::kept::{KeptFiles, statistics};
@@ -196,7 +196,8 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let (fullness, metrics) = (Arc::new(Fullness::new(config)), setting.metrics.clone());
     let throttle = Arc::new(Throttle::new(config.lag_bytes_max, end.start, fullness.clone()));
     quorum.serve(control.clone(), local_wal(config, &won), &won, &end.last, end.start, throttle.clone())?;
-    let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
+    let beginning = Beginning { start: end.start, bounded: config.is_bounded() };
+    let files = Arc::new(Files::new(ComputeDir::new(&config.dir), beginning));
     let fills = FillThread::start()?;
     // A connection of its own, so that whoever waits for a page waits for nothing else.
     let pages = fills.within(|| PageClient::new(config.pageserver(), config.timeline(), config.shard()));
