@@ -8,7 +8,7 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
@@ -32,11 +32,60 @@ impl Stock {
 
     /// One that runs over a base backup of the server at `url`, taken now.
     pub async fn from_backup(url: &str) -> Stock {
+        Stock::from_backup_with(url, &[], &[]).await
+    }
+
+    /// The same with further arguments of `pg_basebackup`. The tablespaces at these locations go to directories beside its data.
+    pub async fn from_backup_with(url: &str, locations: &[PathBuf], arguments: &[&str]) -> Stock {
         let mut stock = Stock::empty();
         let data = stock.data().display().to_string();
-        stock.run("pg_basebackup", &["-d", url, "-D", &data, "-X", "stream", "-c", "fast", "--no-sync"]);
+        let moved = |(number, location): (usize, &PathBuf)| {
+            format!("--tablespace-mapping={}={}", location.display(), stock.tablespace(number).display())
+        };
+        let mappings: Vec<String> = locations.iter().enumerate().map(moved).collect();
+        let mut all = vec!["-d", url, "-D", &data, "-X", "stream", "-c", "fast", "--no-sync"];
+        all.extend(mappings.iter().map(String::as_str).chain(arguments.iter().copied()));
+        stock.run("pg_basebackup", &all);
+        stock.run("pg_verifybackup", &[&data]);
         stock.run_server().await;
         stock
+    }
+
+    /// One that runs over a base backup that was taken as archives, unpacked as its manual says.
+    pub async fn from_archives(url: &str, locations: &[PathBuf]) -> Stock {
+        let mut stock = Stock::empty();
+        let archives = stock.folder.path().join("archives");
+        let directory = archives.display().to_string();
+        stock.run("pg_basebackup", &["-d", url, "-D", &directory, "-F", "tar", "-c", "fast", "--no-sync"]);
+        stock.unpack(&archives.join("base.tar"), &stock.data());
+        stock.unpack(&archives.join("pg_wal.tar"), &stock.data().join("pg_wal"));
+        let map = stock.data().join("tablespace_map");
+        let mut moved = String::new();
+        for line in fs::read_to_string(&map).unwrap_or_default().lines() {
+            let (oid, location) = line.split_once(' ').expect("a number and a location");
+            let number =
+                locations.iter().position(|known| known.as_path() == Path::new(location)).expect("it is known");
+            stock.unpack(&archives.join(format!("{oid}.tar")), &stock.tablespace(number));
+            moved += &format!("{oid} {}\n", stock.tablespace(number).display());
+        }
+        fs::write(map, moved).expect("written");
+        stock.run_server().await;
+        stock
+    }
+
+    fn unpack(&self, archive: &Path, directory: &Path) {
+        fs::create_dir_all(directory).expect("made");
+        fs::set_permissions(directory, Permissions::from_mode(0o700)).expect("closed");
+        let unpacked = Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(directory).status();
+        assert!(unpacked.expect("tar runs").success(), "{}", archive.display());
+        if let Some(user) = unprivileged() {
+            chown(directory, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("given away");
+        }
+    }
+
+    /// Where a tablespace of a base backup goes.
+    fn tablespace(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("tablespace-{number}"))
     }
 
     fn empty() -> Stock {

@@ -69,3 +69,23 @@ async fn a_database_ten_times_the_cache_works_within_it() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relation_file_read_as_a_stream_has_no_holes_while_pages_leave() {
+    let quire = Quire::new().with_variable("QUIRE_DROP_ALL", "1");
+    quire.up();
+    let client = quire.connect().await;
+    run(&client, "CREATE TABLE big AS SELECT n, repeat('x', 1000) x FROM generate_series(1, 14000) n").await;
+    run(&client, "VACUUM (FREEZE) big").await;
+    run(&client, "CHECKPOINT").await;
+    let empty = "SELECT count(*) FROM (SELECT pg_read_binary_file(pg_relation_filepath('big')) b) f,
+        generate_series(0, pg_relation_size('big') / 8192 - 1) block
+        WHERE substr(b, (block * 8192)::int + 1, 24) = decode(repeat('00', 24), 'hex')";
+    for round in 0..short_or_long(8, 100) {
+        assert_eq!(number(&client, empty).await, 0, "pages of zeroes in round {round}");
+    }
+    let from_the_end = "SELECT (pg_read_binary_file(pg_relation_filepath('big'), -8192, 8192) = pg_read_binary_file(
+        pg_relation_filepath('big'), pg_relation_size('big') - 8192, 8192))::int::bigint";
+    assert_eq!(number(&client, from_the_end).await, 1, "positions are counted from the end too");
+    assert!(cache(&quire, "dropped") > 1000, "pages left meanwhile");
+}

@@ -1,4 +1,4 @@
-//! Tablespaces: at a location of the user's while the cache lives, in the data directory after a cold start.
+//! Tablespaces: at a location of the user's while the cache lives, beside the data directory after a cold start.
 
 use quire_tests::processes::give_to_server;
 use quire_tests::{Quire, amcheck};

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <compute>/pgdata/            PostgreSQL's data directory, nothing of Quire's inside
+//! <compute>/tablespaces/16385  what pgdata/pg_tblspc/16385 points at, after a cold start
 //! <compute>/meta/base/5/1259   the meta file of pgdata/base/5/1259 (same path below both)
 //! <compute>/control.shm        atomics shared by the agent and all PostgreSQL processes
 //! <compute>/agent.sock         the agent's Unix socket
@@ -20,6 +21,9 @@ pub const PGDATA: &str = "pgdata";
 
 /// Name of the tree of meta files.
 pub const META: &str = "meta";
+
+/// Name of the directory of tablespaces.
+pub const TABLESPACES: &str = "tablespaces";
 
 /// Name of the control file.
 pub const CONTROL: &str = "control.shm";
@@ -55,6 +59,11 @@ impl ComputeDir {
     /// The tree of meta files.
     pub fn meta(&self) -> PathBuf {
         self.root.join(META)
+    }
+
+    /// The directory of tablespaces.
+    pub fn tablespaces(&self) -> PathBuf {
+        self.root.join(TABLESPACES)
     }
 
     /// The control file.

@@ -1,6 +1,7 @@
 //! What a compute has to be told.
 
 use crate::Error;
+use quire_cache::layout::TABLESPACES;
 use quire_types::{BranchId, NodeId, ProjectId, ShardId, TimelineKey};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,7 +20,8 @@ pub struct Config {
     /// Who says `Hello` to the safekeepers, for their logs.
     #[serde(default)]
     pub node: NodeId,
-    /// The compute's own directory: `pgdata`, `meta`, `conf`, `control.shm`, `agent.sock`. Only `conf` outlives a cold start.
+    /// The compute's own directory: `pgdata`, `tablespaces`, `meta`, `conf`, `control.shm`, `agent.sock`. Only `conf` outlives a
+    /// cold start.
     pub dir: PathBuf,
     /// Where `postgres` and `initdb` are.
     pub pg_bin: PathBuf,
@@ -148,6 +150,11 @@ impl Config {
     /// The tree of meta files beside it.
     pub fn meta(&self) -> PathBuf {
         self.dir.join("meta")
+    }
+
+    /// The directories of tablespaces, which links in the data directory point at.
+    pub fn tablespaces(&self) -> PathBuf {
+        self.dir.join(TABLESPACES)
     }
 
     /// The configuration files, which users may edit and which outlive cold starts.

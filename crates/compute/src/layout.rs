@@ -6,8 +6,9 @@
 use crate::owner::Owner;
 use crate::{Config, Error, conf, place, tablespaces};
 use bytes::Bytes;
-use quire_types::{Key, Lsn, Writer};
+use quire_types::{Key, Lsn, RelTag, Writer};
 use quire_wal::{CheckpointState, ControlFile, DataPath, DatabaseState, version};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -69,8 +70,9 @@ pub struct LastCheckpoint {
 /// Moves the data directory and its meta files out of the way, to be deleted in the background, and keeps what outlives them.
 pub fn discard(config: &Config) -> Result<Option<Vec<u8>>, Error> {
     let auto_conf = fs::read(config.pgdata().join(AUTO_CONF)).ok();
-    tablespaces::discard(&config.pgdata());
-    for (path, name) in [(config.pgdata(), "pgdata"), (config.meta(), "meta")] {
+    tablespaces::discard(&config.pgdata(), &config.tablespaces());
+    let whole = [(config.pgdata(), "pgdata"), (config.meta(), "meta"), (config.tablespaces(), "tablespaces")];
+    for (path, name) in whole {
         if path.exists() {
             let aside = unused_name(&config.dir, name);
             fs::rename(&path, &aside).map_err(Error::file("move away", &path))?;
@@ -120,14 +122,28 @@ pub fn write_plain_conf(config: &Config, owner: Owner) -> Result<(), Error> {
 pub fn write_small_files(config: &Config, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
     let pgdata = config.pgdata();
     write_version(&pgdata, owner)?;
+    for tablespace in user_tablespaces(entries) {
+        tablespaces::lay_out(&pgdata, &config.tablespaces(), tablespace, owner)?;
+    }
     write_entries(&pgdata, owner, entries)?;
     write_origins(&pgdata, owner, entries)
 }
 
+/// The tablespaces that are no directories of the data directory's own.
+fn user_tablespaces(entries: &[(Key, Bytes)]) -> BTreeSet<u32> {
+    let tablespace = |key: &Key| match key {
+        Key::Database { tablespace, .. } | Key::Tablespace { tablespace } => Some(*tablespace),
+        _ => None,
+    };
+    let own = [RelTag::DEFAULT_TABLESPACE, RelTag::GLOBAL_TABLESPACE];
+    entries.iter().filter_map(|(key, _)| tablespace(key)).filter(|tablespace| !own.contains(tablespace)).collect()
+}
+
 fn write_entries(pgdata: &Path, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
     for (key, _) in entries {
-        if let Some(folder) = folder(*key) {
-            place::folders_below(pgdata, &folder, owner)?;
+        if let Key::Database { tablespace, database } = *key {
+            let folder = DataPath::Database { tablespace, database }.to_path();
+            place::folders_below(pgdata, Path::new(&folder), owner)?;
         }
     }
     for (key, value) in entries {
@@ -140,15 +156,6 @@ fn write_entries(pgdata: &Path, owner: Owner, entries: &[(Key, Bytes)]) -> Resul
         }
     }
     Ok(())
-}
-
-/// The folder that an entry stands for. A tablespace lies in the data directory, wherever its creator wanted it.
-fn folder(key: Key) -> Option<PathBuf> {
-    match key {
-        Key::Database { tablespace, database } => Some(DataPath::Database { tablespace, database }.to_path().into()),
-        Key::Tablespace { tablespace } => Some(tablespaces::versioned(tablespace)),
-        _ => None,
-    }
 }
 
 fn write_version_of(key: Key, folder: &Path, owner: Owner) -> Result<(), Error> {
@@ -239,11 +246,11 @@ mod tests {
             (Key::RelMap { tablespace: 1664, database: 0 }, Bytes::from_static(b"map")),
             (Key::Tablespace { tablespace: 20_001 }, Bytes::from_static(b"/elsewhere")),
         ];
+        assert_eq!(user_tablespaces(&entries), BTreeSet::from([20_000, 20_001]));
         write_entries(folder.path(), Owner::unchanged(), &entries).expect("written");
-        let versioned = |tablespace| folder.path().join(tablespaces::versioned(tablespace));
         assert_eq!(fs::read(folder.path().join("base/5/PG_VERSION")).expect("there"), b"15\n");
-        assert_eq!(fs::read_dir(versioned(20_000).join("5")).expect("there").count(), 0);
-        assert_eq!(fs::read_dir(versioned(20_001)).expect("there").count(), 0);
+        let database = DataPath::Database { tablespace: 20_000, database: 5 }.to_path();
+        assert_eq!(fs::read_dir(folder.path().join(database)).expect("there").count(), 0);
         assert!(!folder.path().join("global/PG_VERSION").exists());
     }
 

@@ -1,7 +1,7 @@
 //! The unprivileged user that PostgreSQL runs as when the agent is root.
 
 use crate::{Config, Error};
-use nix::unistd::{Gid, Uid, User};
+use nix::unistd::{Gid, Uid, User, setfsgid, setfsuid};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -47,12 +47,37 @@ impl Owner {
         }
     }
 
+    /// Makes the user the owner of a symbolic link.
+    pub fn give_link(&self, path: &Path) -> Result<(), Error> {
+        match self.user {
+            Some((uid, gid)) => std::os::unix::fs::lchown(path, Some(uid.as_raw()), Some(gid.as_raw()))
+                .map_err(Error::file("give away", path)),
+            None => Ok(()),
+        }
+    }
+
     /// Makes the user the owner of an open file.
     pub fn give_open(&self, file: impl AsFd) -> io::Result<()> {
         match self.user {
             Some((uid, gid)) => std::os::unix::fs::fchown(file, Some(uid.as_raw()), Some(gid.as_raw())),
             None => Ok(()),
         }
+    }
+
+    /// Does `work` in a thread that makes files as the user, so that they need not be given away one by one. The thread may do with
+    /// files what the user may.
+    pub fn acting<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R, Error> {
+        let Some((uid, gid)) = self.user else { return Ok(work()) };
+        let act = move || {
+            // The kernel knows these two by thread, and the thread ends with the work.
+            setfsgid(gid);
+            setfsuid(uid);
+            // Neither says whether it succeeded, but both say what was so before.
+            let acts = setfsgid(gid) == gid && setfsuid(uid) == uid;
+            if acts { Ok(work()) } else { Err(Error::Config("files cannot be made as the user of postgres".into())) }
+        };
+        let run = || std::thread::scope(|scope| scope.spawn(act).join());
+        run().unwrap_or(Err(Error::ShuttingDown))
     }
 
     /// Makes `command` run as the user, without the agent's supplementary groups, and die with the thread that spawns it.

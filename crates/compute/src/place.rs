@@ -25,6 +25,12 @@ pub fn folders_below(root: &Path, relative: &Path, owner: Owner) -> Result<(), E
     Ok(())
 }
 
+/// Makes a symbolic link that is not there yet.
+pub fn link(target: &Path, path: &Path, owner: Owner) -> Result<(), Error> {
+    std::os::unix::fs::symlink(target, path).map_err(Error::file("link", path))?;
+    owner.give_link(path)
+}
+
 /// Writes a whole file.
 pub fn file(path: &Path, content: &[u8], owner: Owner) -> Result<(), Error> {
     let mut file = empty_file(path, owner)?;

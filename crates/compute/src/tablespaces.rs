@@ -1,10 +1,13 @@
 //! Tablespaces of users.
 //!
-//! To a compute they are folders like those of databases: the pages in them are a cache, so it does not matter where they lie. A new one
-//! lies where its creator said, behind a link that PostgreSQL makes; at a cold start all lie in the data directory, as PostgreSQL's
-//! own *in-place* tablespaces do, because the location is the user's and may not be there any more.
+//! To a compute they are directories like those of databases: the pages in them are a cache, so it does not matter where they are. A
+//! new one is where its creator said, behind a link that PostgreSQL makes. A cold start lays all of them out beside the data
+//! directory, because the location is the user's and may not be there any more; but behind links as well, since PostgreSQL leaves a
+//! tablespace that is not behind a link out of its base backups.
 
+use crate::owner::Owner;
 use crate::verify::names;
+use crate::{Error, place};
 use quire_wal::version;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -14,15 +17,20 @@ use std::path::{Path, PathBuf};
 pub const FOLDER: &str = "pg_tblspc";
 const DISCARDED_PREFIX: &str = "quire-discarded-";
 
-/// The folder in a tablespace that holds those of its databases, below the data directory.
-pub fn versioned(tablespace: u32) -> PathBuf {
-    Path::new(FOLDER).join(tablespace.to_string()).join(version::CURRENT.tablespace_directory)
+/// Makes an empty tablespace in `own`, the directory beside the data directory, and the link to it.
+pub fn lay_out(pgdata: &Path, own: &Path, tablespace: u32, owner: Owner) -> Result<(), Error> {
+    let directory = own.join(tablespace.to_string());
+    place::folder(own, owner)?;
+    place::folder(&directory, owner)?;
+    place::folder(&directory.join(version::CURRENT.tablespace_directory), owner)?;
+    place::link(&directory, &pgdata.join(FOLDER).join(tablespace.to_string()), owner)
 }
 
-/// Moves what lies outside of a data directory aside, before that is thrown away. From then on the locations can be used for other
-/// tablespaces. One that cannot be reached keeps what nobody needs any more, which is no reason not to start.
-pub fn discard(pgdata: &Path) {
-    for location in locations(pgdata) {
+/// Moves what is at the locations of users aside, before the data directory is thrown away. From then on the locations can be used
+/// for other tablespaces. One that cannot be reached keeps what nobody needs any more, which is no reason not to start. What a cold
+/// start laid out, in `own`, goes as a whole.
+pub fn discard(pgdata: &Path, own: &Path) {
+    for location in locations(pgdata).into_iter().filter(|link| !is_below(link, own)) {
         let ours = location.join(version::CURRENT.tablespace_directory);
         if !is_folder_of_same_owner(&ours, pgdata) {
             continue;
@@ -45,6 +53,10 @@ pub fn delete_discarded(pgdata: &Path) {
             }
         }
     }
+}
+
+fn is_below(link: &Path, directory: &Path) -> bool {
+    fs::read_link(link).is_ok_and(|target| target.starts_with(directory))
 }
 
 /// What PostgreSQL made belongs to its user. A link to somebody else's folder is none of PostgreSQL's, and the agent may be root.
@@ -70,19 +82,21 @@ mod tests {
     #[test]
     fn what_lies_at_a_location_goes_with_the_data_directory_and_strangers_stay() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (pgdata, location) = (folder.path().join("pgdata"), folder.path().join("location"));
+        let [pgdata, own, location] = ["pgdata", "tablespaces", "location"].map(|name| folder.path().join(name));
         let ours = location.join(version::CURRENT.tablespace_directory);
         fs::create_dir_all(ours.join("5")).expect("made");
         fs::create_dir_all(location.join("PG_14_202107181/5")).expect("made");
-        fs::create_dir_all(pgdata.join(versioned(16_401))).expect("made");
+        fs::create_dir_all(pgdata.join(FOLDER)).expect("made");
+        lay_out(&pgdata, &own, 16_401, Owner::unchanged()).expect("made");
         symlink(&location, pgdata.join("pg_tblspc/16400")).expect("linked");
-        discard(&pgdata);
+        discard(&pgdata, &own);
         assert!(!ours.exists());
         fs::create_dir(&ours).expect("the location can be used again");
         delete_discarded(&pgdata);
         let mut left = names(&location).expect("listed");
         left.sort();
         assert_eq!(left, ["PG_14_202107181", version::CURRENT.tablespace_directory]);
-        assert!(pgdata.join(versioned(16_401)).exists());
+        assert_eq!(names(&own.join("16401")).expect("listed"), [version::CURRENT.tablespace_directory]);
+        assert_eq!(fs::read_link(pgdata.join("pg_tblspc/16401")).expect("a link"), own.join("16401"));
     }
 }

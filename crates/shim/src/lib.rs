@@ -29,6 +29,7 @@ pub mod database;
 pub mod errno;
 pub mod fds;
 pub mod hooks;
+pub mod locations;
 pub mod names;
 pub mod process;
 pub mod real;

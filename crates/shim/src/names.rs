@@ -2,9 +2,11 @@
 //!
 //! PostgreSQL changes into its data directory and uses relative paths; absolute ones occur early and in a few
 //! functions. Paths are normalised as text; symbolic links inside the data directory (tablespaces) are followed by the
-//! kernel as usual, since a meta file has the same path below `meta/` as the path that was used.
+//! kernel as usual, since a meta file has the same path below `meta/` as the path that was used. What lies in a tablespace
+//! may also be named by the tablespace's location, as base backups do ([`crate::locations`]).
 
 use crate::database::{Database, decimal};
+use crate::locations;
 use crate::shim::{self, Shim};
 use libc::{c_char, c_int};
 use quire_cache::{FileArea, FileId};
@@ -35,6 +37,13 @@ impl Buffer {
                 name => buffer.push(name)?,
             }
         }
+        Some(buffer)
+    }
+
+    /// These with slashes between; none if that is too long.
+    pub fn joined(parts: &[&[u8]]) -> Option<Buffer> {
+        let mut buffer = Buffer { bytes: [0; PATH_BYTES_MAX], length: 0 };
+        parts.iter().try_for_each(|part| buffer.push(part))?;
         Some(buffer)
     }
 
@@ -129,7 +138,10 @@ pub unsafe fn target(shim: &Shim, path: *const c_char) -> Option<Target> {
     let path = unsafe { CStr::from_ptr(path) }.to_bytes();
     let relative = if path.first() == Some(&b'/') {
         let absolute = Buffer::normalised(path)?;
-        Buffer::normalised(shim.below_pgdata(absolute.bytes())?)?
+        match shim.below_pgdata(absolute.bytes()) {
+            Some(relative) => Buffer::normalised(relative)?,
+            None => locations::below_link(shim, absolute.bytes())?,
+        }
     } else if shim::in_pgdata() {
         Buffer::normalised(path)?
     } else {

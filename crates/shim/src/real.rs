@@ -69,6 +69,8 @@ real! {
     fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int;
     fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int;
     fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE;
+    fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE;
+    fn freopen(path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE;
     fn opendir(path: *const c_char) -> *mut DIR;
     fn close(fd: c_int) -> c_int;
     fn dup(fd: c_int) -> c_int;

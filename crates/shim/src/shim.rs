@@ -16,6 +16,7 @@ pub struct Shim {
     /// The data directory's path, and the same with all symbolic links resolved, without the leading slash.
     pgdata: [Buffer; 2],
     pgdata_path: CString,
+    links_path: CString,
     meta_root: Vec<u8>,
     socket: Vec<u8>,
 }
@@ -68,6 +69,7 @@ impl Shim {
         }
         let below = |name: &str| [root, b"/", name.as_bytes()].concat();
         let pgdata_path = CString::new(below(PGDATA)).map_err(|_| StartError::Path("holds a zero byte"))?;
+        let links_path = CString::new(below("pgdata/pg_tblspc")).map_err(|_| StartError::Path("holds a zero byte"))?;
         let control_path = CString::new(below(CONTROL)).map_err(|_| StartError::Path("holds a zero byte"))?;
         let too_long = || StartError::Path("is too long");
         let as_given = Buffer::normalised(pgdata_path.as_bytes()).ok_or_else(too_long)?;
@@ -76,6 +78,7 @@ impl Shim {
             control: map_control(&control_path).map_err(StartError::Control)?,
             pgdata: [as_given, resolved],
             pgdata_path,
+            links_path,
             meta_root: [&below(META)[..], b"/"].concat(),
             socket: below(SOCKET),
         })
@@ -90,6 +93,11 @@ impl Shim {
     /// Path of the agent's socket.
     pub fn socket(&self) -> &[u8] {
         &self.socket
+    }
+
+    /// Where PostgreSQL has its links to tablespaces.
+    pub fn links_path(&self) -> &CStr {
+        &self.links_path
     }
 
     /// The part of an absolute, normalised path (without the leading slash) below the data directory.
@@ -170,7 +178,8 @@ pub fn look_at_working_directory() {
     IN_PGDATA.store(here.is_ok() && here == identity(&shim.pgdata_path), Ordering::Relaxed);
 }
 
-fn identity(path: &CStr) -> Result<(u64, u64), Errno> {
+/// Device and inode.
+pub fn identity(path: &CStr) -> Result<(u64, u64), Errno> {
     // SAFETY: an all-zero `stat` is a valid value for the kernel to overwrite.
     let mut status: libc::stat = unsafe { std::mem::zeroed() };
     // SAFETY: a C string, and `status` is valid for writing.

@@ -2,8 +2,9 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::cluster::{Compute, DEADLINE};
 use support::postgres::{User, bin, run};
@@ -137,6 +138,29 @@ fn a_file_read_as_a_stream_has_no_holes() {
 }
 
 #[test]
+fn a_file_read_as_a_stream_has_no_holes_while_its_pages_leave_the_cache() {
+    let compute = Compute::started_without_autovacuum();
+    let path = compute.sql("bench", "SELECT pg_relation_filepath('pgbench_tellers')");
+    let reads = format!(
+        "SELECT count(*) FROM generate_series(1, 3000) n,
+        LATERAL (SELECT pg_read_binary_file('{path}', 0, 8192 + n * 0) page) p WHERE substr(page, 1, 24) = decode(repeat('00', 24), 'hex')"
+    );
+    compute.sql("bench", "SELECT count(*) FROM pgbench_tellers");
+    let done = AtomicBool::new(false);
+    let dropped = std::thread::scope(|scope| {
+        let dropping = scope.spawn(|| compute.agent().drop_pages(Path::new(&path), || done.load(Ordering::SeqCst)));
+        let empty = compute.try_sql("bench", &reads);
+        done.store(true, Ordering::SeqCst);
+        assert_eq!(empty.as_deref(), Ok("0"), "reads that gave zeroes");
+        dropping.join().expect("no thread panicked")
+    });
+    assert!(dropped > 100, "{dropped} pages left meanwhile");
+    let from_the_end =
+        format!("SELECT pg_read_binary_file('{path}', -8000, 8000) = pg_read_binary_file('{path}', 192, 8000)");
+    assert_eq!(compute.sql("bench", &from_the_end), "t");
+}
+
+#[test]
 fn a_base_backup_is_a_plain_cluster() {
     let compute = Compute::started();
     compute.sql("bench", "UPDATE pgbench_branches SET bbalance = 42");
@@ -225,7 +249,7 @@ fn the_server_and_its_backends_die_with_the_agent() {
     agent.kill().unwrap();
     agent.wait().unwrap();
     assert!(!sleeper.wait().unwrap().success());
-    wait_for("the backend's end", || !std::path::Path::new(&format!("/proc/{backend}")).exists());
+    wait_for("the backend's end", || !Path::new(&format!("/proc/{backend}")).exists());
     assert!(compute.try_sql("bench", "SELECT 1").is_err());
 }
 

@@ -23,4 +23,5 @@ pub mod data;
 pub mod descriptors;
 pub mod open;
 pub mod paths;
+pub mod streams;
 pub mod sync;

@@ -6,12 +6,16 @@ use crate::hooks::paths;
 use crate::names::{self, FileKind, Target};
 use crate::shim::{self, Shim};
 use crate::{create, process, real, tracked, wal};
-use libc::{DIR, FILE, c_char, c_int, mode_t};
+use libc::{DIR, c_char, c_int, mode_t};
 use quire_cache::Meta;
-use std::ffi::CStr;
 
 /// Opens by `real`, which is given the flags to use, and notes what the new descriptor is.
-fn open_as(target: Option<Target>, path: *const c_char, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
+pub(crate) fn open_as(
+    target: Option<Target>,
+    path: *const c_char,
+    flags: c_int,
+    real: impl Fn(c_int) -> c_int,
+) -> c_int {
     let (Some(shim), Some(target)) = (shim::current(), target) else {
         return noted(real(flags), Descriptor::Foreign);
     };
@@ -59,7 +63,7 @@ fn open_pages(shim: &Shim, target: &Target, path: *const c_char, flags: c_int, r
     if fd < 0 {
         return fd;
     }
-    let meta = match errno::preserved(|| tracked::open_meta(shim, target.relative(), fd)) {
+    let meta = match errno::preserved(|| tracked::open_meta(shim, target, fd)) {
         Ok(meta) => meta,
         Err(error) => return given_up(fd, error),
     };
@@ -100,7 +104,7 @@ fn open_wal(shim: &Shim, timeline: u32, segment_number: u64, flags: c_int, real:
 }
 
 /// What a path names, if the library serves a compute.
-unsafe fn target_of(path: *const c_char) -> Option<Target> {
+pub(crate) unsafe fn target_of(path: *const c_char) -> Option<Target> {
     // SAFETY: as the caller of the C function says.
     shim::current().and_then(|shim| unsafe { names::target(shim, path) })
 }
@@ -109,48 +113,6 @@ unsafe fn target_of(path: *const c_char) -> Option<Target> {
 unsafe fn target_at(dir: c_int, path: *const c_char) -> Option<Target> {
     // SAFETY: as the caller of the C function says.
     shim::current().and_then(|shim| unsafe { names::target_at(shim, dir, path) })
-}
-
-/// A stream reads past this library: all of a file of pages is fetched first. Writing one that way is refused.
-fn before_stream(shim: &Shim, path: *const c_char, target: &Target, for_reading: bool) -> Result<(), Errno> {
-    // SAFETY: the path is the caller's C string; the descriptor is ours and closed once.
-    let fd = unsafe { real::open(path, libc::O_RDONLY | libc::O_CLOEXEC, 0) };
-    if fd < 0 {
-        return Ok(());
-    }
-    let meta = tracked::open_meta(shim, target.relative(), fd);
-    // SAFETY: as above.
-    unsafe { real::close(fd) };
-    match meta? {
-        None => Ok(()),
-        Some(meta) if for_reading => tracked::fetch_all(shim, &meta),
-        Some(_) => Err(Errno(libc::EPERM)),
-    }
-}
-
-/// Whether a stream of this mode can only be read.
-unsafe fn only_reads(mode: *const c_char) -> bool {
-    // SAFETY: as the caller says: null or a C string.
-    let mode = if mode.is_null() { b"" } else { unsafe { CStr::from_ptr(mode) }.to_bytes() };
-    mode.first() == Some(&b'r') && !mode.contains(&b'+')
-}
-
-unsafe fn open_stream(path: *const c_char, mode: *const c_char) -> *mut FILE {
-    // SAFETY: as the caller of the C function says, here and below.
-    let for_reading = unsafe { only_reads(mode) };
-    // SAFETY: as above.
-    if let (Some(shim), Some(target)) = (shim::current(), unsafe { target_of(path) }) {
-        let pages = target.kind == FileKind::Pages;
-        let ready = paths::prepare(shim, &target).and_then(|()| {
-            let fetch = || before_stream(shim, path, &target, for_reading);
-            if pages { errno::preserved(fetch) } else { Ok(()) }
-        });
-        if let Err(error) = ready {
-            return error.fail();
-        }
-    }
-    // SAFETY: as above.
-    unsafe { real::fopen(path, mode) }
 }
 
 intercept! {
@@ -189,16 +151,6 @@ intercept! {
     fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: as for `open`.
         unsafe { open_as(target_at(dir, path), path, flags, |flags| real::openat(dir, path, flags, mode)) }
-    }
-
-    fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE {
-        // SAFETY: the caller keeps the C function's promises.
-        unsafe { open_stream(path, mode) }
-    }
-
-    fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE {
-        // SAFETY: the caller keeps the C function's promises.
-        unsafe { open_stream(path, mode) }
     }
 
     fn opendir(path: *const c_char) -> *mut DIR {

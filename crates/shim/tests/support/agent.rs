@@ -2,7 +2,7 @@
 //! millisecond.
 
 use super::postgres::User;
-use quire_cache::protocol;
+use quire_cache::protocol::{self, Dropper};
 use quire_cache::request::{HELLO_BYTES, REQUEST_BYTES};
 use quire_cache::{
     AgentState, Answer, BlockState, Blocks, ComputeDir, ControlMap, ControlSettings, FileId, Hello, Meta, MetaSpec,
@@ -12,6 +12,8 @@ use quire_types::{Lsn, RelTag};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -232,6 +234,18 @@ impl Agent {
         (first_block..first_block + count).try_for_each(|block| self.install(&meta, &data, &stored, block))
     }
 
+    /// Takes all pages of a file out of the cache, over and over, until `until` says so; how often.
+    pub fn drop_pages(&self, relative: &Path, until: impl Fn() -> bool) -> u64 {
+        let meta = Meta::open(&self.dir.meta_file(relative)).expect("it has a meta file");
+        let data = File::options().write(true).open(self.dir.data_file(relative)).expect("it is there");
+        let mut dropped = 0;
+        while !until() {
+            dropped += u64::from(protocol::drop_blocks(&meta, 0..meta.remote_nblocks(), &mut Everything(&data)));
+            thread::sleep(Duration::from_micros(300));
+        }
+        dropped
+    }
+
     fn install(&self, meta: &Meta, data: &File, stored: &File, block: u32) -> io::Result<()> {
         while block < meta.remote_nblocks() {
             match meta.state(block) {
@@ -248,6 +262,27 @@ impl Agent {
             }
         }
         Ok(())
+    }
+}
+
+/// Drops what it is asked about; only for files that nobody writes.
+struct Everything<'a>(&'a File);
+
+impl Dropper for Everything<'_> {
+    fn wants(&mut self, _: u32) -> bool {
+        true
+    }
+
+    fn allows(&mut self, _: u32) -> bool {
+        true
+    }
+
+    fn punch(&mut self, blocks: Range<u32>) -> bool {
+        let (start, bytes) =
+            (i64::from(blocks.start) * PAGE as i64, i64::from(blocks.end - blocks.start) * PAGE as i64);
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: an open descriptor; no memory is passed.
+        unsafe { libc::fallocate(self.0.as_raw_fd(), mode, start, bytes) == 0 }
     }
 }
 
