@@ -5,13 +5,16 @@ DIR ?= .quire
 QUIRE := target/release/quire
 
 .DEFAULT_GOAL := help
-.PHONY: help install build up down test unit e2e oracle regress fuzz corpus check bench bench-redo torture
+.PHONY: help install install-tests build up down test unit e2e oracle regress fuzz corpus check bench bench-redo torture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: ## Install what is missing: PostgreSQL 15, a C compiler (Debian)
 	@scripts/install-debian.sh
+
+install-tests: install ## Install what only the tests need: an extension (Debian)
+	@scripts/install-test-packages.sh
 
 build: ## Build the program and the shim
 	$(CARGO) build --release --locked -p quire -p quire-shim
@@ -22,7 +25,7 @@ up: install build ## Start everything in $(DIR), print the URI
 down: ## Stop everything in $(DIR)
 	@$(QUIRE) --dir $(DIR) down
 
-test: install unit e2e ## Run all tests
+test: install install-tests unit e2e ## Run all tests
 
 unit: ## Run the tests that lie beside the code
 	$(CARGO) test --locked --workspace --exclude quire-tests

@@ -190,3 +190,6 @@ pub async fn keep_flushing(branch: Arc<Branch>, compactor: Compactor, mut shutdo
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use quire_pageserver::{Config, Pageserver};
-use quire_protocol::page::{ErrorCode, FileVersion, Request, Response, SmallFile};
+use quire_protocol::page::{ErrorCode, FileVersion, Keeping, Request, Response, SmallFile, WrittenPage};
 use quire_protocol::page_version::{PageVersion, VersionKind};
 use quire_protocol::quorum::{self, LogIdentity};
 use quire_protocol::{Frame, FrameError};
@@ -288,6 +288,44 @@ async fn small_files_are_kept_for_the_compute_that_fenced_them() {
     let all = Request::GetFiles { prefix: String::new(), after: String::new() };
     assert_eq!(client.ask(&all).await, Response::Files { files: vec![file("pgdata/a")], more: false });
     assert_eq!(client.error(&Request::FenceFiles { term: Term(1) }).await, ErrorCode::Fenced);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn written_pages_are_kept_and_served_and_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Running::start(dir.path(), Vec::new()).await;
+    let (mut client, _) = Client::connect(server.pages).await;
+    import(&mut client).await;
+    let written = |block, lsn| {
+        let mut raw = vec![8; PAGE_SIZE];
+        quire_wal::page::set_lsn(&mut raw, lsn);
+        WrittenPage { key: Key::RelBlock { rel: REL, block }, page: raw.into() }
+    };
+    let keep =
+        |term, pages: &[WrittenPage]| Request::KeepPages { term: Term(term), upto: START, pages: pages.to_vec() };
+    let pages = [written(0, START), written(9, START), written(2, Lsn::INVALID), written(1, Lsn::INVALID)];
+    assert_eq!(client.error(&keep(1, &pages)).await, ErrorCode::Protocol, "nobody has fenced");
+    for term in [1, 2] {
+        assert_eq!(client.ask(&Request::FenceFiles { term: Term(term) }).await, Response::Done);
+    }
+    assert_eq!(client.error(&keep(1, &pages)).await, ErrorCode::Fenced);
+    assert_eq!(client.error(&keep(2, &[written(0, START.add(8))])).await, ErrorCode::Timeout, "ingest is not there");
+    let map = WrittenPage { key: Key::Checkpoint, page: pages[0].page.clone() };
+    assert_eq!(client.error(&keep(2, &[pages[0].clone(), map])).await, ErrorCode::Protocol);
+    let keepings = vec![Keeping::Kept, Keeping::Gone, Keeping::Kept, Keeping::Logged];
+    assert_eq!(client.ask(&keep(2, &pages)).await, Response::KeptPages(keepings));
+    let expected = Response::Pages(vec![pages[0].page.clone(), pages[2].page.clone()]);
+    assert_eq!(client.ask(&get_pages(START, &[0, 2])).await, expected);
+    let chain = Request::GetChain { lsn: START, key: pages[0].key };
+    let version = PageVersion { lsn: START, kind: VersionKind::Written, payload: pages[0].page.clone() };
+    assert_eq!(client.ask(&chain).await, Response::Chain(vec![version]));
+    let metrics = server.http("GET", "/metrics", "").await;
+    assert!(metrics.lines().any(|line| line.contains("pages_kept_total{") && line.ends_with(" 2")), "{metrics}");
+    server.stop().await;
+    let server = Running::start(dir.path(), Vec::new()).await;
+    let (mut client, _) = Client::connect(server.pages).await;
+    assert_eq!(client.ask(&get_pages(START, &[0, 2])).await, expected);
     server.stop().await;
 }
 

@@ -126,8 +126,8 @@ pub fn reads_hole(page: &[u8; PAGE_SIZE], key: Key) -> bool {
         },
         // Before PostgreSQL 9.4 no data page had a `pd_lower`. Of a deleted page nobody reads anything.
         PageKind::Gin => has_no_lower && u16_at(page, PAGE_ID_AT) & gin::FLAG_DELETED == 0,
-        // An unused page; what comes of it says a record, but it is not known to be empty.
-        PageKind::Hash => u16_at(page, FLAGS_AT) & hash::PAGE_TYPE_MASK == 0,
+        // An unused page is initialised before it is used; all kinds in use have a `pd_lower` behind their data.
+        PageKind::Hash => (u16_at(page, FLAGS_AT) & hash::PAGE_TYPE_MASK).count_ones() > 1,
         // Nobody knows what is where.
         PageKind::Extension => true,
         // Line pointers end at `pd_lower` and items begin at `pd_upper`; a sequence's tuple is an item, a B-tree's and an SP-GiST
@@ -355,7 +355,8 @@ mod tests {
             ("GiST", sixteen(1, gist::PAGE_ID), Fork::Main, false, false),
             ("SP-GiST", eight(spgist::PAGE_ID), Fork::Main, false, false),
             ("hash bucket", sixteen(hash::FLAG_BUCKET_PAGE, hash::PAGE_ID), Fork::Main, false, false),
-            ("unused hash page", sixteen(0, hash::PAGE_ID), Fork::Main, true, true),
+            ("unused hash page", sixteen(0, hash::PAGE_ID), Fork::Main, false, false),
+            ("hash page of no known type", sixteen(3, hash::PAGE_ID), Fork::Main, true, true),
             ("BRIN range map", eight(brin::TYPE_REVMAP), Fork::Main, true, true),
             ("BRIN meta page", eight(brin::TYPE_META), Fork::Main, true, false),
             ("BRIN data", eight(brin::TYPE_REGULAR), Fork::Main, false, false),

@@ -47,7 +47,7 @@ fn messages() -> Vec<Vec<u8>> {
 }
 
 fn page_requests() -> Vec<Frame> {
-    use page::Request;
+    use page::{Request, WrittenPage};
     let requests = [
         Request::Hello { timeline: TimelineKey::default(), shard: ShardId::UNSHARDED },
         Request::GetPages { lsn: Lsn(9), keys: vec![PAGE, Key::SlruBlock { slru: Slru::Clog, page: 1 }] },
@@ -57,12 +57,17 @@ fn page_requests() -> Vec<Frame> {
         Request::ImportBegin { start: Lsn(1 << 24), segment_bytes: 1 << 24, postgres_version: 15 },
         Request::ImportValues(vec![(Key::ControlFile, Bytes::from_static(b"file")), (PAGE, Bytes::new())]),
         Request::ImportFinish,
+        Request::KeepPages {
+            term: Term(3),
+            upto: Lsn(9),
+            pages: vec![WrittenPage { key: PAGE, page: vec![0; PAGE_SIZE].into() }],
+        },
     ];
     requests.iter().map(|request| request.to_frame(5)).collect()
 }
 
 fn page_responses() -> Vec<Frame> {
-    use page::{ErrorCode, Response};
+    use page::{ErrorCode, Keeping, Response};
     let responses = [
         Response::Welcome { ingested: Some(Lsn(7)) },
         Response::Pages(vec![vec![0; PAGE_SIZE].into()]),
@@ -70,6 +75,7 @@ fn page_responses() -> Vec<Frame> {
         Response::Position { ingested: Lsn(7), durable: Lsn(6) },
         Response::Checkpoint { last_record: Lsn(7), state: Bytes::from_static(b"state"), shut_down: true },
         Response::Done,
+        Response::KeptPages(vec![Keeping::Kept, Keeping::Logged]),
         Response::Error { code: ErrorCode::Corrupt, message: "why".into() },
     ];
     responses.iter().map(|response| response.to_frame(5)).collect()

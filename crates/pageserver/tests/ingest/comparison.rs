@@ -58,6 +58,20 @@ fn storage_equals_the_data_directory_after_a_varied_workload() -> Result<()> {
 }
 
 #[test]
+fn a_database_copied_through_the_log_lacks_bytes_of_its_maps_and_of_nothing_else() -> Result<()> {
+    let server = Server::init(&["autovacuum = off"])?;
+    let mut oracle = Oracle::of(&server)?;
+    server.start()?;
+    server.sql(workload::COPIED_DATABASE)?;
+    server.stop()?;
+    let completed = oracle.complete_from(&server, workload::COPY)?;
+    assert!(completed.maps > 1 && completed.range_maps > 0, "{} and {}", completed.maps, completed.range_maps);
+    oracle.assert_equal(&server)?;
+    oracle.assert_seen(&[(DBASE, XLOG_DBASE_CREATE_WAL_LOG), (XLOG, XLOG_FPI)]);
+    Ok(())
+}
+
+#[test]
 fn storage_equals_the_data_directory_after_concurrent_clients_restarts_and_changed_settings() -> Result<()> {
     let server = Server::init(&["autovacuum_naptime = 1s", "checkpoint_timeout = 30s"])?;
     let mut oracle = Oracle::of(&server)?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quire_compute::import::Import;
 use quire_pageserver::ingest::Ingest;
 use quire_redo::mask::{PageKind, mask_page, page_kind};
-use quire_types::{Key, Lsn, PAGE_SIZE, lsn::segment_file_name};
+use quire_types::{Fork, Key, Lsn, PAGE_SIZE, lsn::segment_file_name};
 use quire_wal::effects::dbase::{self, DbaseEffect};
 use quire_wal::effects::{FullPageWrites, replorigin::OriginState};
 use quire_wal::{CheckpointState, RawRecord, Record, WalStream, page, rmgr};
@@ -15,6 +15,16 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 
 const SEGMENT_BYTES: u64 = 16 << 20;
+
+/// What is at the end of a page of a BRIN index's range map (`BRIN_PAGETYPE_REVMAP`).
+const BRIN_RANGE_MAP: [u8; 2] = 0xF092u16.to_le_bytes();
+
+/// Pages that were not as in the directory before they were taken from there.
+#[derive(Default)]
+pub struct Completed {
+    pub maps: usize,
+    pub range_maps: usize,
+}
 
 /// The start of a sequence's tuple, header included, which runs behind the log: values are logged ahead of their use.
 const SEQUENCE_TUPLE_BYTES: usize = 24 + 8 + 8 + 1;
@@ -66,6 +76,36 @@ impl Oracle {
         let stored = FullPageWrites::decode(&stored).expect("as written");
         assert_eq!(stored, self.ingest.full_page_writes());
         stored
+    }
+
+    /// Ingests the log up to its end; the pages whose images lack bytes and that are not as in the directory are then taken from
+    /// there. Fails unless exactly the pages of relations in `database` lack bytes whose contents are in the hole: of visibility
+    /// maps, and of the range maps of BRIN indexes.
+    pub fn complete_from(&mut self, server: &Server, database: u32) -> Result<Completed> {
+        self.catch_up(server)?;
+        let mut found = Store::default();
+        for batch in Import::open(&server.data_dir())? {
+            found.import(batch?);
+        }
+        let in_database = |key: &Key| matches!(key, Key::RelBlock { rel, .. } if rel.database == database);
+        let mut completed = Completed::default();
+        let mut expected = BTreeSet::new();
+        for (key, page) in found.pages().iter().filter(|(key, _)| in_database(key)) {
+            let is_map =
+                matches!(key, Key::RelBlock { rel, .. } if rel.fork == Fork::VisibilityMap) && !page::is_new(&page[..]);
+            let is_range_map =
+                page[PAGE_SIZE - 2..] == BRIN_RANGE_MAP && page::special(&page[..]) == PAGE_SIZE as u16 - 8;
+            if is_map || is_range_map {
+                expected.insert(*key);
+                let differs = self.store.pages().get(key).is_none_or(|ours| masked(*key, ours) != masked(*key, page));
+                completed.maps += usize::from(is_map && differs);
+                completed.range_maps += usize::from(is_range_map && differs);
+            }
+        }
+        ensure!(self.store.partial == expected, "{:?}\n{expected:?}", self.store.partial);
+        expected.into_iter().for_each(|key| self.store.take_written(key, found.pages()[&key].clone()));
+        self.mapless.clear();
+        Ok(completed)
     }
 
     /// Ingests the log up to its end and compares the store with the stopped server's data directory.

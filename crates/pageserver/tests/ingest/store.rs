@@ -6,7 +6,7 @@ use quire_pageserver::change::Change;
 use quire_pageserver::ingest::{StateError, StateView};
 use quire_pageserver::value::Value;
 use quire_types::{Key, PAGE_SIZE, SLRU_SEGMENT_PAGES};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 pub type Page = Box<[u8; PAGE_SIZE]>;
 
@@ -16,6 +16,8 @@ pub struct Store {
     values: BTreeMap<Key, Bytes>,
     pages: BTreeMap<Key, Page>,
     changed: HashSet<Key>,
+    /// Pages whose last image lacks bytes.
+    pub partial: BTreeSet<Key>,
     /// Images taken.
     pub images: usize,
     /// Deltas taken.
@@ -49,10 +51,13 @@ impl Store {
         let key = change.key;
         ensure!(self.changed.insert(key), "{key} is changed twice");
         match change.value {
-            Value::Image(image) | Value::PartialImage(image) => {
-                ensure!(key.is_page());
-                self.images += 1;
-                self.pages.insert(key, Box::new(image.as_ref().try_into()?));
+            Value::Image(image) => {
+                self.partial.remove(&key);
+                self.take_image(key, &image)?;
+            }
+            Value::PartialImage(image) => {
+                self.partial.insert(key);
+                self.take_image(key, &image)?;
             }
             Value::Delta(delta) => {
                 ensure!(key.is_page());
@@ -67,9 +72,23 @@ impl Store {
             Value::Tombstone => {
                 self.values.remove(&key);
                 self.pages.remove(&key);
+                self.partial.remove(&key);
             }
         }
         Ok(())
+    }
+
+    fn take_image(&mut self, key: Key, image: &[u8]) -> Result<()> {
+        ensure!(key.is_page());
+        self.images += 1;
+        self.pages.insert(key, Box::new(image.try_into()?));
+        Ok(())
+    }
+
+    /// Takes a page as a server wrote it.
+    pub fn take_written(&mut self, key: Key, page: Page) {
+        self.partial.remove(&key);
+        self.pages.insert(key, page);
     }
 
     pub fn end_record(&mut self) {

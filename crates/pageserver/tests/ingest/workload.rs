@@ -136,6 +136,27 @@ BEGIN; INSERT INTO prepared VALUES (4); SAVEPOINT a; INSERT INTO prepared VALUES
 PREPARE TRANSACTION 'to stay';
 ";
 
+/// A template with an index of every access method and visibility maps, copied through the log.
+pub const COPIED_DATABASE: &str = "
+CREATE DATABASE origin OID 20000 STRATEGY file_copy;
+\\connect origin
+CREATE TABLE ranged AS SELECT i, repeat('x', 100) AS filler, point(i, i) AS spot, ARRAY[i % 50] AS list
+    FROM generate_series(1, 5000) i;
+CREATE INDEX ON ranged USING btree (i);
+CREATE INDEX ON ranged USING brin (i) WITH (pages_per_range = 4);
+CREATE INDEX ON ranged USING hash (i);
+CREATE INDEX ON ranged USING gist (spot);
+CREATE INDEX ON ranged USING spgist (spot);
+CREATE INDEX ON ranged USING gin (list);
+CREATE SEQUENCE counted;
+SELECT nextval('counted');
+VACUUM (FREEZE);
+\\connect postgres
+CREATE DATABASE copy OID 20001 TEMPLATE origin STRATEGY wal_log;
+";
+/// The copy's object id.
+pub const COPY: u32 = 20001;
+
 /// Databases created in both ways, filled, used as a template, and dropped.
 pub const DATABASES: &[&str] = &[
     "CREATE DATABASE by_wal STRATEGY wal_log;",
