@@ -103,7 +103,7 @@ fn open(dir: &Path) -> Arc<Branch> {
     }
     let limits = MemtableLimits { bytes: 64 << 20, age: Duration::from_secs(3600) };
     let pipeline = Pipeline::open(&timeline, limits).unwrap();
-    Branch::new(timeline, pipeline, SmallFiles::open(dir).unwrap())
+    Branch::new(timeline, pipeline, SmallFiles::open(dir).unwrap()).unwrap()
 }
 
 fn written(rel: RelTag, block: u32, lsn: Lsn, byte: u8) -> WrittenPage {
