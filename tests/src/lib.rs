@@ -4,6 +4,7 @@
 
 pub mod amcheck;
 pub mod bank;
+pub mod copies;
 pub mod damage;
 pub mod disk;
 pub mod dump;
@@ -19,6 +20,7 @@ pub mod torture;
 pub mod wait;
 
 pub use bank::Bank;
+pub use copies::Copies;
 pub use ledger::Ledger;
 pub use quire::Quire;
 pub use stock::Stock;

@@ -2,7 +2,7 @@
 
 use quire_tests::load::{self, Load, expect_amcheck_clean, expect_sums_agree, fill};
 use quire_tests::torture::{Killer, Victim};
-use quire_tests::{Bank, Ledger, Quire, short_or_long, wait_for};
+use quire_tests::{Bank, Copies, Ledger, Quire, short_or_long, wait_for};
 use std::time::{Duration, Instant};
 
 const SHORT_SECONDS: u32 = 60;
@@ -54,16 +54,21 @@ async fn torture(quire: &Quire, test: &str) {
     expect_amcheck_clean(&quire.connect().await).await;
     quire.verify();
     quire.expect_no_panic();
-    eprintln!("{test}: {blows} blows, {} commits acknowledged and kept", work.acknowledged());
+    let branch = quire.branch();
+    assert_eq!(branch["pushdown"]["state"], "on", "{branch:#}");
+    let (commits, copies) = (work.acknowledged(), work.copies.done());
+    assert!(copies > 0, "no database was copied");
+    eprintln!("{test}: {blows} blows, {commits} commits acknowledged and kept, {copies} databases copied");
 }
 
-/// What goes on while processes die: pgbench, a bank and a ledger.
+/// What goes on while processes die: pgbench, a bank, a ledger, and databases that are copied.
 struct Work {
     url: String,
     ledger: Ledger,
     bank: Bank,
     clients: Vec<quire_tests::ledger::Clients>,
     pgbench: Option<Load>,
+    copies: Copies,
 }
 
 impl Work {
@@ -71,10 +76,11 @@ impl Work {
         let client = quire.connect().await;
         Ledger::create_table(&client).await;
         Bank::create_tables(&client).await;
+        Copies::create_template(&client, async |database: &str| quire.connect_to(database).await).await;
         let url = quire.url("postgres");
         fill(&url, 2);
         let (ledger, bank, clients) = (Ledger::default(), Bank::default(), Vec::new());
-        let mut work = Work { url, ledger, bank, clients, pgbench: None };
+        let mut work = Work { url, ledger, bank, clients, pgbench: None, copies: Copies::default() };
         work.go_on(quire);
         work
     }
@@ -82,6 +88,7 @@ impl Work {
     fn go_on(&mut self, quire: &Quire) {
         self.clients.push(self.ledger.start_clients(&self.url, 2));
         self.clients.push(self.bank.start_clients(&self.url, 4));
+        self.copies.start(&self.url);
         self.start_pgbench_again(quire);
     }
 
@@ -100,6 +107,7 @@ impl Work {
         for clients in self.clients.drain(..) {
             clients.stop().await;
         }
+        self.copies.stop().await;
         if let Some(pgbench) = self.pgbench.take() {
             pgbench.kill();
         }
