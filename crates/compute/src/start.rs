@@ -33,7 +33,7 @@ use crate::{Config, Error, conf, orphans, server};
 use bytes::Bytes;
 use quire_cache::{AgentState, ComputeDir, ControlMap, ControlSettings, FileArea};
 use quire_protocol::page::SmallFile;
-use quire_types::{Key, Lsn};
+use quire_types::{Key, Lsn, RelTag};
 use quire_wal::checkpoint::append_shutdown_checkpoint;
 use quire_wal::effects::server_version;
 use quire_wal::{CheckpointState, ServerVersion, WalWriter, rmgr};
@@ -227,7 +227,9 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
         metrics: metrics.clone(),
     }));
     let dir = ComputeDir::new(&config.dir);
-    let guard = Arc::new(Guard::open(dir, files.clone(), kept.clone(), materialiser.clone()).await?);
+    let guard =
+        Arc::new(Guard::open(dir, files.clone(), kept.clone(), materialiser.clone(), as_written.clone()).await?);
+    guard.laid_out(RelTag::GLOBAL_TABLESPACE, 0).await?;
     let fills = FillThread::start()?;
     // A connection of its own, so that whoever waits for a page waits for nothing else.
     let pages = fills.within(|| PageClient::new(config.pageserver(), config.timeline(), config.shard()));

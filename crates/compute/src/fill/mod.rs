@@ -155,7 +155,7 @@ impl FillServer {
         }
         let outcome = match request {
             Request::MaterialiseDatabase { tablespace, database } => {
-                self.materialiser.database(tablespace, database).await.map_err(FillError::from)
+                self.materialise(tablespace, database).await.map_err(FillError::from)
             }
             Request::Fill { file, first_block, count } => {
                 self.fetcher.fill(file, first_block..first_block + count).await.map(|()| true)
@@ -173,6 +173,12 @@ impl FillServer {
             Request::KeepFiles { area } => self.kept.keep(area).await.map(|()| true).map_err(FillError::from),
         };
         to_answer(request, outcome)
+    }
+
+    async fn materialise(&self, tablespace: u32, database: u32) -> Result<bool, Error> {
+        let is_there = self.materialiser.database(tablespace, database).await?;
+        self.guard.laid_out(tablespace, database).await?;
+        Ok(is_there)
     }
 
     async fn keep_pages(&self, file: FileId) -> Result<(), Error> {
