@@ -208,7 +208,8 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let server = Arc::new(FillServer::new(setting, &session, fetcher));
     let listening = session.fills.within(|| server.listen(config))?;
     session.tasks.push(listening);
-    let watching = watch_position(session.stored(), Retention::new(&config.pgdata(), end.last.state.redo));
+    let watching =
+        watch_position(session.stored(), Retention::new(layout::control_file(&config.dir), end.last.state.redo));
     session.tasks.push(tokio::spawn(watching).abort_handle());
     session.tasks.push(tokio::spawn(session.maps.clone().keep()).abort_handle());
     session.tasks.push(tokio::spawn(session.warm_up.clone().warm()).abort_handle());

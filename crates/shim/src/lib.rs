@@ -35,3 +35,4 @@ pub mod real;
 pub mod shim;
 pub mod tracked;
 pub mod wal;
+pub mod withheld;
