@@ -22,6 +22,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
+/// The file name of the shim in a compute's directory.
+pub(crate) const SHIM: &str = "libquire_shim.so";
+
 /// What a compute is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -184,7 +187,7 @@ fn prepare(config: &Config, owner: Owner) -> Result<File, Error> {
 
 /// Puts the shim where PostgreSQL's user can read it, by a rename: a process may have the old one mapped.
 fn copy_shim(config: &Config) -> Result<PathBuf, Error> {
-    let path = config.dir.join("libquire_shim.so");
+    let path = config.dir.join(SHIM);
     let shim = fs::read(&config.shim).map_err(Error::file("read", &config.shim))?;
     let mut staged = Staged::create(&path)?;
     staged.write(&shim)?;

@@ -70,9 +70,13 @@ pub fn read_pushdown(config: &Config) -> bool {
 pub fn enforced(config: &Config) -> Vec<(&'static str, String)> {
     let file = |name: &str| config.conf().join(name).display().to_string();
     vec![
+        // A file of settings that was copied from elsewhere names that server's directory, which beats `-D`.
+        ("data_directory", config.pgdata().display().to_string()),
         ("config_file", file("postgresql.conf")),
         ("hba_file", file("pg_hba.conf")),
         ("ident_file", file("pg_ident.conf")),
+        // It would be written over another server's, and removed at the end.
+        ("external_pid_file", String::new()),
         ("port", config.port.to_string()),
         ("listen_addresses", config.listen.to_string()),
         ("unix_socket_directories", config.socket_dir().display().to_string()),

@@ -101,6 +101,17 @@ pub enum Error {
         /// Its log.
         log: PathBuf,
     },
+    /// What was started is a server, but not over this compute's directory and log.
+    #[error(
+        "{program} started a server that is not this compute's: {reason}. No client was let in, and it was stopped. \
+        Is {program} a script or a wrapper? It has to run PostgreSQL's program by exec, with its arguments and environment"
+    )]
+    WrongServer {
+        /// What was run.
+        program: PathBuf,
+        /// How it shows.
+        reason: String,
+    },
     /// PostgreSQL ended although nobody told it to.
     #[error("postgres ended ({status}); see {log}")]
     Crashed {

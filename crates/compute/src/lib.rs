@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+mod admission;
 pub mod agent;
 pub mod bootstrap;
 pub mod bound;

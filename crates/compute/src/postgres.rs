@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 
 const READY_POLL: Duration = Duration::from_millis(20);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -81,14 +82,25 @@ impl Postgres {
         *self.exit.borrow()
     }
 
-    /// Waits until connections are accepted.
-    pub async fn ready(&self, config: &Config) -> Result<(), Error> {
+    /// Waits until connections are accepted, which are the agent's alone at first, and gives one: none if the server is ready but
+    /// refuses the agent, as where the superuser may not log in any more.
+    pub async fn ready(&self, config: &Config) -> Result<Option<tokio_postgres::Client>, Error> {
+        let mut database = "postgres";
         loop {
             if let Some(status) = self.exit_status() {
                 return Err(Error::StartFailed { status: status.to_string(), log: log_path(config) });
             }
-            match connect(config, "postgres").await {
-                Ok(_) => return Ok(()),
+            match try_connect(config, database).await {
+                Ok(client) => return Ok(Some(client)),
+                // It may be dropped; this one may not.
+                Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => database = "template1",
+                Err(error) if refuses(&error) => {
+                    tracing::warn!(
+                        error = said(&error),
+                        "PostgreSQL runs, but its superuser cannot connect over the Unix socket"
+                    );
+                    return Ok(None);
+                }
                 Err(error) => tracing::trace!(%error, "not ready"),
             }
             tokio::time::sleep(READY_POLL).await;
@@ -132,11 +144,32 @@ pub fn log_path(config: &Config) -> PathBuf {
     config.dir.join("postgres.log")
 }
 
+/// Whether the server is up and will not let the superuser in, whenever it is asked.
+fn refuses(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        Some(code) => code.code().starts_with("28"),
+        None => error.to_string().contains("password"),
+    }
+}
+
+/// What the server said, which the error itself does not show.
+fn said(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
 /// Connects to the compute's own PostgreSQL as the superuser. The connection ends with the client.
 pub async fn connect(config: &Config, database: &str) -> Result<tokio_postgres::Client, Error> {
+    Ok(try_connect(config, database).await?)
+}
+
+/// What the agent asks and does must not depend on what users set for themselves.
+const SESSION_OPTIONS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+    -c default_transaction_read_only=off -c synchronous_commit=on";
+
+async fn try_connect(config: &Config, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let mut settings = tokio_postgres::Config::new();
     settings.host_path(config.socket_dir()).port(config.port).user("postgres").dbname(database);
-    settings.application_name("quire").connect_timeout(CONNECT_PATIENCE);
+    settings.options(SESSION_OPTIONS).application_name("quire").connect_timeout(CONNECT_PATIENCE);
     let (client, connection) = settings.connect(tokio_postgres::NoTls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {

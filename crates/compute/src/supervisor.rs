@@ -9,13 +9,15 @@
 //!  any state --a higher term is seen--> fenced, and the agent ends
 //! ```
 //!
+//! Clients are let in when the compute is running and not before: until then the shim keeps them waiting ([`crate::admission`]).
+//!
 //! Invariants: `postgres` runs only within a [`Session`]; a session whose `postgres` did not end cleanly is not used again; a fenced
 //! compute is never started again, whatever else went wrong at the same moment.
 
 use crate::agent::{Command, Handle, Order, Phase};
 use crate::postgres::{self, Postgres};
 use crate::start::Session;
-use crate::{Error, conf, orphans};
+use crate::{Error, admission, conf, orphans};
 use nix::sys::signal::Signal;
 use std::future::Future;
 use std::pin::Pin;
@@ -266,7 +268,7 @@ impl Supervisor {
     }
 }
 
-/// From where the handle stands to a PostgreSQL that accepts connections.
+/// From where the handle stands to a PostgreSQL that clients may be let into.
 async fn bring_up(handle: Handle) -> Result<Arc<Postgres>, Error> {
     let setting = handle.setting();
     let session = match handle.session() {
@@ -277,8 +279,12 @@ async fn bring_up(handle: Handle) -> Result<Arc<Postgres>, Error> {
     conf::write_files(&setting.config)?;
     let postgres = Arc::new(Postgres::spawn(&setting.config, setting.owner, handle.shim()).await?);
     handle.set_postgres(postgres.clone());
+    let admitting = async {
+        let client = postgres.ready(&setting.config).await?;
+        admission::check(&setting.config, &postgres, &session, client).await
+    };
     tokio::select! {
-        ready = postgres.ready(&setting.config) => ready?,
+        admitted = admitting => admitted?,
         error = session.broken() => return Err(error),
     }
     Ok(postgres)

@@ -24,6 +24,7 @@
 //! - Nothing here panics on any input. If it did, the process would abort: these are `extern "C"` functions.
 
 pub mod agent;
+pub mod clients;
 pub mod create;
 pub mod database;
 pub mod errno;
