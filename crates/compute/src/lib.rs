@@ -45,6 +45,7 @@ pub mod pushdown;
 pub mod quorum;
 pub mod sample;
 pub mod start;
+mod stopped;
 mod supervisor;
 mod tablespaces;
 pub mod throttle;

@@ -17,7 +17,7 @@
 use crate::agent::{Command, Handle, Order, Phase};
 use crate::postgres::{self, Postgres};
 use crate::start::Session;
-use crate::{Error, admission, conf, orphans};
+use crate::{Error, admission, conf, orphans, stopped};
 use nix::sys::signal::Signal;
 use std::future::Future;
 use std::pin::Pin;
@@ -168,11 +168,18 @@ impl Supervisor {
         let begun = Instant::now();
         let hopeless = || begun.elapsed() > HOPELESS_PATIENCE && session.quorum.status().lost;
         let status = postgres.stop(STOP_PATIENCE, hopeless).await;
-        match status.success() {
-            true => session.bid_farewell().await,
-            false => self.abandon().await,
+        let shut_down = match status.success() {
+            true => stopped::check(self.handle.config(), session.committed()),
+            false => Err(status.to_string()),
+        };
+        match &shut_down {
+            Ok(()) => session.bid_farewell().await,
+            Err(reason) => {
+                tracing::warn!(reason, "postgres ended without having shut down; the next start is cold");
+                self.abandon().await;
+            }
         }
-        status.success()
+        shut_down.is_ok()
     }
 
     /// A start or a run has ended badly. Being fenced comes first: `postgres` ends because of it, perhaps before it is told here.
