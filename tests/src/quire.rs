@@ -17,8 +17,11 @@ const LOG_LINES: usize = 40;
 /// A started Quire. When it is dropped its processes end; if the test has failed, their logs are shown first.
 pub struct Quire {
     folder: TempDir,
+    name: String,
     up_options: Vec<String>,
     environment: Vec<(String, String)>,
+    /// What `quire up` is run by, if not directly.
+    shell: Option<String>,
 }
 
 impl Quire {
@@ -34,7 +37,7 @@ impl Quire {
         let folder = tempfile::Builder::new().prefix("quire-").tempdir_in("/tmp").expect("a temporary folder");
         // PostgreSQL's user has to pass through it.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("opened");
-        Quire { folder, up_options: Vec::new(), environment: Vec::new() }
+        Quire { folder, name: "q".to_owned(), up_options: Vec::new(), environment: Vec::new(), shell: None }
     }
 
     /// Gives `quire up` an option from now on.
@@ -64,7 +67,15 @@ impl Quire {
 
     /// `quire up --detach`, whatever comes of it.
     pub fn try_up(&self) -> Output {
-        let mut command = self.command(&["up", "--detach"]);
+        let mut command = match &self.shell {
+            None => self.command(&["up", "--detach"]),
+            Some(shell) => {
+                let mut command = Command::new("bash");
+                command.args(["-c", &format!("{shell} && exec \"$0\" \"$@\"")]).arg(binary());
+                command.arg("--dir").arg(self.dir()).args(["up", "--detach"]).stdin(Stdio::null());
+                command
+            }
+        };
         command.args(&self.up_options).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.output().expect("quire runs")
     }

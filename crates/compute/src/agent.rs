@@ -68,6 +68,8 @@ pub struct State {
     pub phase: Phase,
     /// Why it is not running, if it should be.
     pub error: Option<String>,
+    /// How often PostgreSQL itself has failed to start since it last ran.
+    pub failed_starts: u32,
 }
 
 /// What the supervisor is told to do.
@@ -135,7 +137,7 @@ impl Agent {
         let inner = Inner {
             setting,
             shim,
-            state: watch::Sender::new(State { phase: Phase::Starting, error: None }),
+            state: watch::Sender::new(State { phase: Phase::Starting, error: None, failed_starts: 0 }),
             commands: sender,
             active: Mutex::default(),
             verified: AtomicU64::new(0),
@@ -161,6 +163,7 @@ impl Agent {
         let outcome = Supervisor::new(self.handle, self.commands).run(Box::pin(shutdown)).await;
         serving.abort();
         sampling.abort();
+        watching.abort();
         outcome
     }
 }
@@ -337,9 +340,16 @@ impl Handle {
             state.phase = phase;
             match (phase, error) {
                 (_, Some(error)) => state.error = Some(error.to_string()),
-                (Phase::Running | Phase::Stopped, None) => state.error = None,
+                (Phase::Running | Phase::Stopped, None) => (state.error, state.failed_starts) = (None, 0),
                 _ => {}
             }
         });
+    }
+
+    /// Counts starts that PostgreSQL itself failed.
+    pub(crate) fn count_failed_start(&self, error: &Error) {
+        if error.is_of_postgres() {
+            self.inner.state.send_modify(|state| state.failed_starts = state.failed_starts.saturating_add(1));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The agent's HTTP interface: `/status` and `/metrics` to look, the rest to give orders, which are answered when carried out.
 
 use crate::agent::Handle;
+use crate::kept::settings;
 use crate::metrics::FetchReason;
 use crate::quorum::QuorumStatus;
 use crate::throttle::Throttled;

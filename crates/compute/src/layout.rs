@@ -3,6 +3,7 @@
 //! The directory is what a clean shutdown leaves: `pg_control` points at a shutdown checkpoint, so nothing is replayed. Nothing
 //! in it is older than the start; a directory of an earlier term, or from before a crash, is thrown away first.
 
+use crate::kept::settings::AUTO_CONF;
 use crate::owner::Owner;
 use crate::{Config, Error, conf, place, tablespaces};
 use bytes::Bytes;
@@ -49,9 +50,6 @@ const META_FOLDERS: [&str; 8] = [
     "pg_tblspc",
     "pg_xact",
 ];
-
-/// What `ALTER SYSTEM` writes. Storage has it too; this is for those who wrote it before storage did.
-const AUTO_CONF: &str = "postgresql.auto.conf";
 
 /// What the data directory has in the place of the real `PG_VERSION`, for those who come without the shim: a server shows it in its
 /// error as the version that made the directory. It is one word of less than 64 bytes, which is what a server reads of it, and

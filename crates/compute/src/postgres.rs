@@ -24,6 +24,8 @@ use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
 const READY_POLL: Duration = Duration::from_millis(20);
+/// How much of the log's end is searched for an error.
+const LAST_WORDS_BYTES_MAX: usize = 64 << 10;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running (or just ended) postmaster.
@@ -33,6 +35,8 @@ pub struct Postgres {
     /// Whether `pid` still names our process; the keeper clears it before it reaps.
     alive: Arc<Mutex<bool>>,
     exit: watch::Receiver<Option<ExitStatus>>,
+    /// Where in the log it began.
+    log_begins: u64,
 }
 
 impl Postgres {
@@ -40,6 +44,7 @@ impl Postgres {
     pub async fn spawn(config: &Config, owner: Owner, shim: &Path) -> Result<Postgres, Error> {
         let mut command = server_command(config, owner, shim)?;
         let log = open_log(config)?;
+        let log_begins = log.metadata().map_err(Error::file("examine", log_path(config)))?.len();
         command.stdout(log.try_clone().map_err(Error::file("duplicate", log_path(config)))?).stderr(log);
         let (started, start) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
@@ -52,7 +57,7 @@ impl Postgres {
             .map_err(|error| Error::System("cannot start a thread", error))?;
         let pid =
             start.await.map_err(|_| Error::ShuttingDown)?.map_err(Error::file("run", config.program("postgres")))?;
-        Ok(Postgres { pid, alive, exit })
+        Ok(Postgres { pid, alive, exit, log_begins })
     }
 
     /// The postmaster's process id.
@@ -88,7 +93,8 @@ impl Postgres {
         let mut database = "postgres";
         loop {
             if let Some(status) = self.exit_status() {
-                return Err(Error::StartFailed { status: status.to_string(), log: log_path(config) });
+                let (status, said, log) = (status.to_string(), self.last_words(config), log_path(config));
+                return Err(Error::StartFailed { status, said, log });
             }
             match try_connect(config, database).await {
                 Ok(client) => return Ok(Some(client)),
@@ -105,6 +111,17 @@ impl Postgres {
             }
             tokio::time::sleep(READY_POLL).await;
         }
+    }
+
+    /// What it gave as the reason for its end, as far as that is in its log.
+    fn last_words(&self, config: &Config) -> String {
+        let mut text = vec![0; LAST_WORDS_BYTES_MAX];
+        let read = File::open(log_path(config)).and_then(|log| {
+            let begins = log.metadata()?.len().saturating_sub(LAST_WORDS_BYTES_MAX as u64).max(self.log_begins);
+            log.read_at(&mut text, begins)
+        });
+        text.truncate(read.unwrap_or(0));
+        last_error(&String::from_utf8_lossy(&text))
     }
 
     /// Sends `signal` and waits for the end for at most `patience`.
@@ -137,6 +154,23 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.signal(Signal::SIGKILL);
     }
+}
+
+/// The last error in a log with its details, or its last line.
+fn last_error(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let worst = |line: &&str| ["FATAL:  ", "PANIC:  "].iter().any(|level| line.contains(level));
+    let begin = lines.iter().rposition(|line| worst(line)).unwrap_or(lines.len().saturating_sub(1));
+    let mut words = lines.get(begin..).unwrap_or_default().iter();
+    let first = words.next().map(|line| message(line).to_owned()).unwrap_or_else(|| "its log says nothing".into());
+    let details = words.take_while(|line| ["DETAIL:  ", "HINT:  "].iter().any(|level| line.contains(level)));
+    details.fold(first, |all, line| format!("{all}; {}", message(line)))
+}
+
+/// A line without what `log_line_prefix` puts before it.
+fn message(line: &str) -> &str {
+    let levels = ["FATAL:  ", "PANIC:  ", "DETAIL:  ", "HINT:  "];
+    levels.iter().find_map(|level| line.find(level)).map_or(line, |begin| &line[begin..])
 }
 
 /// Where `postgres` writes its log unless the settings send it elsewhere.
@@ -298,4 +332,18 @@ fn reap(child: &mut Child, alive: &Mutex<bool>) -> std::io::Result<ExitStatus> {
 
 fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("Linux process ids fit in 31 bits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_is_told_with_its_details() {
+        let log = "x [1] LOG:  starting\nx [1] FATAL:  could not map memory: Cannot allocate memory\nx [1] HINT:  Use less.\n\
+            x [1] LOG:  database system is shut down\n";
+        assert_eq!(last_error(log), "FATAL:  could not map memory: Cannot allocate memory; HINT:  Use less.");
+        assert_eq!(last_error("nothing\nof a kind\n"), "of a kind");
+        assert_eq!(last_error(""), "its log says nothing");
+    }
 }

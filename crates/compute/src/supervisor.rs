@@ -15,6 +15,7 @@
 //! compute is never started again, whatever else went wrong at the same moment.
 
 use crate::agent::{Command, Handle, Order, Phase};
+use crate::kept::settings::Choice;
 use crate::postgres::{self, Postgres};
 use crate::start::Session;
 use crate::{Error, admission, conf, orphans, stopped};
@@ -86,20 +87,45 @@ impl Supervisor {
             self.drop_session().await;
         }
         let begun = Instant::now();
-        let bringing_up = bring_up(self.handle.clone());
-        match self.unless_called_off(bringing_up, shutdown).await {
-            Ok(Ok(postgres)) => {
-                if cold {
-                    self.handle.metrics().cold_started(begun.elapsed());
+        let (mut choice, mut first) = (Choice::Current, None);
+        loop {
+            let reason = first.as_ref().map(ToString::to_string).unwrap_or_default();
+            let bringing_up = bring_up(self.handle.clone(), choice, reason);
+            match self.unless_called_off(bringing_up, shutdown).await {
+                Ok(Ok(postgres)) => {
+                    if cold {
+                        self.handle.metrics().cold_started(begun.elapsed());
+                    }
+                    return self.stay(&postgres, shutdown).await;
                 }
-                self.stay(&postgres, shutdown).await
-            }
-            Ok(Err(error)) => self.failed(error).await,
-            Err(next) => {
-                self.abandon().await;
-                Ok(next)
+                Ok(Err(error)) => match self.fall_back(choice, &error, first.as_ref()).await {
+                    Some(next) => {
+                        choice = next;
+                        first.get_or_insert(error);
+                    }
+                    None => return self.failed(first.unwrap_or(error)).await,
+                },
+                Err(next) => {
+                    self.abandon().await;
+                    return Ok(next);
+                }
             }
         }
+    }
+
+    /// With which settings to try next, if it may be their fault that PostgreSQL does not start, and there are others. What may pass is
+    /// tried with the same ones again `first`: they are left out only if it ends in the same way.
+    async fn fall_back(&mut self, choice: Choice, error: &Error, first: Option<&Error>) -> Option<Choice> {
+        let session = self.handle.session().filter(|session| error.is_of_settings() && session.fenced().is_none())?;
+        let other = session.settings.after(choice, &self.handle.config().pgdata())?;
+        let next = match (choice, first) {
+            (Choice::Current, None) if !error.is_lasting() => Choice::Current,
+            (Choice::Current, Some(first)) if first.to_string() != error.to_string() => return None,
+            _ => other,
+        };
+        tracing::error!(%error, with = ?next, "PostgreSQL does not start; trying once more with settings of ALTER SYSTEM");
+        self.abandon().await;
+        Some(next)
     }
 
     /// Runs `start` to its end, unless it is not wanted any more; then what to do instead.
@@ -194,6 +220,7 @@ impl Supervisor {
         }
         self.failures += 1;
         self.handle.enter(Phase::Failed, Some(&error));
+        self.handle.count_failed_start(&error);
         Ok(Next::BackOff)
     }
 
@@ -276,11 +303,11 @@ impl Supervisor {
 }
 
 /// From where the handle stands to a PostgreSQL that clients may be let into.
-async fn bring_up(handle: Handle) -> Result<Arc<Postgres>, Error> {
+async fn bring_up(handle: Handle, choice: Choice, reason: String) -> Result<Arc<Postgres>, Error> {
     let setting = handle.setting();
     let session = match handle.session() {
         Some(session) => session,
-        None => Arc::new(Session::cold_start(setting).await?),
+        None => Arc::new(Session::cold_start(setting, choice, &reason).await?),
     };
     handle.set_session(session.clone());
     conf::write_files(&setting.config)?;
@@ -288,7 +315,8 @@ async fn bring_up(handle: Handle) -> Result<Arc<Postgres>, Error> {
     handle.set_postgres(postgres.clone());
     let admitting = async {
         let client = postgres.ready(&setting.config).await?;
-        admission::check(&setting.config, &postgres, &session, client).await
+        admission::check(&setting.config, &postgres, &session, client).await?;
+        session.settle_settings(setting, choice).await
     };
     tokio::select! {
         admitted = admitting => admitted?,

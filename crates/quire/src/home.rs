@@ -4,6 +4,7 @@
 //! quire.json               what the folder is: project, branches, ports
 //! run/up.pid               the supervisor, locked as long as it lives
 //! run/ready                there once everything answers
+//! run/trouble              there while a compute does not start, with the reason
 //! run/<role>.json          the configuration each role was started with
 //! log/<role>.log           what each role says, and log/up.log
 //! safekeeper-1/ ...        WAL
@@ -37,6 +38,10 @@ impl Home {
     pub fn create(dir: &Path) -> Result<Home> {
         let root = Home::new(dir)?.root;
         if !root.exists() {
+            if let Some(above) = root.parent() {
+                // With the permissions that the user wants for new folders, whatever this process has for its files.
+                fs::create_dir_all(above).with_context(|| format!("cannot create {}", above.display()))?;
+            }
             create_dir(&root, 0o711)?;
         }
         let home = Home::new(dir)?;
@@ -63,6 +68,11 @@ impl Home {
     /// Exists while everything is started.
     pub fn ready_file(&self) -> PathBuf {
         self.root.join("run/ready")
+    }
+
+    /// Exists while storage is started and a compute does not start: the supervisor's pid, and why.
+    pub fn trouble_file(&self) -> PathBuf {
+        self.root.join("run/trouble")
     }
 
     /// The configuration of a role.

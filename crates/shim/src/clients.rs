@@ -9,7 +9,7 @@ use crate::shim::{self, Shim};
 use crate::{agent, process, real};
 use libc::{c_int, c_void, socklen_t};
 use quire_cache::AgentState;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 /// How long a client is kept waiting before it has to connect again: clients that wait use up the postmaster's places, and
 /// the agent needs one.
@@ -23,6 +23,9 @@ static ACCEPTED: AtomicI32 = AtomicI32::new(-1);
 /// The connection that the process being forked is for, or -1.
 static FORKED_FOR: AtomicI32 = AtomicI32::new(-1);
 
+/// Whether clients were let in already when a process was forked.
+static OPEN: AtomicBool = AtomicBool::new(false);
+
 /// Notes that a connection was accepted. The next process that is forked is for it.
 pub fn accepted(fd: c_int) {
     if fd >= 0 {
@@ -32,6 +35,9 @@ pub fn accepted(fd: c_int) {
 
 /// Before a `fork`.
 pub fn before_fork() {
+    if shim::current().is_some_and(|shim| shim.control().state() == AgentState::Running) {
+        OPEN.store(true, Ordering::Relaxed);
+    }
     FORKED_FOR.store(ACCEPTED.swap(-1, Ordering::Relaxed), Ordering::Relaxed);
 }
 
@@ -47,10 +53,12 @@ fn wait_until_open(shim: &Shim, fd: c_int) {
     let begun = real::monotonic_ns();
     loop {
         match shim.control().state() {
-            AgentState::Running | AgentState::Stopping => return,
-            AgentState::Starting if is_agent(shim, fd) => return,
+            AgentState::Running => return,
+            // The server tells its client that it is shutting down.
+            AgentState::Stopping if OPEN.load(Ordering::Relaxed) => return,
+            AgentState::Starting | AgentState::Stopping if is_agent(shim, fd) => return,
             AgentState::Starting if real::monotonic_ns().saturating_sub(begun) < PATIENCE_NS => {}
-            AgentState::Starting | AgentState::Fenced | AgentState::Failed => end(),
+            _ => end(),
         }
         agent::die_without(shim);
         process::die_without_parent();

@@ -8,6 +8,7 @@
 //! - `area`: which files these are;
 //! - [`statistics`]: what a clean shutdown leaves in `pg_stat`, of use only with the state of the database it belongs to;
 //! - [`free_space`]: free space maps, which nobody waits for;
+//! - [`settings`]: the settings of `ALTER SYSTEM` that a server was ready with;
 //! - [`retention`]: the WAL that replication slots still need.
 //!
 //! Invariants:
@@ -19,6 +20,7 @@
 mod area;
 pub mod free_space;
 pub mod retention;
+pub mod settings;
 pub mod statistics;
 
 use crate::owner::Owner;
