@@ -27,6 +27,7 @@ pub mod bootstrap;
 pub mod bound;
 pub mod conf;
 pub mod config;
+pub mod descriptors;
 pub mod error;
 pub mod evidence;
 pub mod fill;

@@ -25,7 +25,7 @@ pub mod statistics;
 
 use crate::owner::Owner;
 use crate::page_client::{PageClient, PageError};
-use crate::{Error, place};
+use crate::{Error, descriptors, place};
 use area::Known;
 use bytes::Bytes;
 use quire_cache::{ComputeDir, FileArea};
@@ -122,7 +122,13 @@ impl KeptFiles {
         area: FileArea,
     ) -> Result<(OwnedMutexGuard<State>, area::Changes), Error> {
         let pgdata = self.dir.pgdata();
-        let look = move || area::changes(&pgdata, area, &state.known).map(|changes| (state, changes));
+        let look = move || loop {
+            match area::changes(&pgdata, area, &state.known) {
+                // An error would be answered with a crash.
+                Err(error) if descriptors::is_lack_in(&error) => std::thread::sleep(RETRY_PAUSE),
+                outcome => return outcome.map(|changes| (state, changes)),
+            }
+        };
         tokio::task::spawn_blocking(look).await.map_err(|_| Error::ShuttingDown)?
     }
 
