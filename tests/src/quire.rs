@@ -54,9 +54,23 @@ impl Quire {
         self
     }
 
+    /// Has `--dir` name another folder than `q`.
+    #[must_use]
+    pub fn in_folder(mut self, name: &str) -> Quire {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Runs `quire up` in a shell that has run this before, such as `ulimit` or `umask`.
+    #[must_use]
+    pub fn after(mut self, shell: &str) -> Quire {
+        self.shell = Some(shell.to_owned());
+        self
+    }
+
     /// What `--dir` names.
     pub fn dir(&self) -> PathBuf {
-        self.folder.path().join("q")
+        self.folder.path().join(&self.name)
     }
 
     /// `quire up --detach`.

@@ -13,9 +13,10 @@ use quire_cache::AgentState;
 use quire_cache::control::CounterValues;
 use quire_files::{Durability, Staged};
 use serde::Serialize;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -182,6 +183,8 @@ fn prepare(config: &Config, owner: Owner) -> Result<File, Error> {
         Err(TryLockError::Error(error)) => return Err(Error::file("lock", &path)(error)),
     }
     owner.give(&config.dir)?;
+    let closed = fs::set_permissions(&config.dir, Permissions::from_mode(0o700));
+    closed.map_err(Error::file("close to others", &config.dir))?;
     if let Some(folder) = &config.socket_dir {
         place::folder(folder, owner)?;
     }

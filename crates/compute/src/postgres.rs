@@ -13,7 +13,8 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use quire_cache::{ComputeDir, ControlMap, ControlSettings};
 use quire_types::Lsn;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -256,7 +257,8 @@ fn check_in(config: &Config, owner: Owner, shim: &Path, folder: &Path, control: 
 /// `postgres --version`, as the process of a compute in `folder`.
 fn version_under(config: &Config, owner: Owner, shim: &Path, folder: &Path) -> Result<Output, Error> {
     let mut command = Command::new(config.program("postgres"));
-    command.arg("--version").env("LD_PRELOAD", shim).env("QUIRE_COMPUTE_DIR", folder).stdin(Stdio::null());
+    command.arg("--version").stdin(Stdio::null());
+    preload(&mut command, config, shim, folder);
     owner.adopt(&mut command);
     command.output().map_err(Error::file("run", config.program("postgres")))
 }
@@ -266,8 +268,15 @@ fn server_command(config: &Config, owner: Owner, shim: &Path) -> Result<Command,
     if wal_level(config, owner)? == "minimal" {
         command.args(["-c", "wal_level=replica"]);
     }
-    command.env("LD_PRELOAD", shim).env("QUIRE_COMPUTE_DIR", &config.dir);
+    preload(&mut command, config, shim, &config.dir);
     Ok(command)
+}
+
+/// Has the shim loaded into a server of the compute in `folder`. The loader takes its list apart at spaces and colons and looks for
+/// variables in it, so that not every path could be named: the shim is named from the compute's directory, where the server begins.
+fn preload(command: &mut Command, config: &Config, shim: &Path, folder: &Path) {
+    let name = shim.strip_prefix(&config.dir).map_or_else(|_| shim.to_owned(), |name| Path::new(".").join(name));
+    command.current_dir(&config.dir).env("LD_PRELOAD", name).env("QUIRE_COMPUTE_DIR", folder);
 }
 
 /// `postgres` over the data directory with everything that is enforced, without the shim.
@@ -297,7 +306,11 @@ fn wal_level(config: &Config, owner: Owner) -> Result<String, Error> {
 
 fn open_log(config: &Config) -> Result<File, Error> {
     let path = log_path(config);
-    OpenOptions::new().create(true).append(true).open(&path).map_err(Error::file("open", path))
+    let log =
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(Error::file("open", &path))?;
+    // One that an earlier version made may be open to everybody.
+    log.set_permissions(Permissions::from_mode(0o600)).map_err(Error::file("close to others", path))?;
+    Ok(log)
 }
 
 /// The keeper's life: start, wait, tell.

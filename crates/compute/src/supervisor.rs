@@ -310,7 +310,7 @@ async fn bring_up(handle: Handle, choice: Choice, reason: String) -> Result<Arc<
         None => Arc::new(Session::cold_start(setting, choice, &reason).await?),
     };
     handle.set_session(session.clone());
-    conf::write_files(&setting.config)?;
+    conf::write_files(&setting.config, setting.owner)?;
     let postgres = Arc::new(Postgres::spawn(&setting.config, setting.owner, handle.shim()).await?);
     handle.set_postgres(postgres.clone());
     let admitting = async {

@@ -13,7 +13,7 @@
 //! evidence/<branch>/       pages that differ from storage's, put aside
 //! ```
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +31,35 @@ impl Home {
         // A folder that exists is known by one name, whatever links lead to it: processes are recognised by it.
         let root = fs::canonicalize(&absolute).unwrap_or(absolute);
         Ok(Home { root })
+    }
+
+    /// Refuses a folder whose path PostgreSQL or a configuration could not hold.
+    pub fn check_path(&self) -> Result<()> {
+        let path = self.root.to_str().with_context(|| format!("the path {} is not UTF-8", self.root.display()))?;
+        ensure!(
+            !path.contains(|character: char| character.is_control()),
+            "the path {path:?} has a character that ends a line or controls a terminal; choose another folder with --dir"
+        );
+        Ok(())
+    }
+
+    /// Closes to others what is below the folder and was made by an earlier version, or under another umask.
+    pub fn close(&self) -> Result<()> {
+        close_file(&self.state_file())?;
+        for folder in [self.root.join("run"), self.root.join("log")] {
+            for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+                close_file(&entry?.path())?;
+            }
+        }
+        for entry in fs::read_dir(&self.root).with_context(|| format!("cannot list {}", self.root.display()))? {
+            let (name, path) = (entry.as_ref().map(fs::DirEntry::file_name), entry.as_ref().map(fs::DirEntry::path));
+            if let (Ok(name), Ok(path)) = (name, path)
+                && is_closed_folder(&name.to_string_lossy())
+            {
+                create_dir(&path, 0o700)?;
+            }
+        }
+        Ok(())
     }
 
     /// Creates the folder and its parts. Others may pass through a new folder, since the server's user must reach its cache, but
@@ -103,6 +132,20 @@ impl Home {
     /// The caches of computes, if the server's user can reach this folder.
     pub fn compute_root(&self) -> PathBuf {
         self.root.join("compute")
+    }
+}
+
+/// Folders of roles, which have data.
+fn is_closed_folder(name: &str) -> bool {
+    ["safekeeper-", "pageserver-"].iter().any(|role| name.starts_with(role)) || name == "evidence"
+}
+
+/// Lets nobody but the owner read or write a file, if there is one.
+fn close_file(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => fs::set_permissions(path, Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot close {} to others", path.display())),
+        _ => Ok(()),
     }
 }
 

@@ -1,11 +1,13 @@
 //! `quire up`
 
+use crate::beginning::Beginning;
+use crate::commands::role::close_new_files;
 use crate::context::Context;
 use crate::home::Home;
 use crate::lock::{Holder, UpLock, holder};
 use crate::state::State;
 use crate::supervisor::{self, Options};
-use crate::user::compute_dirs;
+use crate::user::{check_folder, compute_dirs};
 use crate::{logging, postgres, processes};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::statvfs::statvfs;
@@ -149,6 +151,7 @@ impl Args {
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
         ensure!(self.safekeepers % 2 == 1, "--safekeepers must be odd: an even one more survives no more failures");
         ensure!(self.pageservers == 1, "this release runs one pageserver; leave --pageservers at 1");
+        check_folder(&context.home)?;
         let home = Home::create(context.home.root())?;
         if let Holder::Process(pid) = holder(&home)? {
             eprintln!("quire: already running (process {pid})");
@@ -162,8 +165,20 @@ impl Args {
 
     fn run_here(&self, context: &Context, home: &Home) -> Result<ExitCode> {
         logging::start();
+        close_new_files();
         let _lock = UpLock::take(home)?.context("another `quire up` has just started in this folder")?;
         remove_ready(home)?;
+        home.close()?;
+        let beginning = Beginning::note(home)?;
+        let result = self.start_and_supervise(context, home);
+        remove_ready(home)?;
+        if result.is_err() {
+            beginning.undo(home)?;
+        }
+        result.map(|()| ExitCode::SUCCESS)
+    }
+
+    fn start_and_supervise(&self, context: &Context, home: &Home) -> Result<()> {
         let (mut state, options) = self.prepare(home)?;
         end_orphans(home, &state);
         leave_taken_ports(home, &mut state)?;
@@ -201,7 +216,7 @@ impl Args {
 
     fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
         let path = home.log_file("up");
-        let mut log = OpenOptions::new().create(true).append(true).read(true).open(&path)?;
+        let mut log = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path)?;
         let log_start = log.seek(SeekFrom::End(0))?;
         let mut child = self.background_command(home, &log)?.spawn().context("cannot start the supervisor")?;
         let waited = wait_until_ready(home, child.id(), Some(&mut child));

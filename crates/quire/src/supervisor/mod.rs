@@ -15,7 +15,7 @@ use crate::context::FIRST_BRANCH;
 use crate::home::Home;
 use crate::roles::{ComputeOptions, Role, compute_config, pageserver_config, safekeeper_config, write_config};
 use crate::state::{Branch, State};
-use crate::user::compute_dir;
+use crate::user::{compute_dir, create_compute_dir};
 use anyhow::{Context, Result};
 use child::Launcher;
 use group::Group;
@@ -171,10 +171,7 @@ async fn create_branch(home: &Home, state: &State, branch: &Branch, options: &Op
 
 fn compute_options(home: &Home, state: &State, branch: &Branch, options: &Options) -> Result<ComputeOptions> {
     let place = compute_dir(home, state.project, &branch.name)?;
-    if let Some(above) = place.path.parent() {
-        create_dir(above, 0o711)?;
-    }
-    std::fs::create_dir_all(&place.path).with_context(|| format!("cannot create {}", place.path.display()))?;
+    create_compute_dir(&place)?;
     let evidence = home.evidence_dir(&branch.name);
     Ok(ComputeOptions { pg_bin: options.pg_bin.clone(), shim: options.shim.clone(), dir: place.path, evidence })
 }
