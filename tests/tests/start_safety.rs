@@ -264,3 +264,189 @@ async fn no_stock_server_starts_over_a_computes_directory_or_a_copy() {
     let control = number(&quire.connect().await, "SELECT (pg_stat_file('global/pg_control')).size").await;
     assert_eq!(control, 8192, "to PostgreSQL it is where it always is");
 }
+
+async fn text(client: &Client, query: &str) -> String {
+    client.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error}")).get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_postgresql_does_not_start_with_are_left_out_and_said() {
+    let quire = Quire::start();
+    let client = quire.connect().await;
+    client.batch_execute("ALTER SYSTEM SET work_mem = '7MB'").await.expect("set");
+    drop(client);
+    quire.ok(&["compute", "restart", "main"]);
+    for (setting, value, cold) in
+        [("shared_buffers", "400GB", false), ("shared_preload_libraries", "pg_stat_statemnts", true)]
+    {
+        let client = quire.connect().await;
+        client.batch_execute(&format!("ALTER SYSTEM SET {setting} = '{value}'")).await.expect("set");
+        drop(client);
+        let mut restart = vec!["compute", "restart", "main"];
+        restart.extend(cold.then_some("--cold"));
+        let output = quire.run(&restart);
+        assert!(output.status.success() && said(&output).contains(setting), "{}", said(&output));
+        let client = quire.connect().await;
+        assert_ne!(text(&client, &format!("SHOW {setting}")).await, value);
+        assert_eq!(text(&client, "SHOW work_mem").await, "7MB", "what a server was ready with stays");
+        let file = quire.dir().join("compute/main/conf/postgresql.auto.conf.rejected");
+        let rejected = fs::read_to_string(&file).expect("kept");
+        assert!(rejected.contains(&format!("{setting} = '{value}'")) && rejected.contains("work_mem"), "{rejected}");
+        let status = quire.ok(&["status"]);
+        assert!(status.contains(setting) && status.contains(&file.display().to_string()), "{status}");
+        fs::remove_file(file).expect("removed");
+        assert!(!quire.ok(&["status"]).contains(setting));
+    }
+    // Settings may name files in the data directory.
+    fs::write(quire.dir().join("compute/main/pgdata/server.crt"), "certificate").expect("written");
+    quire.cold_restart();
+    assert_eq!(text(&quire.connect().await, "SELECT pg_read_file('server.crt')").await, "certificate");
+    // It is storage that has what is right and what not.
+    quire.down();
+    fs::remove_dir_all(quire.dir().join("compute")).expect("removed");
+    quire.up();
+    let client = quire.connect().await;
+    assert_eq!(text(&client, "SHOW work_mem").await, "7MB");
+    client.batch_execute("ALTER SYSTEM SET shared_buffers = '400GB'").await.expect("set");
+    drop(client);
+    quire.kill_everything().await;
+    fs::remove_dir_all(quire.dir().join("compute")).expect("removed");
+    quire.up();
+    let client = quire.connect().await;
+    assert_eq!(text(&client, "SHOW work_mem").await, "7MB");
+    assert_eq!(text(&client, "SHOW shared_buffers").await, "128MB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_postgresql_fails_is_told_at_once_and_leaves_storage_running() {
+    let quire = Quire::start();
+    quire.down();
+    let custom = quire.dir().join("compute/main/conf/custom.conf");
+    for (line, told) in
+        [("shared_buffers = '999TB'\n", "invalid value for parameter"), ("shared_buffers = '400GB'\n", "FATAL:")]
+    {
+        fs::write(&custom, line).expect("written");
+        let begun = std::time::Instant::now();
+        let output = quire.try_up();
+        assert!(!output.status.success() && said(&output).contains(told), "{}", said(&output));
+        assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+        assert_eq!(quire.status()["quorum"]["state"], "ok");
+        let again = quire.try_up();
+        assert!(!again.status.success() && said(&again).contains(told), "{}", said(&again));
+        fs::remove_file(&custom).expect("removed");
+        wait_for("it starts", 60, async || quire.try_up().status.success().then_some(())).await;
+        assert_eq!(text(&quire.connect().await, "SHOW shared_buffers").await, "128MB");
+        quire.down();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_may_open_no_more_files_goes_on() {
+    let quire = Quire::new().after("ulimit -n 160");
+    quire.up();
+    quire.set("max_connections = 250\nshared_buffers = '16MB'");
+    let client = quire.connect().await;
+    client.batch_execute("CREATE TABLE t AS SELECT generate_series(1, 100) n").await.expect("created");
+    let before = term(&quire);
+    let url = quire.url("postgres");
+    // Each keeps a connection to the agent, as soon as that accepts it.
+    let backends: Vec<_> = (0..180)
+        .map(|_| {
+            let url = url.clone();
+            tokio::spawn(async move {
+                let (backend, connection) = tokio_postgres::connect(&url, NoTls).await?;
+                tokio::spawn(connection);
+                backend.batch_execute("SELECT count(*) FROM t").await?;
+                Ok::<Client, tokio_postgres::Error>(backend)
+            })
+        })
+        .collect();
+    let said_so = async || quire.log("compute-main").contains("cannot accept a connection").then_some(());
+    wait_for("the agent may open no more files", 60, said_so).await;
+    for n in 0..5 {
+        let commit = format!("INSERT INTO t VALUES ({n}); SELECT pg_switch_wal()");
+        let committed = tokio::time::timeout(std::time::Duration::from_secs(60), client.batch_execute(&commit)).await;
+        committed.expect("in time").expect("committed");
+    }
+    assert_eq!(quire.log("compute-main").matches("cannot accept a connection").count(), 1, "it is said once");
+    drop(client);
+    for backend in &backends {
+        backend.abort();
+    }
+    drop(backends);
+    let all_there = async || (number(&try_connect(&url).await?, "SELECT count(*) FROM t").await == 105).then_some(());
+    wait_for("it is as before", 60, all_there).await;
+    assert_eq!(term(&quire), before, "the commit path did not fail");
+}
+
+async fn try_connect(url: &str) -> Option<Client> {
+    let connecting = tokio::time::timeout(std::time::Duration::from_secs(5), tokio_postgres::connect(url, NoTls));
+    let (client, connection) = connecting.await.ok()?.ok()?;
+    tokio::spawn(connection);
+    Some(client)
+}
+
+/// A `postgres` of which its file says another version than the running one: the same program, with another name for itself.
+const UPGRADED: &str = "#!/bin/bash
+[ \"$1\" = --version ] && { echo 'postgres (PostgreSQL) 15.99 (Another 15.99-1)'; exit; }
+exec";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_upgraded_underneath_says_so_until_it_is_restarted() {
+    let quire = Quire::new();
+    let programs = own_programs(&quire);
+    let quire = quire.with_option("--pg-bin", programs.to_str().expect("text"));
+    quire.up();
+    let client = quire.connect().await;
+    client.batch_execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) n").await.expect("created");
+    assert!(quire.branch()["compute"]["outdated"].is_null());
+    let real = postgres_program("postgres");
+    // As a package manager does: another file of the same name.
+    replace(&programs.join("postgres"), &format!("{UPGRADED} {} \"$@\"\n", real.display()));
+    let note =
+        wait_for("it is noticed", 60, async || quire.branch()["compute"]["outdated"].as_str().map(str::to_owned)).await;
+    assert!(note.contains("is running, 15.99 is installed: run `quire compute restart`"), "{note}");
+    assert!(quire.ok(&["status"]).contains(&note) && quire.log("compute-main").contains("15.99 is installed"));
+    fs::remove_file(programs.join("postgres")).expect("removed");
+    symlink(&real, programs.join("postgres")).expect("linked");
+    let gone = async || quire.branch()["compute"]["outdated"].is_null().then_some(());
+    wait_for("it is the installed one again", 60, gone).await;
+    assert_eq!(number(&client, "SELECT count(*) FROM kept").await, 1000);
+}
+
+/// Where another minor version of PostgreSQL 15 is, for [`a_restart_after_an_upgrade_runs_the_new_server`].
+const OTHER_PROGRAMS: &str = "QUIRE_OTHER_PG_BIN";
+
+/// With real programs of two minor versions, warm, cold and after a crash in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_after_an_upgrade_runs_the_new_server() {
+    let Some(other) = std::env::var_os(OTHER_PROGRAMS).map(PathBuf::from) else {
+        eprintln!("skipped: {OTHER_PROGRAMS} does not say where another PostgreSQL 15 is");
+        return;
+    };
+    for way in ["warm", "cold", "crash"] {
+        let quire = Quire::new();
+        let programs = quire.beside("bin");
+        symlink(postgres_program("postgres").parent().expect("a folder"), &programs).expect("linked");
+        let quire = quire.with_option("--pg-bin", programs.to_str().expect("text"));
+        quire.up();
+        let client = quire.connect().await;
+        client.batch_execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) n").await.expect("created");
+        let before = text(&client, "SHOW server_version").await;
+        drop(client);
+        fs::remove_file(&programs).expect("removed");
+        symlink(&other, &programs).expect("linked");
+        wait_for("it is noticed", 60, async || quire.branch()["compute"]["outdated"].as_str().map(drop)).await;
+        match way {
+            "warm" => drop(quire.ok(&["compute", "restart", "main"])),
+            "cold" => quire.cold_restart(),
+            _ => signal_all(&[postmaster(&quire)], Signal::SIGKILL),
+        }
+        let client = quire.connect_when_back().await;
+        assert_ne!(text(&client, "SHOW server_version").await, before, "{way}");
+        assert_eq!(number(&client, "SELECT count(*) FROM kept").await, 1000);
+        client.batch_execute("INSERT INTO kept VALUES (1); CHECKPOINT").await.expect("written");
+        wait_for("no more is said", 60, async || quire.branch()["compute"]["outdated"].is_null().then_some(())).await;
+        quire.verify();
+    }
+}

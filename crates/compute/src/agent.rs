@@ -7,6 +7,7 @@ use crate::owner::Owner;
 use crate::postgres::{self, Postgres};
 use crate::start::{Session, Setting};
 use crate::supervisor::Supervisor;
+use crate::upgrade::{self, Outdated};
 use crate::verify::{self, Verification};
 use crate::{Config, Error, conf, http, place, pushdown, sample};
 use quire_cache::AgentState;
@@ -113,6 +114,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     active: Mutex<Active>,
     verified: AtomicU64,
+    outdated: Mutex<Option<Outdated>>,
 }
 
 /// What exists at the moment.
@@ -142,6 +144,7 @@ impl Agent {
             commands: sender,
             active: Mutex::default(),
             verified: AtomicU64::new(0),
+            outdated: Mutex::default(),
         };
         Ok(Agent { handle: Handle { inner: Arc::new(inner) }, commands, listener, _lock: lock })
     }
@@ -161,6 +164,7 @@ impl Agent {
         let serving = tokio::spawn(http::serve(self.listener, self.handle.clone()));
         let rate = self.handle.config().verify_rate;
         let sampling = tokio::spawn(sample::run(self.handle.clone(), rate));
+        let watching = tokio::spawn(upgrade::watch(self.handle.clone()));
         let outcome = Supervisor::new(self.handle, self.commands).run(Box::pin(shutdown)).await;
         serving.abort();
         sampling.abort();
@@ -237,6 +241,20 @@ impl Handle {
     /// Pages compared by the running, or the last, verification.
     pub fn verified_pages(&self) -> u64 {
         self.inner.verified.load(Ordering::Relaxed)
+    }
+
+    /// Which PostgreSQL runs, if it is not the one that is installed.
+    pub fn outdated(&self) -> Option<Outdated> {
+        self.inner.outdated.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_outdated(&self, found: Option<Outdated>) {
+        self.metrics().outdated(found.is_some());
+        let mut known = self.inner.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(note) = found.as_ref().filter(|_| *known != found).map(Outdated::note) {
+            tracing::warn!("{note}");
+        }
+        *known = found;
     }
 
     /// Starts PostgreSQL if it is stopped, and waits until it runs. A `cold` start discards the cache.

@@ -25,6 +25,12 @@ pub struct Status {
     pub state: &'static str,
     /// What went wrong last, if it is not running.
     pub error: Option<String>,
+    /// How often PostgreSQL itself has failed to start since it last ran.
+    pub failed_starts: u32,
+    /// Which settings of `ALTER SYSTEM` were left out because PostgreSQL did not start with them, and what to do.
+    pub settings_rejected: Option<String>,
+    /// That another PostgreSQL is installed than the one that runs, and what to do.
+    pub outdated: Option<String>,
     /// The postmaster's process id.
     pub pid: Option<i32>,
     /// A libpq URI.
@@ -136,6 +142,9 @@ impl Handle {
             branch: self.config().branch_name.clone(),
             state: state.phase.name(),
             error: state.error,
+            failed_starts: state.failed_starts,
+            settings_rejected: settings::rejected_note(self.config()),
+            outdated: self.outdated().map(|outdated| outdated.note()),
             pid: self.pid(),
             url: self.config().url(),
             term: quorum.as_ref().and_then(|quorum| quorum.term),

@@ -50,6 +50,8 @@ mod stopped;
 mod supervisor;
 mod tablespaces;
 pub mod throttle;
+pub mod upgrade;
+mod users_files;
 pub mod verify;
 pub mod warm_up;
 

@@ -66,6 +66,7 @@ pub struct Metrics {
     sampled_mismatches: Counter,
     cache_bytes: Level,
     dropped_pages: Counter,
+    outdated: Level,
     shared: Shared,
     quorum: Quorum,
     throttling: Throttling,
@@ -110,6 +111,7 @@ impl Metrics {
             sampled_mismatches: Counter::default(),
             cache_bytes: Level::default(),
             dropped_pages: Counter::default(),
+            outdated: Level::default(),
             shared: Shared::default(),
             quorum: Quorum::default(),
             throttling: Throttling::default(),
@@ -137,7 +139,14 @@ impl Metrics {
         registry.register("sampled_mismatches", help, self.sampled_mismatches.clone());
         let help = "Bytes of relation files in a bounded cache";
         registry.register("cache_bytes", help, self.cache_bytes.clone());
+        let help = "1 while another PostgreSQL is installed than the one that runs";
+        registry.register("postgres_outdated", help, self.outdated.clone());
         registry.register("dropped_pages", "Pages that left the cache to keep it bounded", self.dropped_pages.clone());
+    }
+
+    /// Whether another PostgreSQL is installed than the one that runs.
+    pub fn outdated(&self, is_outdated: bool) {
+        self.outdated.set(is_outdated.into());
     }
 
     fn register_shared(&mut self) {
