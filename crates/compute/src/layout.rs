@@ -5,6 +5,7 @@
 
 use crate::kept::settings::AUTO_CONF;
 use crate::owner::Owner;
+use crate::users_files::UsersFiles;
 use crate::{Config, Error, conf, place, tablespaces};
 use bytes::Bytes;
 use quire_cache::ComputeDir;
@@ -56,6 +57,9 @@ const META_FOLDERS: [&str; 8] = [
 /// begins with a number, since another word would be answered with the advice to run `initdb`.
 const NO_VERSION: &str = "0-none:a-cache-of-Quire,with-holes;use-\"quire-compute-start\"\n";
 
+/// Where a user's files of the data directory are from one cold start to the next.
+const USERS_FILES: &str = "users-files";
+
 const DISCARDED_PREFIX: &str = "discarded-";
 
 const VERSION: &str = "PG_VERSION";
@@ -75,6 +79,10 @@ pub struct LastCheckpoint {
 /// Moves the data directory and its meta files out of the way, to be deleted in the background, and keeps what outlives them.
 pub fn discard(config: &Config) -> Result<Option<Vec<u8>>, Error> {
     let auto_conf = fs::read(config.pgdata().join(AUTO_CONF)).ok();
+    // One without is half-made: what a user had in the one before is not in there yet.
+    if config.pgdata().join(VERSION).exists() {
+        UsersFiles::of(&config.pgdata()).save(&config.dir.join(USERS_FILES))?;
+    }
     tablespaces::discard(&config.pgdata());
     let withheld = ComputeDir::new(&config.dir).withheld();
     for (path, name) in [(config.pgdata(), "pgdata"), (config.meta(), "meta"), (withheld, "withheld")] {
@@ -217,12 +225,13 @@ pub fn control_file(compute_dir: &Path) -> PathBuf {
     ComputeDir::new(compute_dir).real_file(&DataPath::ControlFile.to_path())
 }
 
-/// Puts back what `ALTER SYSTEM` had written.
-pub fn restore_auto_conf(config: &Config, owner: Owner, content: Option<&[u8]>) -> Result<(), Error> {
-    match content {
-        Some(content) => place::file(&config.pgdata().join(AUTO_CONF), content, owner),
-        None => Ok(()),
+/// Puts back what `ALTER SYSTEM` had written (storage has it too; this is for those who wrote it before storage did) and files of the
+/// user's own.
+pub fn restore_local_files(config: &Config, owner: Owner, auto_conf: Option<&[u8]>) -> Result<(), Error> {
+    if let Some(content) = auto_conf {
+        place::file(&config.pgdata().join(AUTO_CONF), content, owner)?;
     }
+    UsersFiles::of(&config.dir.join(USERS_FILES)).restore(&config.pgdata(), owner)
 }
 
 #[cfg(test)]

@@ -299,7 +299,7 @@ async fn prepare_directory(
         let Setting { config, owner, .. } = setting;
         layout::create_folders(config, *owner)?;
         layout::write_plain_conf(config, *owner)?;
-        layout::restore_auto_conf(config, *owner, auto_conf.as_deref())?;
+        layout::restore_local_files(config, *owner, auto_conf.as_deref())?;
         let local = local_wal(config, &won);
         fetch_last_segment(&quorum, &won, record, &local, *owner)?;
         local.write(won.end_of_log, &wal, *owner)
