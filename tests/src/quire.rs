@@ -17,8 +17,11 @@ const LOG_LINES: usize = 40;
 /// A started Quire. When it is dropped its processes end; if the test has failed, their logs are shown first.
 pub struct Quire {
     folder: TempDir,
+    name: String,
     up_options: Vec<String>,
     environment: Vec<(String, String)>,
+    /// What `quire up` is run by, if not directly.
+    shell: Option<String>,
 }
 
 impl Quire {
@@ -34,7 +37,7 @@ impl Quire {
         let folder = tempfile::Builder::new().prefix("quire-").tempdir_in("/tmp").expect("a temporary folder");
         // PostgreSQL's user has to pass through it.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("opened");
-        Quire { folder, up_options: Vec::new(), environment: Vec::new() }
+        Quire { folder, name: "q".to_owned(), up_options: Vec::new(), environment: Vec::new(), shell: None }
     }
 
     /// Gives `quire up` an option from now on.
@@ -51,9 +54,23 @@ impl Quire {
         self
     }
 
+    /// Has `--dir` name another folder than `q`.
+    #[must_use]
+    pub fn in_folder(mut self, name: &str) -> Quire {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// Runs `quire up` in a shell that has run this before, such as `ulimit` or `umask`.
+    #[must_use]
+    pub fn after(mut self, shell: &str) -> Quire {
+        self.shell = Some(shell.to_owned());
+        self
+    }
+
     /// What `--dir` names.
     pub fn dir(&self) -> PathBuf {
-        self.folder.path().join("q")
+        self.folder.path().join(&self.name)
     }
 
     /// `quire up --detach`.
@@ -62,10 +79,20 @@ impl Quire {
         assert!(output.status.success(), "quire up: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// `quire up --detach` with its options, by way of the shell if there are words for it.
+    fn up_command(&self) -> Command {
+        let options = self.up_options.iter().map(String::as_str);
+        let arguments: Vec<&str> = ["up", "--detach"].into_iter().chain(options).collect();
+        let Some(shell) = &self.shell else { return self.command(&arguments) };
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{shell} && exec \"$0\" \"$@\"")]).arg(binary());
+        command.arg("--dir").arg(self.dir()).args(arguments).stdin(Stdio::null());
+        command
+    }
+
     /// `quire up --detach`, whatever comes of it.
     pub fn try_up(&self) -> Output {
-        let options: Vec<&str> = self.up_options.iter().map(String::as_str).collect();
-        let mut command = self.command(&[&["up", "--detach"], &options[..]].concat());
+        let mut command = self.up_command();
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.output().expect("quire runs")
     }

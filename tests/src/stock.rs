@@ -171,7 +171,7 @@ impl Drop for Stock {
 }
 
 /// A program of PostgreSQL's, without the rights that it refuses.
-fn command(program: &str) -> Command {
+pub fn command(program: &str) -> Command {
     let mut command = Command::new(postgres_program(program));
     command.stdin(Stdio::null()).current_dir("/");
     if let Some(user) = unprivileged() {

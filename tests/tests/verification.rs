@@ -134,8 +134,8 @@ async fn a_relation_under_guard_is_what_postgres_wrote_until_it_is_written_anew(
     assert_eq!(error.code().map(|code| code.code()), Some("58030"), "{error:?}");
 
     // Written anew it is another file, which nobody doubts.
-    run(&client, "TRUNCATE victim; INSERT INTO victim SELECT n, 'anew' FROM generate_series(1, 10) n; CHECKPOINT")
-        .await;
+    run(&client, "TRUNCATE victim; INSERT INTO victim SELECT n, 'anew' FROM generate_series(1, 10) n").await;
+    run(&client, "CHECKPOINT").await;
     wait_for_guarded(&quire, 0).await;
     quire.cold_restart();
     assert_eq!(number(&quire.connect().await, "SELECT count(*) FROM victim").await, 10);

@@ -4,6 +4,7 @@
 //! <compute>/pgdata/            PostgreSQL's data directory, nothing of Quire's inside
 //! <compute>/tablespaces/16385  what pgdata/pg_tblspc/16385 points at, after a cold start
 //! <compute>/meta/base/5/1259   the meta file of pgdata/base/5/1259 (same path below both)
+//! <compute>/withheld/          files of pgdata that only processes with the shim find
 //! <compute>/control.shm        atomics shared by the agent and all PostgreSQL processes
 //! <compute>/agent.sock         the agent's Unix socket
 //! ```
@@ -24,6 +25,12 @@ pub const META: &str = "meta";
 
 /// Name of the directory of tablespaces.
 pub const TABLESPACES: &str = "tablespaces";
+/// Name of the folder of the files without which no PostgreSQL starts: whoever opens one of them below [`PGDATA`] with the shim
+/// is given the one in here, and without the shim there is none, or one that says what is wrong.
+pub const WITHHELD: &str = "withheld";
+
+/// What is withheld: the path below the data directory, and the name in [`WITHHELD`].
+pub const WITHHELD_FILES: [(&str, &str); 2] = [("global/pg_control", "pg_control"), ("PG_VERSION", "PG_VERSION")];
 
 /// Name of the control file.
 pub const CONTROL: &str = "control.shm";
@@ -66,6 +73,17 @@ impl ComputeDir {
         self.root.join(TABLESPACES)
     }
 
+    /// The folder of the files that only processes with the shim find.
+    pub fn withheld(&self) -> PathBuf {
+        self.root.join(WITHHELD)
+    }
+
+    /// Where a file of the data directory is, by its path in there (`global/pg_control`): there, or withheld.
+    pub fn real_file(&self, relative: &str) -> PathBuf {
+        let withheld = WITHHELD_FILES.iter().find(|(path, _)| *path == relative);
+        withheld.map_or_else(|| self.data_file(relative), |(_, name)| self.withheld().join(name))
+    }
+
     /// The control file.
     pub fn control(&self) -> PathBuf {
         self.root.join(CONTROL)
@@ -90,6 +108,13 @@ impl ComputeDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_makes_a_data_directory_is_beside_it() {
+        let dir = ComputeDir::new("/c");
+        assert_eq!(dir.real_file("global/pg_control"), Path::new("/c/withheld/pg_control"));
+        assert_eq!(dir.real_file("base/5/PG_VERSION"), Path::new("/c/pgdata/base/5/PG_VERSION"));
+    }
 
     #[test]
     fn a_meta_file_mirrors_the_path_of_its_data_file() {

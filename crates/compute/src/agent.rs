@@ -7,20 +7,25 @@ use crate::owner::Owner;
 use crate::postgres::{self, Postgres};
 use crate::start::{Session, Setting};
 use crate::supervisor::Supervisor;
+use crate::upgrade::{self, Outdated};
 use crate::verify::{self, Verification};
 use crate::{Config, Error, conf, http, place, pushdown, sample};
 use quire_cache::AgentState;
 use quire_cache::control::CounterValues;
 use quire_files::{Durability, Staged};
 use serde::Serialize;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// The file name of the shim in a compute's directory.
+pub(crate) const SHIM: &str = "libquire_shim.so";
 
 /// What a compute is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -65,6 +70,8 @@ pub struct State {
     pub phase: Phase,
     /// Why it is not running, if it should be.
     pub error: Option<String>,
+    /// How often PostgreSQL itself has failed to start since it last ran.
+    pub failed_starts: u32,
 }
 
 /// What the supervisor is told to do.
@@ -108,6 +115,7 @@ struct Inner {
     active: Mutex<Active>,
     verified: AtomicU64,
     covered: sample::Covered,
+    outdated: Mutex<Option<Outdated>>,
 }
 
 /// What exists at the moment.
@@ -133,11 +141,12 @@ impl Agent {
         let inner = Inner {
             setting,
             shim,
-            state: watch::Sender::new(State { phase: Phase::Starting, error: None }),
+            state: watch::Sender::new(State { phase: Phase::Starting, error: None, failed_starts: 0 }),
             commands: sender,
             active: Mutex::default(),
             verified: AtomicU64::new(0),
             covered: sample::Covered::default(),
+            outdated: Mutex::default(),
         };
         Ok(Agent { handle: Handle { inner: Arc::new(inner) }, commands, listener, _lock: lock })
     }
@@ -157,9 +166,11 @@ impl Agent {
         let serving = tokio::spawn(http::serve(self.listener, self.handle.clone()));
         let rate = self.handle.config().verify_rate;
         let sampling = tokio::spawn(sample::run(self.handle.clone(), rate));
+        let watching = tokio::spawn(upgrade::watch(self.handle.clone()));
         let outcome = Supervisor::new(self.handle, self.commands).run(Box::pin(shutdown)).await;
         serving.abort();
         sampling.abort();
+        watching.abort();
         outcome
     }
 }
@@ -178,6 +189,8 @@ fn prepare(config: &Config, owner: Owner) -> Result<File, Error> {
         Err(TryLockError::Error(error)) => return Err(Error::file("lock", &path)(error)),
     }
     owner.give(&config.dir)?;
+    let closed = fs::set_permissions(&config.dir, Permissions::from_mode(0o700));
+    closed.map_err(Error::file("close to others", &config.dir))?;
     if let Some(folder) = &config.socket_dir {
         place::folder(folder, owner)?;
     }
@@ -186,7 +199,7 @@ fn prepare(config: &Config, owner: Owner) -> Result<File, Error> {
 
 /// Puts the shim where PostgreSQL's user can read it, by a rename: a process may have the old one mapped.
 fn copy_shim(config: &Config) -> Result<PathBuf, Error> {
-    let path = config.dir.join("libquire_shim.so");
+    let path = config.dir.join(SHIM);
     let shim = fs::read(&config.shim).map_err(Error::file("read", &config.shim))?;
     let mut staged = Staged::create(&path)?;
     staged.write(&shim)?;
@@ -235,6 +248,20 @@ impl Handle {
     /// Pages of a server that was not tested that were compared.
     pub fn covered(&self) -> &sample::Covered {
         &self.inner.covered
+    }
+
+    /// Which PostgreSQL runs, if it is not the one that is installed.
+    pub fn outdated(&self) -> Option<Outdated> {
+        self.inner.outdated.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_outdated(&self, found: Option<Outdated>) {
+        self.metrics().outdated(found.is_some());
+        let mut known = self.inner.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(note) = found.as_ref().filter(|_| *known != found).map(Outdated::note) {
+            tracing::warn!("{note}");
+        }
+        *known = found;
     }
 
     /// Starts PostgreSQL if it is stopped, and waits until it runs. A `cold` start discards the cache.
@@ -341,9 +368,16 @@ impl Handle {
             state.phase = phase;
             match (phase, error) {
                 (_, Some(error)) => state.error = Some(error.to_string()),
-                (Phase::Running | Phase::Stopped, None) => state.error = None,
+                (Phase::Running | Phase::Stopped, None) => (state.error, state.failed_starts) = (None, 0),
                 _ => {}
             }
         });
+    }
+
+    /// Counts starts that PostgreSQL itself failed.
+    pub(crate) fn count_failed_start(&self, error: &Error) {
+        if error.is_of_postgres() {
+            self.inner.state.send_modify(|state| state.failed_starts = state.failed_starts.saturating_add(1));
+        }
     }
 }

@@ -55,6 +55,7 @@ fn initdb(config: &Config) -> Result<PathBuf, Error> {
     let owner = Owner::detect(config)?;
     owner.check_reachable(&config.dir)?;
     std::fs::create_dir_all(&config.dir).map_err(Error::file("create", &config.dir))?;
+    place::closed_folder(&config.dir, owner)?;
     let cluster = config.dir.join("bootstrap");
     if cluster.exists() {
         std::fs::remove_dir_all(&cluster).map_err(Error::file("remove", &cluster))?;

@@ -3,8 +3,9 @@
 //! `postgresql.conf` is written anew at every start and includes `custom.conf`, if there is one, and `quire.pushdown.conf`. The files of
 //! authentication are written once and belong to the user from then on. What must not be overridden is on the command line.
 
-use crate::{Config, Error};
-use quire_files::{Durability, publish};
+use crate::owner::Owner;
+use crate::{Config, Error, place};
+use quire_files::{Durability, Staged, publish};
 use std::fs;
 use std::path::Path;
 
@@ -42,22 +43,28 @@ pub const PLAIN_FILES: [(&str, &str); 3] = [
 ];
 
 /// Writes what a start needs.
-pub fn write_files(config: &Config) -> Result<(), Error> {
+pub fn write_files(config: &Config, owner: Owner) -> Result<(), Error> {
     let conf = config.conf();
-    fs::create_dir_all(&conf).map_err(Error::file("create", &conf))?;
+    place::closed_folder(&conf, owner)?;
     write_once(&conf.join("pg_hba.conf"), HBA)?;
     write_once(&conf.join("pg_ident.conf"), IDENT)?;
     if !conf.join(PUSHDOWN_FILE).exists() {
         write_pushdown(config, config.pushdown)?;
     }
-    Ok(publish(&conf.join("postgresql.conf"), main_file(config).as_bytes(), Durability::Machine)?)
+    publish(&conf.join("postgresql.conf"), main_file(config).as_bytes(), Durability::Machine)?;
+    place::close_files(&conf, owner)
 }
 
 /// Records whether full-page images are to be made by the storage (`on`), which takes effect at the next reload.
 pub fn write_pushdown(config: &Config, on: bool) -> Result<(), Error> {
     let setting = if on { "off" } else { "on" };
     let text = format!("# Written by `quire pushdown`.\nfull_page_writes = {setting}\n");
-    Ok(publish(&config.conf().join(PUSHDOWN_FILE), text.as_bytes(), Durability::Machine)?)
+    let mut staged = Staged::create(&config.conf().join(PUSHDOWN_FILE))?;
+    staged.write(text.as_bytes())?;
+    // PostgreSQL's user may read it at any moment; that nobody else does, the directory sees to until the file is given away.
+    staged.set_mode(0o644)?;
+    staged.publish(Durability::Machine)?;
+    place::close_files(&config.conf(), Owner::detect(config)?)
 }
 
 /// Whether the storage is to make full-page images, as last recorded.
@@ -70,12 +77,16 @@ pub fn read_pushdown(config: &Config) -> bool {
 pub fn enforced(config: &Config) -> Vec<(&'static str, String)> {
     let file = |name: &str| config.conf().join(name).display().to_string();
     vec![
+        // A file of settings that was copied from elsewhere names that server's directory, which beats `-D`.
+        ("data_directory", config.pgdata().display().to_string()),
         ("config_file", file("postgresql.conf")),
         ("hba_file", file("pg_hba.conf")),
         ("ident_file", file("pg_ident.conf")),
+        // It would be written over another server's, and removed at the end.
+        ("external_pid_file", String::new()),
         ("port", config.port.to_string()),
         ("listen_addresses", config.listen.to_string()),
-        ("unix_socket_directories", config.socket_dir().display().to_string()),
+        ("unix_socket_directories", quote_in_list(&config.socket_dir().display().to_string())),
         ("fsync", "on".into()),
         ("wal_sync_method", "fdatasync".into()),
         ("wal_recycle", "off".into()),
@@ -91,6 +102,12 @@ fn main_file(config: &Config) -> String {
     }
     text.push_str(&format!("include_if_exists 'custom.conf'\ninclude '{PUSHDOWN_FILE}'\n"));
     text
+}
+
+/// A value that stands for one in a list. Source: `varlena.c` (`SplitDirectoriesString`).
+fn quote_in_list(value: &str) -> String {
+    let is_plain = value.chars().all(|character| character.is_ascii_alphanumeric() || "/._-".contains(character));
+    if is_plain { value.to_owned() } else { format!("\"{}\"", value.replace('"', "\"\"")) }
 }
 
 /// A value as the scanner of configuration files reads it back. Source: `guc-file.l` (`GUC_scanstr`).
@@ -112,6 +129,8 @@ mod tests {
 
     #[test]
     fn values_are_quoted_as_the_scanner_reads_them() {
+        assert_eq!(quote_in_list("/a b,\"c"), "\"/a b,\"\"c\"");
+        assert_eq!(quote_in_list("/a-b/c.d"), "/a-b/c.d");
         assert_eq!(quote("4MB"), "'4MB'");
         assert_eq!(quote("it's a \\ and\na line"), "'it''s a \\\\ and\\na line'");
     }

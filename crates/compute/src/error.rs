@@ -8,6 +8,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+/// What PostgreSQL says when somebody else listens on its port.
+pub const PORT_TAKEN: &str = "could not create any TCP/IP sockets";
+
 /// What stops a compute, or one of its operations.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -114,12 +117,25 @@ pub enum Error {
         output: String,
     },
     /// PostgreSQL ended while it was starting.
-    #[error("postgres ended while starting ({status}); see {log}")]
+    #[error("postgres ended while starting ({status}): {said}; see {log}")]
     StartFailed {
         /// How it ended.
         status: String,
+        /// What it said last.
+        said: String,
         /// Its log.
         log: PathBuf,
+    },
+    /// What was started is a server, but not over this compute's directory and log.
+    #[error(
+        "{program} started a server that is not this compute's: {reason}. No client was let in, and it was stopped. \
+        Is {program} a script or a wrapper? It has to run PostgreSQL's program by exec, with its arguments and environment"
+    )]
+    WrongServer {
+        /// What was run.
+        program: PathBuf,
+        /// How it shows.
+        reason: String,
     },
     /// PostgreSQL ended although nobody told it to.
     #[error("postgres ended ({status}); see {log}")]
@@ -161,6 +177,25 @@ impl Error {
     pub fn file(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
         let path = path.as_ref().to_owned();
         move |source| Error::File { action, path, source }
+    }
+
+    /// Whether PostgreSQL itself failed to start, which it does again unless somebody changes something.
+    pub fn is_of_postgres(&self) -> bool {
+        matches!(self, Error::StartFailed { .. } | Error::Program { .. } | Error::WrongServer { .. })
+    }
+
+    /// Whether settings may be why PostgreSQL did not start.
+    pub fn is_of_settings(&self) -> bool {
+        match self {
+            Error::Program { .. } => true,
+            Error::StartFailed { said, .. } => !said.contains(PORT_TAKEN),
+            _ => false,
+        }
+    }
+
+    /// Whether the same settings fail in the same way whenever they are tried.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Error::Program { .. })
     }
 
     /// The exit status that tells supervisors a fenced compute from a broken one: 3 must not be restarted.

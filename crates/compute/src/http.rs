@@ -1,6 +1,7 @@
 //! The agent's HTTP interface: `/status` and `/metrics` to look, the rest to give orders, which are answered when carried out.
 
 use crate::agent::Handle;
+use crate::kept::settings;
 use crate::metrics::FetchReason;
 use crate::quorum::QuorumStatus;
 use crate::throttle::Throttled;
@@ -26,6 +27,12 @@ pub struct Status {
     pub state: &'static str,
     /// What went wrong last, if it is not running.
     pub error: Option<String>,
+    /// How often PostgreSQL itself has failed to start since it last ran.
+    pub failed_starts: u32,
+    /// Which settings of `ALTER SYSTEM` were left out because PostgreSQL did not start with them, and what to do.
+    pub settings_rejected: Option<String>,
+    /// That another PostgreSQL is installed than the one that runs, and what to do.
+    pub outdated: Option<String>,
     /// The postmaster's process id.
     pub pid: Option<i32>,
     /// A libpq URI.
@@ -154,6 +161,9 @@ impl Handle {
             branch: self.config().branch_name.clone(),
             state: state.phase.name(),
             error: state.error,
+            failed_starts: state.failed_starts,
+            settings_rejected: settings::rejected_note(self.config()),
+            outdated: self.outdated().map(|outdated| outdated.note()),
             pid: self.pid(),
             url: self.config().url(),
             term: quorum.as_ref().and_then(|quorum| quorum.term),

@@ -3,9 +3,12 @@
 //! The directory is what a clean shutdown leaves: `pg_control` points at a shutdown checkpoint, so nothing is replayed. Nothing
 //! in it is older than the start; a directory of an earlier term, or from before a crash, is thrown away first.
 
+use crate::kept::settings::AUTO_CONF;
 use crate::owner::Owner;
+use crate::users_files::UsersFiles;
 use crate::{Config, Error, conf, place, tablespaces};
 use bytes::Bytes;
+use quire_cache::ComputeDir;
 use quire_types::{Key, Lsn, RelTag, Writer};
 use quire_wal::{CheckpointState, ControlFile, DataPath, DatabaseState, version};
 use std::collections::BTreeSet;
@@ -50,10 +53,17 @@ const META_FOLDERS: [&str; 8] = [
     "pg_xact",
 ];
 
-/// What `ALTER SYSTEM` writes. Storage has it too; this is for those who wrote it before storage did.
-const AUTO_CONF: &str = "postgresql.auto.conf";
+/// What the data directory has in the place of the real `PG_VERSION`, for those who come without the shim: a server shows it in its
+/// error as the version that made the directory. It is one word of less than 64 bytes, which is what a server reads of it, and
+/// begins with a number, since another word would be answered with the advice to run `initdb`.
+const NO_VERSION: &str = "0-none:a-cache-of-Quire,with-holes;use-\"quire-compute-start\"\n";
+
+/// Where a user's files of the data directory are from one cold start to the next.
+const USERS_FILES: &str = "users-files";
 
 const DISCARDED_PREFIX: &str = "discarded-";
+
+const VERSION: &str = "PG_VERSION";
 
 /// `REPLICATION_STATE_MAGIC` of `origin.c`.
 const ORIGIN_MAGIC: u32 = 0x1257_DADE;
@@ -70,8 +80,18 @@ pub struct LastCheckpoint {
 /// Moves the data directory and its meta files out of the way, to be deleted in the background, and keeps what outlives them.
 pub fn discard(config: &Config) -> Result<Option<Vec<u8>>, Error> {
     let auto_conf = fs::read(config.pgdata().join(AUTO_CONF)).ok();
+    // One without is half-made: what a user had in the one before is not in there yet.
+    if config.pgdata().join(VERSION).exists() {
+        UsersFiles::of(&config.pgdata()).save(&config.dir.join(USERS_FILES))?;
+    }
     tablespaces::discard(&config.pgdata(), &config.tablespaces());
-    let whole = [(config.pgdata(), "pgdata"), (config.meta(), "meta"), (config.tablespaces(), "tablespaces")];
+    let withheld = ComputeDir::new(&config.dir).withheld();
+    let whole = [
+        (config.pgdata(), "pgdata"),
+        (config.meta(), "meta"),
+        (withheld, "withheld"),
+        (config.tablespaces(), "tablespaces"),
+    ];
     for (path, name) in whole {
         if path.exists() {
             let aside = unused_name(&config.dir, name);
@@ -106,7 +126,7 @@ pub fn create_folders(config: &Config, owner: Owner) -> Result<(), Error> {
         place::folder(&root, owner)?;
         folders.iter().try_for_each(|name| place::folder(&root.join(name), owner))?;
     }
-    Ok(())
+    place::folder(&ComputeDir::new(&config.dir).withheld(), owner)
 }
 
 /// Writes the configuration files that a data directory usually has. PostgreSQL is told to use others here; these go along with
@@ -121,7 +141,8 @@ pub fn write_plain_conf(config: &Config, owner: Owner) -> Result<(), Error> {
 /// Writes the small files that storage keeps: of all databases, prepared transactions and replication origins.
 pub fn write_small_files(config: &Config, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
     let pgdata = config.pgdata();
-    write_version(&pgdata, owner)?;
+    place::file(&pgdata.join(VERSION), NO_VERSION.as_bytes(), owner)?;
+    place::file(&ComputeDir::new(&config.dir).real_file(VERSION), version_text().as_bytes(), owner)?;
     for tablespace in user_tablespaces(entries) {
         tablespaces::lay_out(&pgdata, &config.tablespaces(), tablespace, owner)?;
     }
@@ -166,7 +187,11 @@ fn write_version_of(key: Key, folder: &Path, owner: Owner) -> Result<(), Error> 
 }
 
 fn write_version(folder: &Path, owner: Owner) -> Result<(), Error> {
-    place::file(&folder.join("PG_VERSION"), format!("{}\n", version::CURRENT.major).as_bytes(), owner)
+    place::file(&folder.join(VERSION), version_text().as_bytes(), owner)
+}
+
+fn version_text() -> String {
+    format!("{}\n", version::CURRENT.major)
 }
 
 fn small_file(key: Key) -> Option<String> {
@@ -204,15 +229,21 @@ pub fn write_control_file(config: &Config, owner: Owner, template: &[u8], last: 
     control.checkpoint = last.record;
     control.checkpoint_copy = last.state;
     control.layout.data_checksum_version = 0;
-    place::file(&config.pgdata().join(DataPath::ControlFile.to_path()), &control.to_bytes(), owner)
+    place::file(&control_file(&config.dir), &control.to_bytes(), owner)
 }
 
-/// Puts back what `ALTER SYSTEM` had written.
-pub fn restore_auto_conf(config: &Config, owner: Owner, content: Option<&[u8]>) -> Result<(), Error> {
-    match content {
-        Some(content) => place::file(&config.pgdata().join(AUTO_CONF), content, owner),
-        None => Ok(()),
+/// Where `pg_control` is: not in the data directory, so that no server starts over that without the shim.
+pub fn control_file(compute_dir: &Path) -> PathBuf {
+    ComputeDir::new(compute_dir).real_file(&DataPath::ControlFile.to_path())
+}
+
+/// Puts back what `ALTER SYSTEM` had written (storage has it too; this is for those who wrote it before storage did) and files of the
+/// user's own.
+pub fn restore_local_files(config: &Config, owner: Owner, auto_conf: Option<&[u8]>) -> Result<(), Error> {
+    if let Some(content) = auto_conf {
+        place::file(&config.pgdata().join(AUTO_CONF), content, owner)?;
     }
+    UsersFiles::of(&config.dir.join(USERS_FILES)).restore(&config.pgdata(), owner)
 }
 
 #[cfg(test)]

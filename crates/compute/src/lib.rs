@@ -21,12 +21,14 @@
 //! # }
 //! ```
 
+mod admission;
 pub mod agent;
 pub mod as_written;
 pub mod bootstrap;
 pub mod bound;
 pub mod conf;
 pub mod config;
+pub mod descriptors;
 pub mod error;
 pub mod evidence;
 pub mod fill;
@@ -47,9 +49,12 @@ pub mod quorum;
 pub mod sample;
 pub mod server;
 pub mod start;
+mod stopped;
 mod supervisor;
 mod tablespaces;
 pub mod throttle;
+pub mod upgrade;
+mod users_files;
 pub mod verify;
 pub mod warm_up;
 

@@ -67,6 +67,7 @@ pub struct Metrics {
     cache_bytes: Level,
     dropped_pages: Counter,
     pages_kept_as_written: Counter,
+    outdated: Level,
     shared: Shared,
     quorum: Quorum,
     throttling: Throttling,
@@ -112,6 +113,7 @@ impl Metrics {
             cache_bytes: Level::default(),
             dropped_pages: Counter::default(),
             pages_kept_as_written: Counter::default(),
+            outdated: Level::default(),
             shared: Shared::default(),
             quorum: Quorum::default(),
             throttling: Throttling::default(),
@@ -139,9 +141,16 @@ impl Metrics {
         registry.register("sampled_mismatches", help, self.sampled_mismatches.clone());
         let help = "Bytes of relation files in a bounded cache";
         registry.register("cache_bytes", help, self.cache_bytes.clone());
+        let help = "1 while another PostgreSQL is installed than the one that runs";
+        registry.register("postgres_outdated", help, self.outdated.clone());
         registry.register("dropped_pages", "Pages that left the cache to keep it bounded", self.dropped_pages.clone());
         let help = "Pages that storage was given as PostgreSQL wrote them, because WAL does not describe them";
         registry.register("pages_kept_as_written", help, self.pages_kept_as_written.clone());
+    }
+
+    /// Whether another PostgreSQL is installed than the one that runs.
+    pub fn outdated(&self, is_outdated: bool) {
+        self.outdated.set(is_outdated.into());
     }
 
     fn register_shared(&mut self) {

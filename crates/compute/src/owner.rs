@@ -1,6 +1,6 @@
 //! The unprivileged user that PostgreSQL runs as when the agent is root.
 
-use crate::{Config, Error};
+use crate::{Config, Error, descriptors};
 use nix::unistd::{Gid, Uid, User, setfsgid, setfsuid};
 use std::io;
 use std::os::fd::AsFd;
@@ -85,9 +85,11 @@ impl Owner {
         if let Some((uid, gid)) = self.user {
             command.gid(gid.as_raw()).uid(uid.as_raw());
         }
-        let parent = std::process::id();
-        // SAFETY: `die_with_parent` only makes system calls, which is all that is allowed between fork and exec.
-        unsafe { command.pre_exec(move || die_with_parent(parent)) };
+        let (parent, inherited) = (std::process::id(), descriptors::inherited_limit());
+        // SAFETY: both only make system calls, which is all that is allowed between fork and exec.
+        unsafe {
+            command.pre_exec(move || descriptors::restore_limit(inherited).and_then(|()| die_with_parent(parent)))
+        };
     }
 
     /// Refuses a directory that the user cannot reach, with the ancestor that is in the way.

@@ -2,9 +2,9 @@
 
 use crate::Error;
 use crate::owner::Owner;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Makes a folder that only PostgreSQL's user may enter; one that is there is given to that user.
@@ -13,6 +13,34 @@ pub fn folder(path: &Path, owner: Owner) -> Result<(), Error> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Error::file("create", path)(error)),
         _ => owner.give(path),
     }
+}
+
+/// Makes a folder that only PostgreSQL's user may enter, or closes one that is there to all others.
+pub fn closed_folder(path: &Path, owner: Owner) -> Result<(), Error> {
+    folder(path, owner)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(Error::file("close to others", path))
+}
+
+/// Makes the files in a folder PostgreSQL's user's, and closes them to all others. A link is left as it is: PostgreSQL's user
+/// may have made it, and what it leads to may be somebody else's.
+pub fn close_files(folder: &Path, owner: Owner) -> Result<(), Error> {
+    for entry in fs::read_dir(folder).map_err(Error::file("list", folder))? {
+        let path = entry.map_err(Error::file("list", folder))?.path();
+        if path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
+            close_file(&path, owner).map_err(Error::file("close to others", &path))?;
+        }
+    }
+    Ok(())
+}
+
+fn close_file(path: &Path, owner: Owner) -> io::Result<()> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        return Ok(());
+    }
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    owner.give_open(&file)
 }
 
 /// Makes a folder and those above it that are missing, below `root`, which is there.

@@ -13,7 +13,8 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use quire_cache::{ComputeDir, ControlMap, ControlSettings};
 use quire_types::Lsn;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -21,8 +22,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 
 const READY_POLL: Duration = Duration::from_millis(20);
+/// How much of the log's end is searched for an error.
+const LAST_WORDS_BYTES_MAX: usize = 64 << 10;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running (or just ended) postmaster.
@@ -32,6 +36,8 @@ pub struct Postgres {
     /// Whether `pid` still names our process; the keeper clears it before it reaps.
     alive: Arc<Mutex<bool>>,
     exit: watch::Receiver<Option<ExitStatus>>,
+    /// Where in the log it began.
+    log_begins: u64,
 }
 
 impl Postgres {
@@ -39,6 +45,7 @@ impl Postgres {
     pub async fn spawn(config: &Config, owner: Owner, shim: &Path) -> Result<Postgres, Error> {
         let mut command = server_command(config, owner, shim)?;
         let log = open_log(config)?;
+        let log_begins = log.metadata().map_err(Error::file("examine", log_path(config)))?.len();
         command.stdout(log.try_clone().map_err(Error::file("duplicate", log_path(config)))?).stderr(log);
         let (started, start) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
@@ -51,7 +58,7 @@ impl Postgres {
             .map_err(|error| Error::System("cannot start a thread", error))?;
         let pid =
             start.await.map_err(|_| Error::ShuttingDown)?.map_err(Error::file("run", config.program("postgres")))?;
-        Ok(Postgres { pid, alive, exit })
+        Ok(Postgres { pid, alive, exit, log_begins })
     }
 
     /// The postmaster's process id.
@@ -81,18 +88,41 @@ impl Postgres {
         *self.exit.borrow()
     }
 
-    /// Waits until connections are accepted.
-    pub async fn ready(&self, config: &Config) -> Result<(), Error> {
+    /// Waits until connections are accepted, which are the agent's alone at first, and gives one: none if the server is ready but
+    /// refuses the agent, as where the superuser may not log in any more.
+    pub async fn ready(&self, config: &Config) -> Result<Option<tokio_postgres::Client>, Error> {
+        let mut database = "postgres";
         loop {
             if let Some(status) = self.exit_status() {
-                return Err(Error::StartFailed { status: status.to_string(), log: log_path(config) });
+                let (status, said, log) = (status.to_string(), self.last_words(config), log_path(config));
+                return Err(Error::StartFailed { status, said, log });
             }
-            match connect(config, "postgres").await {
-                Ok(_) => return Ok(()),
+            match try_connect(config, database).await {
+                Ok(client) => return Ok(Some(client)),
+                // It may be dropped; this one may not.
+                Err(error) if error.code() == Some(&SqlState::INVALID_CATALOG_NAME) => database = "template1",
+                Err(error) if refuses(&error) => {
+                    tracing::warn!(
+                        error = said(&error),
+                        "PostgreSQL runs, but its superuser cannot connect over the Unix socket"
+                    );
+                    return Ok(None);
+                }
                 Err(error) => tracing::trace!(%error, "not ready"),
             }
             tokio::time::sleep(READY_POLL).await;
         }
+    }
+
+    /// What it gave as the reason for its end, as far as that is in its log.
+    fn last_words(&self, config: &Config) -> String {
+        let mut text = vec![0; LAST_WORDS_BYTES_MAX];
+        let read = File::open(log_path(config)).and_then(|log| {
+            let begins = log.metadata()?.len().saturating_sub(LAST_WORDS_BYTES_MAX as u64).max(self.log_begins);
+            log.read_at(&mut text, begins)
+        });
+        text.truncate(read.unwrap_or(0));
+        last_error(&String::from_utf8_lossy(&text))
     }
 
     /// Sends `signal` and waits for the end for at most `patience`.
@@ -127,16 +157,54 @@ impl Drop for Postgres {
     }
 }
 
+/// The last error in a log with its details, or its last line.
+fn last_error(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let worst = |line: &&str| ["FATAL:  ", "PANIC:  "].iter().any(|level| line.contains(level));
+    let begin = lines.iter().rposition(|line| worst(line)).unwrap_or(lines.len().saturating_sub(1));
+    let mut words = lines.get(begin..).unwrap_or_default().iter();
+    let first = words.next().map(|line| message(line).to_owned()).unwrap_or_else(|| "its log says nothing".into());
+    let details = words.take_while(|line| ["DETAIL:  ", "HINT:  "].iter().any(|level| line.contains(level)));
+    details.fold(first, |all, line| format!("{all}; {}", message(line)))
+}
+
+/// A line without what `log_line_prefix` puts before it.
+fn message(line: &str) -> &str {
+    let levels = ["FATAL:  ", "PANIC:  ", "DETAIL:  ", "HINT:  "];
+    levels.iter().find_map(|level| line.find(level)).map_or(line, |begin| &line[begin..])
+}
+
 /// Where `postgres` writes its log unless the settings send it elsewhere.
 pub fn log_path(config: &Config) -> PathBuf {
     config.dir.join("postgres.log")
 }
 
+/// Whether the server is up and will not let the superuser in, whenever it is asked.
+fn refuses(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        Some(code) => code.code().starts_with("28"),
+        None => error.to_string().contains("password"),
+    }
+}
+
+/// What the server said, which the error itself does not show.
+fn said(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
+}
+
 /// Connects to the compute's own PostgreSQL as the superuser. The connection ends with the client.
 pub async fn connect(config: &Config, database: &str) -> Result<tokio_postgres::Client, Error> {
+    Ok(try_connect(config, database).await?)
+}
+
+/// What the agent asks and does must not depend on what users set for themselves.
+const SESSION_OPTIONS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 \
+    -c default_transaction_read_only=off -c synchronous_commit=on";
+
+async fn try_connect(config: &Config, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let mut settings = tokio_postgres::Config::new();
     settings.host_path(config.socket_dir()).port(config.port).user("postgres").dbname(database);
-    settings.application_name("quire").connect_timeout(CONNECT_PATIENCE);
+    settings.options(SESSION_OPTIONS).application_name("quire").connect_timeout(CONNECT_PATIENCE);
     let (client, connection) = settings.connect(tokio_postgres::NoTls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
@@ -189,7 +257,8 @@ fn check_in(config: &Config, owner: Owner, shim: &Path, folder: &Path, control: 
 /// `postgres --version`, as the process of a compute in `folder`.
 fn version_under(config: &Config, owner: Owner, shim: &Path, folder: &Path) -> Result<Output, Error> {
     let mut command = Command::new(config.program("postgres"));
-    command.arg("--version").env("LD_PRELOAD", shim).env("QUIRE_COMPUTE_DIR", folder).stdin(Stdio::null());
+    command.arg("--version").stdin(Stdio::null());
+    preload(&mut command, config, shim, folder);
     owner.adopt(&mut command);
     command.output().map_err(Error::file("run", config.program("postgres")))
 }
@@ -199,8 +268,15 @@ fn server_command(config: &Config, owner: Owner, shim: &Path) -> Result<Command,
     if wal_level(config, owner)? == "minimal" {
         command.args(["-c", "wal_level=replica"]);
     }
-    command.env("LD_PRELOAD", shim).env("QUIRE_COMPUTE_DIR", &config.dir);
+    preload(&mut command, config, shim, &config.dir);
     Ok(command)
+}
+
+/// Has the shim loaded into a server of the compute in `folder`. The loader takes its list apart at spaces and colons and looks for
+/// variables in it, so that not every path could be named: the shim is named from the compute's directory, where the server begins.
+fn preload(command: &mut Command, config: &Config, shim: &Path, folder: &Path) {
+    let name = shim.strip_prefix(&config.dir).map_or_else(|_| shim.to_owned(), |name| Path::new(".").join(name));
+    command.current_dir(&config.dir).env("LD_PRELOAD", name).env("QUIRE_COMPUTE_DIR", folder);
 }
 
 /// `postgres` over the data directory with everything that is enforced, without the shim.
@@ -230,7 +306,11 @@ fn wal_level(config: &Config, owner: Owner) -> Result<String, Error> {
 
 fn open_log(config: &Config) -> Result<File, Error> {
     let path = log_path(config);
-    OpenOptions::new().create(true).append(true).open(&path).map_err(Error::file("open", path))
+    let log =
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(Error::file("open", &path))?;
+    // One that an earlier version made may be open to everybody.
+    log.set_permissions(Permissions::from_mode(0o600)).map_err(Error::file("close to others", path))?;
+    Ok(log)
 }
 
 /// The keeper's life: start, wait, tell.
@@ -265,4 +345,18 @@ fn reap(child: &mut Child, alive: &Mutex<bool>) -> std::io::Result<ExitStatus> {
 
 fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).expect("Linux process ids fit in 31 bits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_is_told_with_its_details() {
+        let log = "x [1] LOG:  starting\nx [1] FATAL:  could not map memory: Cannot allocate memory\nx [1] HINT:  Use less.\n\
+            x [1] LOG:  database system is shut down\n";
+        assert_eq!(last_error(log), "FATAL:  could not map memory: Cannot allocate memory; HINT:  Use less.");
+        assert_eq!(last_error("nothing\nof a kind\n"), "of a kind");
+        assert_eq!(last_error(""), "its log says nothing");
+    }
 }

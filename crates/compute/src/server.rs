@@ -8,11 +8,12 @@
 use crate::owner::Owner;
 use crate::page_client::PageClient;
 use crate::start::Setting;
-use crate::{Config, Error, postgres, sample};
+use crate::{Config, Error, sample};
 use quire_types::{Key, Lsn};
 use quire_wal::{ServerVersion, version};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use tokio_postgres::Client;
 
 /// The version of the program that a start would run.
 pub async fn installed(setting: &Setting) -> Result<ServerVersion, Error> {
@@ -54,8 +55,8 @@ pub async fn recorded(client: &PageClient, end: Lsn, patience: Duration) -> Resu
 
 /// Checks that the server that was started is the one that the log says: its program may have been replaced after it was asked. A
 /// start that fails is tried again, as a cold one, which asks again.
-pub async fn check_running(config: &Config, recorded: ServerVersion) -> Result<(), Error> {
-    let row = postgres::connect(config, "postgres").await?.query_one("SHOW server_version_num", &[]).await?;
+pub async fn check_running(client: &Client, recorded: ServerVersion) -> Result<(), Error> {
+    let row = client.query_one("SHOW server_version_num", &[]).await?;
     let number: &str = row.try_get(0)?;
     let running = number.parse().ok().and_then(ServerVersion::from_number);
     match running == Some(recorded) {

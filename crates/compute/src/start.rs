@@ -19,6 +19,7 @@ use crate::fill::{Beginning, Fetcher, Files, FillServer, FillThread};
 use crate::guard::Guard;
 use crate::kept::free_space::FreeSpaceMaps;
 use crate::kept::retention::Retention;
+use crate::kept::settings::{Choice, Settings};
 use crate::kept::{KeptFiles, statistics};
 use crate::layout::{self, LastCheckpoint};
 use crate::materialise::Materialiser;
@@ -76,6 +77,8 @@ pub struct Session {
     pub materialiser: Arc<Materialiser>,
     /// What PostgreSQL keeps outside WAL.
     pub kept: Arc<KeptFiles>,
+    /// The settings of `ALTER SYSTEM` to go back to.
+    pub settings: Settings,
     /// Free space maps.
     pub maps: Arc<FreeSpaceMaps>,
     /// Pages of which the log has only a part.
@@ -97,11 +100,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts one. Whatever an earlier one left in the compute's directory is discarded.
-    pub async fn cold_start(setting: &Setting) -> Result<Session, Error> {
+    /// Starts one. Whatever an earlier one left in the compute's directory is discarded. The settings of `ALTER SYSTEM` are the chosen
+    /// ones, for the reason given.
+    pub async fn cold_start(setting: &Setting, choice: Choice, reason: &str) -> Result<Session, Error> {
         let auto_conf = blocking(setting, discard).await?;
         let quorum = Arc::new(Quorum::start(&setting.config)?);
-        let outcome = set_up(setting, &quorum, auto_conf).await;
+        let outcome = set_up(setting, &quorum, auto_conf, (choice, reason)).await;
         if outcome.is_err() {
             stop(quorum).await;
         }
@@ -133,6 +137,14 @@ impl Session {
         if tokio::time::timeout(FAREWELL, sending).await.is_err() {
             tracing::warn!("storage did not take all statistics and free space maps in time");
         }
+    }
+
+    /// PostgreSQL is ready with the settings of `ALTER SYSTEM` that were chosen, which are the current ones from now on.
+    pub async fn settle_settings(&self, setting: &Setting, choice: Choice) -> Result<(), Error> {
+        if choice != Choice::Current {
+            self.kept.keep(FileArea::Settings).await?;
+        }
+        self.settings.is_ready(&setting.config, setting.owner, self.kept.clone()).await
     }
 
     fn stored(&self) -> Stored {
@@ -190,7 +202,12 @@ fn discard(setting: &Setting) -> Result<Option<Vec<u8>>, Error> {
     layout::discard(&setting.config)
 }
 
-async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u8>>) -> Result<Session, Error> {
+async fn set_up(
+    setting: &Setting,
+    quorum: &Arc<Quorum>,
+    auto_conf: Option<Vec<u8>>,
+    choice: (Choice, &str),
+) -> Result<Session, Error> {
     let config = &setting.config;
     // Until the slots are known, any WAL may be needed.
     quorum.set_durable(Lsn::INVALID);
@@ -206,7 +223,8 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
         quorum.append(won.end_of_log, end.wal.clone())?;
         quorum.committed(end.start).await?;
     }
-    let kept = Arc::new(restore_kept_files(setting, &client, &won, &answer).await?);
+    let (kept, settings) = restore_kept_files(setting, &client, &won, &answer, choice).await?;
+    let kept = Arc::new(kept);
     let maps = Arc::new(FreeSpaceMaps::new(config.pgdata(), setting.owner, kept.clone()));
     let materialiser = Arc::new(fill_directory(setting, &client, &maps, &end).await?);
     let control = share_memory(setting, &won, end.start)?;
@@ -243,6 +261,7 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
         throttle,
         materialiser,
         kept,
+        settings,
         maps,
         partial,
         as_written,
@@ -257,7 +276,8 @@ async fn set_up(setting: &Setting, quorum: &Arc<Quorum>, auto_conf: Option<Vec<u
     let fill_server = Arc::new(FillServer::new(setting, &session, fetcher));
     let listening = session.fills.within(|| fill_server.listen(config))?;
     session.tasks.push(listening);
-    let watching = watch_position(session.stored(), Retention::new(&config.pgdata(), end.last.state.redo));
+    let watching =
+        watch_position(session.stored(), Retention::new(layout::control_file(&config.dir), end.last.state.redo));
     session.tasks.push(tokio::spawn(watching).abort_handle());
     session.tasks.push(tokio::spawn(session.maps.clone().keep()).abort_handle());
     session.tasks.push(tokio::spawn(session.guard.clone().keep()).abort_handle());
@@ -328,7 +348,7 @@ async fn prepare_directory(
         let Setting { config, owner, .. } = setting;
         layout::create_folders(config, *owner)?;
         layout::write_plain_conf(config, *owner)?;
-        layout::restore_auto_conf(config, *owner, auto_conf.as_deref())?;
+        layout::restore_local_files(config, *owner, auto_conf.as_deref())?;
         let local = local_wal(config, &won);
         fetch_last_segment(&quorum, &won, first, &local, *owner)?;
         local.write(won.end_of_log, &wal, *owner)
@@ -372,19 +392,25 @@ async fn restore_kept_files(
     client: &PageClient,
     won: &Won,
     answer: &CheckpointAnswer,
-) -> Result<KeptFiles, Error> {
+    (choice, reason): (Choice, &str),
+) -> Result<(KeptFiles, Settings), Error> {
     let dir = ComputeDir::new(&setting.config.dir);
     let (kept, files) = KeptFiles::open(dir, client.clone(), won.term, PATIENCE).await?;
     let shut_down_at = answer.shut_down.then_some(won.end_of_log);
+    let reason = reason.to_owned();
     let restore = move |setting: &Setting| {
         kept.restore(&files, setting.owner)?;
         restore_statistics(setting, &files, shut_down_at)?;
-        Ok(kept)
+        let settings = Settings::find(&setting.config, &files);
+        settings.choose(&setting.config, setting.owner, choice, &reason)?;
+        Ok((kept, settings))
     };
-    let kept = blocking(setting, restore).await?;
-    // Settings that were made before storage kept them.
-    kept.keep(FileArea::Settings).await?;
-    Ok(kept)
+    let (kept, settings) = blocking(setting, restore).await?;
+    if choice == Choice::Current {
+        // Settings that were made before storage kept them.
+        kept.keep(FileArea::Settings).await?;
+    }
+    Ok((kept, settings))
 }
 
 fn restore_statistics(setting: &Setting, files: &[SmallFile], shut_down_at: Option<Lsn>) -> Result<(), Error> {

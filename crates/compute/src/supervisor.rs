@@ -9,13 +9,16 @@
 //!  any state --a higher term is seen--> fenced, and the agent ends
 //! ```
 //!
+//! Clients are let in when the compute is running and not before: until then the shim keeps them waiting ([`crate::admission`]).
+//!
 //! Invariants: `postgres` runs only within a [`Session`]; a session whose `postgres` did not end cleanly is not used again; a fenced
 //! compute is never started again, whatever else went wrong at the same moment.
 
 use crate::agent::{Command, Handle, Order, Phase};
+use crate::kept::settings::Choice;
 use crate::postgres::{self, Postgres};
 use crate::start::Session;
-use crate::{Error, conf, orphans, server};
+use crate::{Error, admission, conf, orphans, server, stopped};
 use nix::sys::signal::Signal;
 use std::future::Future;
 use std::pin::Pin;
@@ -85,18 +88,28 @@ impl Supervisor {
             self.drop_session().await;
         }
         let begun = Instant::now();
-        let bringing_up = bring_up(self.handle.clone());
-        match self.unless_called_off(bringing_up, shutdown).await {
-            Ok(Ok(postgres)) => {
-                if cold {
-                    self.handle.metrics().cold_started(begun.elapsed());
+        let (mut choice, mut first) = (Choice::Current, None);
+        loop {
+            let reason = first.as_ref().map(ToString::to_string).unwrap_or_default();
+            let bringing_up = bring_up(self.handle.clone(), choice, reason);
+            match self.unless_called_off(bringing_up, shutdown).await {
+                Ok(Ok(postgres)) => {
+                    if cold {
+                        self.handle.metrics().cold_started(begun.elapsed());
+                    }
+                    return self.stay(&postgres, shutdown).await;
                 }
-                self.stay(&postgres, shutdown).await
-            }
-            Ok(Err(error)) => self.failed(error).await,
-            Err(next) => {
-                self.abandon().await;
-                Ok(next)
+                Ok(Err(error)) => match self.fall_back(choice, &error, first.as_ref()).await {
+                    Some(next) => {
+                        choice = next;
+                        first.get_or_insert(error);
+                    }
+                    None => return self.failed(first.unwrap_or(error)).await,
+                },
+                Err(next) => {
+                    self.abandon().await;
+                    return Ok(next);
+                }
             }
         }
     }
@@ -111,6 +124,21 @@ impl Supervisor {
             tracing::info!(was = %session.server, is = %installed, "another version of PostgreSQL: the start is a cold one");
         }
         is_another
+    }
+
+    /// With which settings to try next, if it may be their fault that PostgreSQL does not start, and there are others. What may pass is
+    /// tried with the same ones again `first`: they are left out only if it ends in the same way.
+    async fn fall_back(&mut self, choice: Choice, error: &Error, first: Option<&Error>) -> Option<Choice> {
+        let session = self.handle.session().filter(|session| error.is_of_settings() && session.fenced().is_none())?;
+        let other = session.settings.after(choice, &self.handle.config().pgdata())?;
+        let next = match (choice, first) {
+            (Choice::Current, None) if !error.is_lasting() => Choice::Current,
+            (Choice::Current, Some(first)) if first.to_string() != error.to_string() => return None,
+            _ => other,
+        };
+        tracing::error!(%error, with = ?next, "PostgreSQL does not start; trying once more with settings of ALTER SYSTEM");
+        self.abandon().await;
+        Some(next)
     }
 
     /// Runs `start` to its end, unless it is not wanted any more; then what to do instead.
@@ -179,11 +207,18 @@ impl Supervisor {
         let begun = Instant::now();
         let hopeless = || begun.elapsed() > HOPELESS_PATIENCE && session.quorum.status().lost;
         let status = postgres.stop(STOP_PATIENCE, hopeless).await;
-        match status.success() {
-            true => session.bid_farewell().await,
-            false => self.abandon().await,
+        let shut_down = match status.success() {
+            true => stopped::check(self.handle.config(), session.committed()),
+            false => Err(status.to_string()),
+        };
+        match &shut_down {
+            Ok(()) => session.bid_farewell().await,
+            Err(reason) => {
+                tracing::warn!(reason, "postgres ended without having shut down; the next start is cold");
+                self.abandon().await;
+            }
         }
-        status.success()
+        shut_down.is_ok()
     }
 
     /// A start or a run has ended badly. Being fenced comes first: `postgres` ends because of it, perhaps before it is told here.
@@ -198,6 +233,7 @@ impl Supervisor {
         }
         self.failures += 1;
         self.handle.enter(Phase::Failed, Some(&error));
+        self.handle.count_failed_start(&error);
         Ok(Next::BackOff)
     }
 
@@ -279,22 +315,26 @@ impl Supervisor {
     }
 }
 
-/// From where the handle stands to a PostgreSQL that accepts connections.
-async fn bring_up(handle: Handle) -> Result<Arc<Postgres>, Error> {
+/// From where the handle stands to a PostgreSQL that clients may be let into.
+async fn bring_up(handle: Handle, choice: Choice, reason: String) -> Result<Arc<Postgres>, Error> {
     let setting = handle.setting();
     let session = match handle.session() {
         Some(session) => session,
-        None => Arc::new(Session::cold_start(setting).await?),
+        None => Arc::new(Session::cold_start(setting, choice, &reason).await?),
     };
     handle.set_session(session.clone());
-    conf::write_files(&setting.config)?;
+    conf::write_files(&setting.config, setting.owner)?;
     let postgres = Arc::new(Postgres::spawn(&setting.config, setting.owner, handle.shim()).await?);
     handle.set_postgres(postgres.clone());
+    let admitting = async {
+        let client = postgres.ready(&setting.config).await?;
+        admission::check(&setting.config, &postgres, &session, client).await?;
+        session.settle_settings(setting, choice).await
+    };
     tokio::select! {
-        ready = postgres.ready(&setting.config) => ready?,
+        admitted = admitting => admitted?,
         error = session.broken() => return Err(error),
     }
-    server::check_running(&setting.config, session.server).await?;
     server::warn_of(session.server, setting.config.verify_rate);
     Ok(postgres)
 }

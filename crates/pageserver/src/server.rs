@@ -17,7 +17,7 @@ use quire_types::{Key, Lsn, Term};
 use quire_wal::page;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +30,9 @@ const IN_FLIGHT_MAX: usize = 64;
 
 /// How long to wait when the operating system has no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often it is told that none can be accepted.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A refusal on its way to the compute.
 #[derive(Debug)]
@@ -101,6 +104,7 @@ impl From<KeepError> for Refusal {
 /// Accepts connections for as long as it is polled.
 pub async fn serve(listener: TcpListener, branches: Arc<Branches>, read_timeout: Duration) {
     let mut connections = JoinSet::new();
+    let mut told: Option<Instant> = None;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -114,7 +118,10 @@ pub async fn serve(listener: TcpListener, branches: Arc<Branches>, read_timeout:
                     });
                 }
                 Err(error) => {
-                    warn!(%error, "cannot accept a connection");
+                    if told.is_none_or(|told| told.elapsed() > TELL_INTERVAL) {
+                        warn!(%error, "cannot accept a connection; it is tried again");
+                        told = Some(Instant::now());
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -4,6 +4,7 @@
 //! quire.json               what the folder is: project, branches, ports
 //! run/up.pid               the supervisor, locked as long as it lives
 //! run/ready                there once everything answers
+//! run/trouble              there while a compute does not start, with the reason
 //! run/<role>.json          the configuration each role was started with
 //! log/<role>.log           what each role says, and log/up.log
 //! safekeeper-1/ ...        WAL
@@ -12,7 +13,7 @@
 //! evidence/<branch>/       pages that differ from storage's, put aside
 //! ```
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -32,11 +33,44 @@ impl Home {
         Ok(Home { root })
     }
 
+    /// Refuses a folder whose path PostgreSQL or a configuration could not hold.
+    pub fn check_path(&self) -> Result<()> {
+        let path = self.root.to_str().with_context(|| format!("the path {} is not UTF-8", self.root.display()))?;
+        ensure!(
+            !path.contains(|character: char| character.is_control()),
+            "the path {path:?} has a character that ends a line or controls a terminal; choose another folder with --dir"
+        );
+        Ok(())
+    }
+
+    /// Closes to others what is below the folder and was made by an earlier version, or under another umask.
+    pub fn close(&self) -> Result<()> {
+        close_file(&self.state_file())?;
+        for folder in [self.root.join("run"), self.root.join("log")] {
+            for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+                close_file(&entry?.path())?;
+            }
+        }
+        for entry in fs::read_dir(&self.root).with_context(|| format!("cannot list {}", self.root.display()))? {
+            let (name, path) = (entry.as_ref().map(fs::DirEntry::file_name), entry.as_ref().map(fs::DirEntry::path));
+            if let (Ok(name), Ok(path)) = (name, path)
+                && is_closed_folder(&name.to_string_lossy())
+            {
+                create_dir(&path, 0o700)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Creates the folder and its parts. Others may pass through a new folder, since the server's user must reach its cache, but
     /// find every part that has data closed. A folder that exists keeps its permissions.
     pub fn create(dir: &Path) -> Result<Home> {
         let root = Home::new(dir)?.root;
         if !root.exists() {
+            if let Some(above) = root.parent() {
+                // With the permissions that the user wants for new folders, whatever this process has for its files.
+                fs::create_dir_all(above).with_context(|| format!("cannot create {}", above.display()))?;
+            }
             create_dir(&root, 0o711)?;
         }
         let home = Home::new(dir)?;
@@ -63,6 +97,11 @@ impl Home {
     /// Exists while everything is started.
     pub fn ready_file(&self) -> PathBuf {
         self.root.join("run/ready")
+    }
+
+    /// Exists while storage is started and a compute does not start: the supervisor's pid, and why.
+    pub fn trouble_file(&self) -> PathBuf {
+        self.root.join("run/trouble")
     }
 
     /// The configuration of a role.
@@ -93,6 +132,20 @@ impl Home {
     /// The caches of computes, if the server's user can reach this folder.
     pub fn compute_root(&self) -> PathBuf {
         self.root.join("compute")
+    }
+}
+
+/// Folders of roles, which have data.
+fn is_closed_folder(name: &str) -> bool {
+    ["safekeeper-", "pageserver-"].iter().any(|role| name.starts_with(role)) || name == "evidence"
+}
+
+/// Lets nobody but the owner read or write a file, if there is one.
+fn close_file(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => fs::set_permissions(path, Permissions::from_mode(0o600))
+            .with_context(|| format!("cannot close {} to others", path.display())),
+        _ => Ok(()),
     }
 }
 

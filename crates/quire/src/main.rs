@@ -12,6 +12,7 @@
 //! - stdout carries the answer of a command and nothing else, in one JSON document under `--json`;
 //! - a failure ends in one line that says what to do and exit status 1, never in the text of a panic.
 
+mod beginning;
 mod bench;
 mod cli;
 mod commands;

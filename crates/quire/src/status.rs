@@ -106,6 +106,8 @@ fn branch_entry(state: &State, branch: &Branch, compute: Option<&Value>, stored:
             "pid": compute["pid"],
             "term": compute["term"],
             "error": compute["error"],
+            "settings_rejected": compute["settings_rejected"],
+            "outdated": compute["outdated"],
             "http": branch.http_address(),
             "quorum_lost": compute["quorum"]["lost"],
             "throttle": compute["throttle"],

@@ -1,6 +1,7 @@
 //! The user PostgreSQL runs as, and where that user can keep its cache.
 
-use crate::home::Home;
+use crate::context::FIRST_BRANCH;
+use crate::home::{Home, create_dir};
 use crate::state::State;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::{User, geteuid};
@@ -33,6 +34,29 @@ pub fn compute_dir(home: &Home, project: ProjectId, branch: &str) -> Result<Comp
     ensure!(geteuid().is_root(), "{reason}; choose another folder with --dir");
     let path = Path::new(SYSTEM_CACHE).join(project.to_string()).join(branch);
     Ok(ComputeDir { path, outside_because: Some(reason) })
+}
+
+/// Creates the directory of a compute: PostgreSQL's user's, whom others let pass and who lets nobody in.
+pub fn create_compute_dir(place: &ComputeDir) -> Result<()> {
+    let system = Path::new(SYSTEM_CACHE);
+    if place.path.starts_with(system) {
+        create_dir(system, 0o711)?;
+    }
+    if let Some(above) = place.path.parent() {
+        create_dir(above, 0o711)?;
+    }
+    create_dir(&place.path, 0o700)?;
+    if let Some((uid, gid)) = server_ids()? {
+        let given = std::os::unix::fs::chown(&place.path, Some(uid), Some(gid));
+        given.with_context(|| format!("cannot give {} to PostgreSQL's user", place.path.display()))?;
+    }
+    Ok(())
+}
+
+/// Refuses a folder that no compute could be started in, before anything is made there.
+pub fn check_folder(home: &Home) -> Result<()> {
+    home.check_path()?;
+    compute_dir(home, ProjectId([0; 16]), FIRST_BRANCH).map(drop)
 }
 
 /// Every directory that may hold the cache of a branch of this folder, wherever it was chosen.

@@ -17,8 +17,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+/// How often it is told that no connection can be accepted.
+const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A peer that takes nothing for this long is given up.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -133,6 +136,7 @@ async fn accept_all(
     connections: &Connections,
 ) -> Result<(), SafekeeperError> {
     let listener = tokio::net::TcpListener::from_std(listener).map_err(listen_error("the quorum port"))?;
+    let mut told: Option<Instant> = None;
     loop {
         let started = match listener.accept().await {
             Ok((stream, address)) => prepare(stream).and_then(|stream| connections.start(shared, stream, address)),
@@ -140,7 +144,10 @@ async fn accept_all(
         };
         if let Err(error) = started {
             // Out of descriptors or threads: others may end meanwhile.
-            tracing::warn!(%error, "a connection could not be accepted");
+            if told.is_none_or(|told| told.elapsed() > TELL_INTERVAL) {
+                tracing::warn!(%error, "a connection could not be accepted; it is tried again");
+                told = Some(Instant::now());
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -24,6 +24,7 @@
 //! - Nothing here panics on any input. If it did, the process would abort: these are `extern "C"` functions.
 
 pub mod agent;
+pub mod clients;
 pub mod create;
 pub mod database;
 pub mod errno;
@@ -37,3 +38,4 @@ pub mod shim;
 pub mod tracked;
 pub mod undescribed;
 pub mod wal;
+pub mod withheld;

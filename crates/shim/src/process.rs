@@ -8,7 +8,7 @@
 //!
 //! Programs that PostgreSQL starts (`archive_command`, `COPY ... PROGRAM`) get an environment without this library.
 
-use crate::{agent, real, shim};
+use crate::{agent, clients, real, shim};
 use libc::{c_char, c_int};
 use quire_cache::layout::COMPUTE_DIR_VARIABLE;
 use shim::Shim;
@@ -75,6 +75,13 @@ fn bind_to(parent: u32, signal: c_int) {
     }
 }
 
+/// Ends this process if the one that forked it has died: signals that say so may be blocked.
+pub fn die_without_parent() {
+    if parent_pid() != PARENT_PID.load(Ordering::Relaxed) {
+        die();
+    }
+}
+
 /// The library's constructor: runs in the process that was started with it, before `main`.
 extern "C" fn loaded() {
     // SAFETY: nothing else runs yet; the string is copied at once, since PostgreSQL later overwrites its environment.
@@ -119,6 +126,7 @@ fn follow_agent() {
 
 extern "C" fn before_fork() {
     PARENT_PID.store(ask_pid(), Ordering::Relaxed);
+    clients::before_fork();
 }
 
 extern "C" fn in_child() {
@@ -126,6 +134,7 @@ extern "C" fn in_child() {
     BOUND.store(false, Ordering::Relaxed);
     bind_to(PARENT_PID.load(Ordering::Relaxed), libc::SIGQUIT);
     agent::disconnect();
+    clients::admit();
 }
 
 fn environment_name(name: &str) -> CString {

@@ -102,6 +102,8 @@ real! {
     fn rename(from: *const c_char, to: *const c_char) -> c_int;
     fn renameat(from_dir: c_int, from: *const c_char, to_dir: c_int, to: *const c_char) -> c_int;
     fn link(from: *const c_char, to: *const c_char) -> c_int;
+    fn accept(fd: c_int, address: *mut libc::sockaddr, bytes: *mut libc::socklen_t) -> c_int;
+    fn accept4(fd: c_int, address: *mut libc::sockaddr, bytes: *mut libc::socklen_t, flags: c_int) -> c_int;
     fn chdir(path: *const c_char) -> c_int;
     fn fchdir(fd: c_int) -> c_int;
     fn __read_chk(fd: c_int, buffer: *mut c_void, bytes: size_t, room: size_t) -> ssize_t;

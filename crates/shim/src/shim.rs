@@ -2,6 +2,7 @@
 
 use crate::errno::Errno;
 use crate::names::{Buffer, META_PATH_BYTES_MAX};
+use crate::withheld::Withheld;
 use crate::{process, real};
 use quire_cache::layout::{COMPUTE_DIR_BYTES_MAX, CONTROL, META, PGDATA, SOCKET};
 use quire_cache::{CacheError, Control, ControlMap};
@@ -19,6 +20,7 @@ pub struct Shim {
     links_path: CString,
     meta_root: Vec<u8>,
     socket: Vec<u8>,
+    withheld: Option<Withheld>,
 }
 
 static SHIM: AtomicPtr<Shim> = AtomicPtr::new(std::ptr::null_mut());
@@ -81,6 +83,7 @@ impl Shim {
             links_path,
             meta_root: [&below(META)[..], b"/"].concat(),
             socket: below(SOCKET),
+            withheld: Withheld::find(root),
         })
     }
 
@@ -98,6 +101,11 @@ impl Shim {
     /// Where PostgreSQL has its links to tablespaces.
     pub fn links_path(&self) -> &CStr {
         &self.links_path
+    }
+
+    /// The files that only this library finds, if the compute has any.
+    pub fn withheld(&self) -> Option<&Withheld> {
+        self.withheld.as_ref()
     }
 
     /// The part of an absolute, normalised path (without the leading slash) below the data directory.

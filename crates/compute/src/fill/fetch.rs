@@ -81,7 +81,7 @@ impl Fetcher {
 
     /// Brings in `blocks`, which somebody waits for, and what lies ahead if they are part of a run.
     pub async fn fill(self: &Arc<Fetcher>, id: FileId, blocks: Range<u32>) -> Result<(), FillError> {
-        let file = self.files.get(id)?;
+        let file = self.files.get_patiently(id).await?;
         let _waiting = Waiting::begin(&self.waiting);
         let step = self.read_ahead().missed(id, blocks.clone());
         let mut wanted = vec![blocks.clone()];

@@ -1,5 +1,6 @@
 //! The cache files that the agent has open for installing pages.
 
+use crate::descriptors;
 use nix::sys::uio::pwritev;
 use quire_cache::meta::is_made_by_agent;
 use quire_cache::protocol::{self, BlockState, Blocks};
@@ -16,8 +17,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// How many files are kept open.
+/// How many files are kept open at most.
 const OPEN_FILES_MAX: usize = 512;
+
+/// How long somebody waits who may open no file, and how often.
+const LACK_PAUSE: Duration = Duration::from_millis(20);
+const LACK_ATTEMPTS: u32 = 500;
 
 const SETTLE_POLL: Duration = Duration::from_millis(5);
 
@@ -54,18 +59,29 @@ pub struct Beginning {
     pub bounded: bool,
 }
 
+impl FileError {
+    /// Whether too many files are open.
+    fn is_lack(&self) -> bool {
+        match self {
+            FileError::Io(source) | FileError::Cache(CacheError::Io { source, .. }) => descriptors::is_lack(source),
+            FileError::Local(_) | FileError::Cache(_) => false,
+        }
+    }
+}
+
 /// Files by what they are.
 #[derive(Debug)]
 pub struct Files {
     dir: ComputeDir,
     beginning: Beginning,
     open: Mutex<HashMap<FileId, Arc<CacheFile>>>,
+    open_max: usize,
 }
 
 impl Files {
     /// Files below a compute's directory.
     pub fn new(dir: ComputeDir, beginning: Beginning) -> Files {
-        Files { dir, beginning, open: Mutex::default() }
+        Files { dir, beginning, open: Mutex::default(), open_max: descriptors::share(OPEN_FILES_MAX) }
     }
 
     /// The file, opened if it is not.
@@ -75,12 +91,35 @@ impl Files {
         if let Some(file) = open.get(&id).filter(|file| file.lives()) {
             return Ok(file.clone());
         }
-        let file = Arc::new(CacheFile::open(&self.dir, id, self.beginning)?);
-        if open.len() >= OPEN_FILES_MAX {
+        let file = match CacheFile::open(&self.dir, id, self.beginning) {
+            Err(error) if error.is_lack() => {
+                open.clear();
+                CacheFile::open(&self.dir, id, self.beginning)
+            }
+            opened => opened,
+        };
+        let file = Arc::new(file?);
+        if open.len() >= self.open_max {
             open.clear();
         }
         open.insert(id, file.clone());
         Ok(file)
+    }
+
+    /// As [`Files::get`], but waits for a while if too many files are open: others may be closed.
+    pub async fn get_patiently(&self, id: FileId) -> Result<Arc<CacheFile>, FileError> {
+        for _ in 0..LACK_ATTEMPTS {
+            match self.get(id) {
+                Err(error) if error.is_lack() => tokio::time::sleep(LACK_PAUSE).await,
+                outcome => return outcome,
+            }
+        }
+        self.get(id)
+    }
+
+    /// Closes all files that nobody uses at the moment, so that others can be opened.
+    pub fn close_all(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Closes files that were deleted, whose space would not be freed otherwise.

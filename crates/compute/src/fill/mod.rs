@@ -11,6 +11,7 @@ mod read_ahead;
 mod thread;
 
 use crate::as_written::AsWritten;
+use crate::descriptors::{self, Seldom};
 use crate::guard::Guard;
 use crate::kept::KeptFiles;
 use crate::materialise::Materialiser;
@@ -105,12 +106,18 @@ impl FillServer {
     async fn accept(self: Arc<FillServer>, listener: UnixListener) {
         let mut connections = JoinSet::new();
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        let mut refusing = Seldom::default();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => drop(connections.spawn(self.clone().converse(stream))),
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept a connection on agent.sock");
+                        if descriptors::is_lack(&error) {
+                            self.fetcher.files().close_all();
+                        }
+                        if refusing.is_time() {
+                            tracing::warn!(%error, "cannot accept a connection on agent.sock; it is tried again");
+                        }
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }
                 },

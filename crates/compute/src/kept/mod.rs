@@ -8,6 +8,7 @@
 //! - `area`: which files these are;
 //! - [`statistics`]: what a clean shutdown leaves in `pg_stat`, of use only with the state of the database it belongs to;
 //! - [`free_space`]: free space maps, which nobody waits for;
+//! - [`settings`]: the settings of `ALTER SYSTEM` that a server was ready with;
 //! - [`retention`]: the WAL that replication slots still need.
 //!
 //! Invariants:
@@ -19,11 +20,12 @@
 mod area;
 pub mod free_space;
 pub mod retention;
+pub mod settings;
 pub mod statistics;
 
 use crate::owner::Owner;
 use crate::page_client::{PageClient, PageError};
-use crate::{Error, place};
+use crate::{Error, descriptors, place};
 use area::Known;
 use bytes::Bytes;
 use quire_cache::{ComputeDir, FileArea};
@@ -117,7 +119,13 @@ impl KeptFiles {
         area: FileArea,
     ) -> Result<(OwnedMutexGuard<State>, area::Changes), Error> {
         let pgdata = self.dir.pgdata();
-        let look = move || area::changes(&pgdata, area, &state.known).map(|changes| (state, changes));
+        let look = move || loop {
+            match area::changes(&pgdata, area, &state.known) {
+                // An error would be answered with a crash.
+                Err(error) if descriptors::is_lack_in(&error) => std::thread::sleep(RETRY_PAUSE),
+                outcome => return outcome.map(|changes| (state, changes)),
+            }
+        };
         tokio::task::spawn_blocking(look).await.map_err(|_| Error::ShuttingDown)?
     }
 

@@ -5,9 +5,9 @@
 //! from the redo position of the checkpoint *before* the last one on: two checkpoints do not fit into that moment.
 
 use quire_types::Lsn;
-use quire_wal::{ControlFile, DataPath};
+use quire_wal::ControlFile;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Follows the checkpoints of one session.
 #[derive(Debug)]
@@ -19,8 +19,8 @@ pub struct Retention {
 
 impl Retention {
     /// For a PostgreSQL that starts from a checkpoint with this redo position.
-    pub fn new(pgdata: &Path, redo: Lsn) -> Retention {
-        Retention { control_file: pgdata.join(DataPath::ControlFile.to_path()), before: redo, last: redo }
+    pub fn new(control_file: PathBuf, redo: Lsn) -> Retention {
+        Retention { control_file, before: redo, last: redo }
     }
 
     /// WAL before this is needed by nobody but storage, if the slots that storage has need it from `by_slots` on.
@@ -44,8 +44,9 @@ impl Retention {
 mod tests {
     use super::*;
     use quire_wal::{CheckpointState, DataLayout, DatabaseState};
+    use std::path::Path;
 
-    fn write_control_file(pgdata: &Path, redo: Lsn) {
+    fn write_control_file(path: &Path, redo: Lsn) {
         let control = ControlFile {
             system_identifier: 7,
             catalog_version: 202_209_061,
@@ -62,23 +63,23 @@ mod tests {
             layout: DataLayout::default(),
             mock_authentication_nonce: [0; 32],
         };
-        fs::write(pgdata.join("global/pg_control"), control.to_bytes()).expect("written");
+        fs::write(path, control.to_bytes()).expect("written");
     }
 
     #[test]
     fn wal_is_kept_from_the_checkpoint_before_the_last_or_from_where_a_slot_needs_it() {
         let folder = tempfile::tempdir().expect("a folder");
-        fs::create_dir(folder.path().join("global")).expect("made");
-        let mut retention = Retention::new(folder.path(), Lsn(100));
+        let control = folder.path().join("pg_control");
+        let mut retention = Retention::new(control.clone(), Lsn(100));
         assert_eq!(retention.horizon(None), Lsn(100), "there is no control file yet");
-        write_control_file(folder.path(), Lsn(200));
+        write_control_file(&control, Lsn(200));
         assert_eq!(retention.horizon(None), Lsn(100));
-        write_control_file(folder.path(), Lsn(300));
+        write_control_file(&control, Lsn(300));
         assert_eq!(retention.horizon(None), Lsn(200));
         assert_eq!(retention.horizon(None), Lsn(200), "it is the same checkpoint as before");
         assert_eq!(retention.horizon(Some(Lsn(150))), Lsn(150));
         assert_eq!(retention.horizon(Some(Lsn(900))), Lsn(200));
-        fs::write(folder.path().join("global/pg_control"), b"half a page").expect("written");
+        fs::write(&control, b"half a page").expect("written");
         assert_eq!(retention.horizon(None), Lsn(200));
     }
 }

@@ -88,7 +88,7 @@ impl Shipper {
     fn ship_records(&mut self, shared: &Shared, written: Lsn) -> Result<(), Error> {
         while self.stream.position() < written {
             let end = written.min(self.stream.position().add(PIECE_BYTES));
-            self.take_in(end, written)?;
+            self.take_in(shared, end, written)?;
             self.ship_whole_records(shared)?;
             if self.stream.position() < written {
                 // What was acknowledged meanwhile makes room for more.
@@ -103,9 +103,9 @@ impl Shipper {
         Ok(())
     }
 
-    fn take_in(&mut self, end: Lsn, written: Lsn) -> Result<(), Error> {
+    fn take_in(&mut self, shared: &Shared, end: Lsn, written: Lsn) -> Result<(), Error> {
         let mut bytes = Vec::new();
-        self.source.wal.read(self.stream.position(), end, &mut bytes)?;
+        self.source.wal.read_patiently(self.stream.position(), end, &mut bytes, || shared.is_stopping())?;
         self.stream.feed(&bytes);
         self.pending.extend_from_slice(&bytes);
         self.find_boundary(written)

@@ -61,6 +61,9 @@ impl Args {
         }
         let _: Value = agent.post(path, &json!({ "cold": self.cold }), TIMEOUT)?;
         let status: Value = agent.get("/status")?;
+        if let Some(note) = status["settings_rejected"].as_str() {
+            eprintln!("quire: {note}");
+        }
         let answer = json!({ "branch": branch.name, "state": status["state"], "url": branch.url() });
         context.answer(&answer, |answer| answer["state"].as_str().unwrap_or("done").to_owned())?;
         Ok(ExitCode::SUCCESS)

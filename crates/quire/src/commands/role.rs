@@ -2,6 +2,8 @@
 
 use crate::logging;
 use anyhow::{Context, Result};
+use nix::sys::stat::Mode;
+use quire_compute::descriptors;
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::path::PathBuf;
@@ -61,8 +63,16 @@ impl Args {
 
 fn run(role: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     logging::start();
+    descriptors::raise_limit();
+    close_new_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(role)
+}
+
+/// What this process and its children make is for its user alone, whatever umask they were started with; what others need is opened
+/// where it is made.
+pub fn close_new_files() {
+    nix::sys::stat::umask(Mode::from_bits_truncate(0o077));
 }
 
 async fn run_agent(

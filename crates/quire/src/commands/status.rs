@@ -115,7 +115,11 @@ fn notes(status: &Status) -> String {
         }
         notes.extend(server_note(branch));
         notes.extend(mismatch_note(branch));
-        for error in [&branch["error"], &branch["compute"]["error"]].into_iter().filter_map(Value::as_str) {
+        let compute = &branch["compute"];
+        for error in [&branch["error"], &compute["error"], &compute["settings_rejected"], &compute["outdated"]]
+            .into_iter()
+            .filter_map(Value::as_str)
+        {
             notes.push(format!("Branch {}: {error}", cell(&branch["name"])));
         }
     }

@@ -1,11 +1,13 @@
 //! `quire up`
 
+use crate::beginning::Beginning;
+use crate::commands::role::close_new_files;
 use crate::context::Context;
 use crate::home::Home;
 use crate::lock::{Holder, UpLock, holder};
 use crate::state::State;
 use crate::supervisor::{self, Options};
-use crate::user::compute_dirs;
+use crate::user::{check_folder, compute_dirs};
 use crate::{logging, postgres, processes};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::statvfs::statvfs;
@@ -14,6 +16,7 @@ use serde_json::json;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -148,11 +151,11 @@ impl Args {
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
         ensure!(self.safekeepers % 2 == 1, "--safekeepers must be odd: an even one more survives no more failures");
         ensure!(self.pageservers == 1, "this release runs one pageserver; leave --pageservers at 1");
+        check_folder(&context.home)?;
         let home = Home::create(context.home.root())?;
         if let Holder::Process(pid) = holder(&home)? {
             eprintln!("quire: already running (process {pid})");
-            wait_until_ready(&home, pid, None)?;
-            return print_url(context, pid);
+            return answer_when_ready(context, &home, pid);
         }
         match self.detach {
             true => self.run_in_background(context, &home),
@@ -162,14 +165,24 @@ impl Args {
 
     fn run_here(&self, context: &Context, home: &Home) -> Result<ExitCode> {
         logging::start();
+        close_new_files();
         let _lock = UpLock::take(home)?.context("another `quire up` has just started in this folder")?;
         remove_ready(home)?;
+        home.close()?;
+        let beginning = Beginning::note(home)?;
+        let result = self.start_and_supervise(context, home);
+        remove_ready(home)?;
+        if result.is_err() {
+            beginning.undo(home)?;
+        }
+        result.map(|()| ExitCode::SUCCESS)
+    }
+
+    fn start_and_supervise(&self, context: &Context, home: &Home) -> Result<()> {
         let (mut state, options) = self.prepare(home)?;
         end_orphans(home, &state);
         leave_taken_ports(home, &mut state)?;
-        let result = supervise(context, home, state, &options);
-        remove_ready(home)?;
-        result.map(|()| ExitCode::SUCCESS)
+        supervise(context, home, state, &options)
     }
 
     /// What the folder is, made up now if it is new.
@@ -203,16 +216,14 @@ impl Args {
 
     fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
         let path = home.log_file("up");
-        let mut log = OpenOptions::new().create(true).append(true).read(true).open(&path)?;
+        let mut log = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path)?;
         let log_start = log.seek(SeekFrom::End(0))?;
         let mut child = self.background_command(home, &log)?.spawn().context("cannot start the supervisor")?;
         let waited = wait_until_ready(home, child.id(), Some(&mut child));
         match (waited, holder(home)?) {
-            (Ok(()), _) => print_url(context, child.id()),
-            (Err(_), Holder::Process(other)) if other != child.id() => {
-                wait_until_ready(home, other, None)?;
-                print_url(context, other)
-            }
+            (Ok(Waited::Ready), _) => print_url(context, child.id()),
+            (Ok(Waited::Trouble(trouble)), _) => bail!(trouble),
+            (Err(_), Holder::Process(other)) if other != child.id() => answer_when_ready(context, home, other),
             (Err(error), _) => {
                 log.seek(SeekFrom::Start(log_start))?;
                 let mut said = String::new();
@@ -306,16 +317,39 @@ fn print_url(context: &Context, pid: u32) -> Result<ExitCode> {
 }
 
 fn remove_ready(home: &Home) -> Result<()> {
-    match std::fs::remove_file(home.ready_file()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("cannot remove run/ready"),
-        _ => Ok(()),
+    for path in [home.ready_file(), home.trouble_file()] {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What the supervisor says.
+enum Waited {
+    /// Everything answers.
+    Ready,
+    /// Storage does, and a compute does not start.
+    Trouble(String),
+}
+
+fn answer_when_ready(context: &Context, home: &Home, pid: u32) -> Result<ExitCode> {
+    match wait_until_ready(home, pid, None)? {
+        Waited::Ready => print_url(context, pid),
+        Waited::Trouble(trouble) => bail!(trouble),
     }
 }
 
-/// Waits until the supervisor `pid` says that it is ready, or is seen to have ended.
-fn wait_until_ready(home: &Home, pid: u32, mut child: Option<&mut Child>) -> Result<()> {
+/// Waits until the supervisor `pid` says that it is ready or why it is not, or is seen to have ended.
+fn wait_until_ready(home: &Home, pid: u32, mut child: Option<&mut Child>) -> Result<Waited> {
     let deadline = Instant::now() + START_TIMEOUT;
     while !says_ready(home, pid) {
+        if let Some(trouble) = trouble(home, pid) {
+            return Ok(Waited::Trouble(trouble));
+        }
         let ended = match &mut child {
             Some(child) => child.try_wait()?.is_some(),
             None => !processes::is_alive(pid),
@@ -324,7 +358,16 @@ fn wait_until_ready(home: &Home, pid: u32, mut child: Option<&mut Child>) -> Res
         ensure!(Instant::now() < deadline, "not ready after {} s; see `quire status`", START_TIMEOUT.as_secs());
         std::thread::sleep(POLL_INTERVAL);
     }
-    Ok(())
+    Ok(Waited::Ready)
+}
+
+/// Why a compute does not start, if the supervisor `pid` says so.
+fn trouble(home: &Home, pid: u32) -> Option<String> {
+    let text = std::fs::read_to_string(home.trouble_file()).ok()?;
+    let trouble = text.strip_prefix(&format!("{pid}\n"))?.trim_end().to_owned();
+    Some(format!(
+        "{trouble}\nStorage is up, and the start is tried again: correct the cause and see `quire status`, or stop all with `quire down`"
+    ))
 }
 
 fn says_ready(home: &Home, pid: u32) -> bool {

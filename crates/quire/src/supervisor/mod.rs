@@ -12,14 +12,16 @@ mod group;
 mod readiness;
 
 use crate::context::FIRST_BRANCH;
-use crate::home::{Home, create_dir};
+use crate::home::Home;
 use crate::roles::{ComputeOptions, Role, compute_config, pageserver_config, safekeeper_config, write_config};
 use crate::state::{Branch, State};
-use crate::user::compute_dir;
+use crate::user::{compute_dir, create_compute_dir};
 use anyhow::{Context, Result};
 use child::Launcher;
 use group::Group;
-use readiness::Readiness;
+use quire_compute::error::PORT_TAKEN;
+use quire_files::{Durability, publish};
+use readiness::{Readiness, Trouble};
 use std::path::PathBuf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -49,17 +51,38 @@ pub async fn run(home: &Home, mut state: State, options: &Options, ready: impl F
         () = stop.wait() => None,
     };
     let result = match started {
-        Some(Ok(())) => {
-            ready(&state);
-            stop.wait().await;
-            Ok(())
-        }
-        Some(failed) => failed,
+        Some(Ok(computes)) => tokio::select! {
+            result = attend(home, &computes, || ready(&state)) => result,
+            () = stop.wait() => Ok(()),
+        },
+        Some(Err(failed)) => Err(failed),
         None => Ok(()),
     };
     tracing::info!("stopping");
     groups.stop().await;
     result
+}
+
+/// Says so when the computes are ready, and what is the matter while they are not: storage is not stopped because of a compute,
+/// which is tried again. Never ends well by itself.
+async fn attend(home: &Home, computes: &Readiness, ready: impl FnOnce()) -> Result<()> {
+    if let Err(error) = computes.wait_for_computes().await {
+        match error.downcast_ref::<Trouble>() {
+            // On another port it may start.
+            Some(trouble) if !trouble.0.contains(PORT_TAKEN) => say_trouble(home, trouble)?,
+            _ => return Err(error),
+        }
+        computes.wait_patiently_for_computes().await?;
+        std::fs::remove_file(home.trouble_file()).context("cannot remove run/trouble")?;
+    }
+    ready();
+    std::future::pending().await
+}
+
+fn say_trouble(home: &Home, trouble: &Trouble) -> Result<()> {
+    tracing::error!(%trouble, "a compute does not start; storage is up, and the start is tried again");
+    let text = format!("{}\n{trouble}\n", std::process::id());
+    Ok(publish(&home.trouble_file(), text.as_bytes(), Durability::Process)?)
 }
 
 /// The roles by when they are ended.
@@ -81,7 +104,8 @@ impl Groups {
     }
 }
 
-async fn start(home: &Home, state: &mut State, options: &Options, groups: &mut Groups) -> Result<()> {
+/// Starts everything; the computes are yet to be waited for.
+async fn start(home: &Home, state: &mut State, options: &Options, groups: &mut Groups) -> Result<Readiness> {
     start_storage(home, state, groups).await?;
     if state.branches.is_empty() {
         let Options { cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate, .. } = *options;
@@ -91,7 +115,7 @@ async fn start(home: &Home, state: &mut State, options: &Options, groups: &mut G
         state.save(home)?;
     }
     create_branches(home, state, options).await?;
-    start_computes(home, state, options, groups).await
+    start_computes(home, state, options, groups)
 }
 
 async fn start_storage(home: &Home, state: &State, groups: &mut Groups) -> Result<()> {
@@ -113,7 +137,7 @@ async fn start_storage(home: &Home, state: &State, groups: &mut Groups) -> Resul
     Ok(())
 }
 
-async fn start_computes(home: &Home, state: &State, options: &Options, groups: &mut Groups) -> Result<()> {
+fn start_computes(home: &Home, state: &State, options: &Options, groups: &mut Groups) -> Result<Readiness> {
     let mut readiness = Readiness::new(home);
     for branch in &state.branches {
         let role = Role::Compute(branch.clone());
@@ -122,7 +146,7 @@ async fn start_computes(home: &Home, state: &State, options: &Options, groups: &
         write_config(home, &role, &compute_config(state, branch, &compute))?;
         readiness.expect(role.clone(), groups.computes.add(role));
     }
-    readiness.wait_for_computes().await
+    Ok(readiness)
 }
 
 /// Creates what an earlier start did not finish, or did not begin.
@@ -147,10 +171,7 @@ async fn create_branch(home: &Home, state: &State, branch: &Branch, options: &Op
 
 fn compute_options(home: &Home, state: &State, branch: &Branch, options: &Options) -> Result<ComputeOptions> {
     let place = compute_dir(home, state.project, &branch.name)?;
-    if let Some(above) = place.path.parent() {
-        create_dir(above, 0o711)?;
-    }
-    std::fs::create_dir_all(&place.path).with_context(|| format!("cannot create {}", place.path.display()))?;
+    create_compute_dir(&place)?;
     let evidence = home.evidence_dir(&branch.name);
     Ok(ComputeOptions { pg_bin: options.pg_bin.clone(), shim: options.shim.clone(), dir: place.path, evidence })
 }

@@ -15,6 +15,9 @@ const COMPUTE_TIMEOUT: Duration = Duration::from_secs(300);
 /// A role that dies so often while it starts will not do better the next time.
 const DEATHS_MAX: u32 = 3;
 
+/// A PostgreSQL that failed as often will not start before somebody changes something.
+const FAILED_STARTS_MAX: u64 = 2;
+
 /// Lines of a role's log shown when it does not start.
 const LOG_LINES: usize = 5;
 
@@ -37,23 +40,41 @@ impl Readiness {
 
     /// Waits until all answer at all.
     pub async fn wait_for_answers(&self) -> Result<()> {
-        self.wait(STORAGE_TIMEOUT, |_| true).await
+        self.wait(STORAGE_TIMEOUT, |_| true, |_| None).await
     }
 
-    /// Waits until all computes accept connections.
+    /// Waits until all computes accept connections. A PostgreSQL that fails again is not waited for.
     pub async fn wait_for_computes(&self) -> Result<()> {
-        self.wait(COMPUTE_TIMEOUT, |status| status["state"] == "running").await
+        self.wait(COMPUTE_TIMEOUT, is_running, failure).await
     }
 
-    async fn wait(&self, timeout: Duration, ready: impl Fn(&Value) -> bool) -> Result<()> {
-        let deadline = Instant::now() + timeout;
+    /// Waits until all computes accept connections, however long it takes.
+    pub async fn wait_patiently_for_computes(&self) -> Result<()> {
+        self.wait(Duration::MAX, is_running, |_| None).await
+    }
+
+    async fn wait(
+        &self,
+        timeout: Duration,
+        ready: impl Fn(&Value) -> bool,
+        failure: impl Fn(&Value) -> Option<String>,
+    ) -> Result<()> {
+        let begun = Instant::now();
         for (role, deaths) in &self.roles {
-            while !ask(role).await?.is_some_and(|status| ready(&status)) {
+            loop {
+                let status = ask(role).await?.unwrap_or_default();
+                if !status.is_null() && ready(&status) {
+                    break;
+                }
+                if let Some(reason) = failure(&status) {
+                    return Err(Trouble(format!("{} does not start: {reason}", role.name())).into());
+                }
                 if deaths.count() >= DEATHS_MAX {
                     bail!("{} ends again and again; {}", role.name(), self.end_of_log(role));
                 }
-                if Instant::now() > deadline {
-                    bail!("{} is not ready after {} s; {}", role.name(), timeout.as_secs(), self.end_of_log(role));
+                if begun.elapsed() > timeout {
+                    let (name, seconds, log) = (role.name(), timeout.as_secs(), self.end_of_log(role));
+                    return Err(Trouble(format!("{name} is not ready after {seconds} s; {log}")).into());
                 }
                 sleep(POLL_INTERVAL).await;
             }
@@ -69,6 +90,21 @@ impl Readiness {
         lines.reverse();
         format!("the end of {}:\n{}", path.display(), lines.join("\n"))
     }
+}
+
+/// Why a role is not ready that may still become so.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Trouble(pub String);
+
+fn is_running(status: &Value) -> bool {
+    status["state"] == "running"
+}
+
+/// Why PostgreSQL has failed to start again and again.
+fn failure(status: &Value) -> Option<String> {
+    let again = status["failed_starts"].as_u64().is_some_and(|failures| failures >= FAILED_STARTS_MAX);
+    status["error"].as_str().filter(|_| again).map(str::to_owned)
 }
 
 /// The role's status, none if it does not answer.

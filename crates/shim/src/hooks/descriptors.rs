@@ -3,7 +3,7 @@
 use crate::errno::{self, Errno};
 use crate::fds::{self, Descriptor};
 use crate::hooks::data;
-use crate::{real, shim};
+use crate::{clients, real, shim};
 use libc::{c_char, c_int};
 use quire_cache::Meta;
 
@@ -27,7 +27,22 @@ fn duplicated(from: c_int, to: c_int) -> c_int {
     to
 }
 
+fn accepted(fd: c_int) -> c_int {
+    clients::accepted(fd);
+    fd
+}
+
 intercept! {
+    fn accept(fd: c_int, address: *mut libc::sockaddr, bytes: *mut libc::socklen_t) -> c_int {
+        // SAFETY: see `close`.
+        accepted(unsafe { real::accept(fd, address, bytes) })
+    }
+
+    fn accept4(fd: c_int, address: *mut libc::sockaddr, bytes: *mut libc::socklen_t, flags: c_int) -> c_int {
+        // SAFETY: see `close`.
+        accepted(unsafe { real::accept4(fd, address, bytes, flags) })
+    }
+
     fn close(fd: c_int) -> c_int {
         fds::forget(fd);
         // SAFETY: the caller keeps the C function's promises, here and in all functions below.

@@ -5,7 +5,7 @@ use crate::fds::{self, Descriptor};
 use crate::hooks::paths;
 use crate::names::{self, FileKind, Target};
 use crate::shim::{self, Shim};
-use crate::{create, process, real, tracked, wal};
+use crate::{create, process, real, tracked, wal, withheld};
 use libc::{DIR, c_char, c_int, mode_t};
 use quire_cache::Meta;
 
@@ -119,38 +119,38 @@ intercept! {
     fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: the caller keeps the C function's promises. It is variadic in C; where there is no third argument,
         // this one is some register's contents, which the kernel ignores.
-        unsafe { open_as(target_of(path), path, flags, |flags| real::open(path, flags, mode)) }
+        unsafe { open_as(target_of(path), path, flags, |flags| real::open(withheld::path_of(path), flags, mode)) }
     }
 
     fn open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: as for `open`.
-        unsafe { open_as(target_of(path), path, flags, |flags| real::open(path, flags, mode)) }
+        unsafe { open_as(target_of(path), path, flags, |flags| real::open(withheld::path_of(path), flags, mode)) }
     }
 
     fn __open_2(path: *const c_char, flags: c_int) -> c_int {
         // SAFETY: as for `open`; the mode is not needed, or the program would have passed one.
-        unsafe { open_as(target_of(path), path, flags, |flags| real::open(path, flags, 0)) }
+        unsafe { open_as(target_of(path), path, flags, |flags| real::open(withheld::path_of(path), flags, 0)) }
     }
 
     fn __open64_2(path: *const c_char, flags: c_int) -> c_int {
         // SAFETY: as for `__open_2`.
-        unsafe { open_as(target_of(path), path, flags, |flags| real::open(path, flags, 0)) }
+        unsafe { open_as(target_of(path), path, flags, |flags| real::open(withheld::path_of(path), flags, 0)) }
     }
 
     fn creat(path: *const c_char, mode: mode_t) -> c_int {
         let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
         // SAFETY: as for `open`.
-        unsafe { open_as(target_of(path), path, flags, |flags| real::open(path, flags, mode)) }
+        unsafe { open_as(target_of(path), path, flags, |flags| real::open(withheld::path_of(path), flags, mode)) }
     }
 
     fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: as for `open`.
-        unsafe { open_as(target_at(dir, path), path, flags, |flags| real::openat(dir, path, flags, mode)) }
+        unsafe { open_as(target_at(dir, path), path, flags, |flags| real::openat(dir, withheld::path_at(dir, path), flags, mode)) }
     }
 
     fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
         // SAFETY: as for `open`.
-        unsafe { open_as(target_at(dir, path), path, flags, |flags| real::openat(dir, path, flags, mode)) }
+        unsafe { open_as(target_at(dir, path), path, flags, |flags| real::openat(dir, withheld::path_at(dir, path), flags, mode)) }
     }
 
     fn opendir(path: *const c_char) -> *mut DIR {

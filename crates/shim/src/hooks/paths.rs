@@ -4,7 +4,7 @@
 use crate::errno::{self, Errno};
 use crate::names::{self, FileKind, Target};
 use crate::shim::{self, Shim};
-use crate::{real, tracked};
+use crate::{real, tracked, withheld};
 use libc::{c_char, c_int, off_t};
 use quire_cache::Meta;
 
@@ -186,61 +186,61 @@ const HERE: c_int = libc::AT_FDCWD;
 intercept! {
     fn stat(path: *const c_char, status: *mut libc::stat) -> c_int {
         // SAFETY: the caller keeps the C function's promises, here and in all functions below.
-        unsafe { status_looked_at(HERE, path, status, || real::stat(path, status)) }
+        unsafe { status_looked_at(HERE, path, status, || real::stat(withheld::path_of(path), status)) }
     }
 
     fn stat64(path: *const c_char, status: *mut libc::stat) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { status_looked_at(HERE, path, status, || real::stat(path, status)) }
+        unsafe { status_looked_at(HERE, path, status, || real::stat(withheld::path_of(path), status)) }
     }
 
     fn lstat(path: *const c_char, status: *mut libc::stat) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { status_looked_at(HERE, path, status, || real::lstat(path, status)) }
+        unsafe { status_looked_at(HERE, path, status, || real::lstat(withheld::path_of(path), status)) }
     }
 
     fn lstat64(path: *const c_char, status: *mut libc::stat) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { status_looked_at(HERE, path, status, || real::lstat(path, status)) }
+        unsafe { status_looked_at(HERE, path, status, || real::lstat(withheld::path_of(path), status)) }
     }
 
     fn fstatat(dir: c_int, path: *const c_char, status: *mut libc::stat, flags: c_int) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { status_looked_at(dir, path, status, || real::fstatat(dir, path, status, flags)) }
+        unsafe { status_looked_at(dir, path, status, || real::fstatat(dir, withheld::path_at(dir, path), status, flags)) }
     }
 
     fn fstatat64(dir: c_int, path: *const c_char, status: *mut libc::stat, flags: c_int) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { status_looked_at(dir, path, status, || real::fstatat(dir, path, status, flags)) }
+        unsafe { status_looked_at(dir, path, status, || real::fstatat(dir, withheld::path_at(dir, path), status, flags)) }
     }
 
     fn __xstat(version: c_int, path: *const c_char, status: *mut libc::stat) -> c_int {
         let _ = version;
         // SAFETY: see `stat`; on 64-bit systems there is one version of the structure.
-        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, path, status, 0)) }
+        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, withheld::path_of(path), status, 0)) }
     }
 
     fn __xstat64(version: c_int, path: *const c_char, status: *mut libc::stat) -> c_int {
         let _ = version;
         // SAFETY: see `__xstat`.
-        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, path, status, 0)) }
+        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, withheld::path_of(path), status, 0)) }
     }
 
     fn __lxstat(version: c_int, path: *const c_char, status: *mut libc::stat) -> c_int {
         let _ = version;
         // SAFETY: see `__xstat`.
-        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, path, status, libc::AT_SYMLINK_NOFOLLOW)) }
+        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, withheld::path_of(path), status, libc::AT_SYMLINK_NOFOLLOW)) }
     }
 
     fn __lxstat64(version: c_int, path: *const c_char, status: *mut libc::stat) -> c_int {
         let _ = version;
         // SAFETY: see `__xstat`.
-        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, path, status, libc::AT_SYMLINK_NOFOLLOW)) }
+        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, withheld::path_of(path), status, libc::AT_SYMLINK_NOFOLLOW)) }
     }
 
     fn access(path: *const c_char, mode: c_int) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { looked_at(HERE, path, || real::access(path, mode)) }
+        unsafe { looked_at(HERE, path, || real::access(withheld::path_of(path), mode)) }
     }
 
     fn truncate(path: *const c_char, length: off_t) -> c_int {

@@ -8,8 +8,8 @@ use crate::errno::{self, Errno};
 use crate::fds::{self, Descriptor};
 use crate::hooks::{data, descriptors, open, paths};
 use crate::names::{FileKind, Target};
-use crate::real;
 use crate::shim;
+use crate::{real, withheld};
 use libc::{FILE, c_char, c_int, c_void, off64_t, size_t, ssize_t};
 use std::ffi::CStr;
 
@@ -162,12 +162,12 @@ unsafe fn reopen_stream(path: *const c_char, mode: *const c_char, stream: *mut F
 intercept! {
     fn fopen(path: *const c_char, mode: *const c_char) -> *mut FILE {
         // SAFETY: the caller keeps the C function's promises, here and in all functions below.
-        unsafe { open_stream(path, mode, || real::fopen(path, mode)) }
+        unsafe { open_stream(path, mode, || real::fopen(withheld::path_of(path), mode)) }
     }
 
     fn fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE {
         // SAFETY: see `fopen`.
-        unsafe { open_stream(path, mode, || real::fopen(path, mode)) }
+        unsafe { open_stream(path, mode, || real::fopen(withheld::path_of(path), mode)) }
     }
 
     fn fdopen(fd: c_int, mode: *const c_char) -> *mut FILE {

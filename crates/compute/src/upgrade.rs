@@ -1,0 +1,125 @@
+//! Whether the PostgreSQL that runs is the one that is installed.
+//!
+//! A package manager replaces the programs under a running server, which goes on with what it has loaded until it is restarted. The
+//! agent is not told, so it looks at the file from time to time, and asks for its version when it is another file.
+
+use crate::agent::Handle;
+use crate::postgres;
+use crate::{Config, Error};
+use serde::Serialize;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+
+const LOOK_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Two versions of one PostgreSQL, in its own words, such as `15.18 (Debian 15.18-0+deb12u1)`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Outdated {
+    /// What runs.
+    pub running: String,
+    /// What the next start runs.
+    pub installed: String,
+}
+
+impl Outdated {
+    fn new(running: &str, installed: &str) -> Option<Outdated> {
+        let differ = running != installed;
+        differ.then(|| Outdated { running: running.to_owned(), installed: installed.to_owned() })
+    }
+
+    /// What somebody has to know and do. The numbers say it, unless only the packages differ.
+    pub fn note(&self) -> String {
+        let (running, installed) = match (number(&self.running), number(&self.installed)) {
+            (running, installed) if running != installed => (running, installed),
+            _ => (self.running.as_str(), self.installed.as_str()),
+        };
+        format!("PostgreSQL {running} is running, {installed} is installed: run `quire compute restart`")
+    }
+}
+
+/// The number in a version.
+fn number(version: &str) -> &str {
+    version.split_whitespace().next().unwrap_or(version)
+}
+
+/// Which file a program is, as far as it is seen without reading it.
+type Identity = (u64, u64, u64, Option<SystemTime>);
+
+fn identity(config: &Config) -> Option<Identity> {
+    let metadata = fs::metadata(config.program("postgres")).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.len(), metadata.modified().ok()))
+}
+
+/// Looks for as long as it is polled, and has the handle know.
+pub(crate) async fn watch(handle: Handle) {
+    let (mut installed, mut running) = (None, None);
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        if let Err(error) = look(&handle, &mut installed, &mut running).await {
+            // As while the package manager is at work, or PostgreSQL is on its way down.
+            tracing::debug!(%error, "cannot compare the running PostgreSQL with the installed one");
+        }
+    }
+}
+
+async fn look(
+    handle: &Handle,
+    installed: &mut Option<(Identity, String)>,
+    running: &mut Option<(i32, String)>,
+) -> Result<(), Error> {
+    let Some((_, server)) = handle.running() else {
+        handle.set_outdated(None);
+        return Ok(());
+    };
+    let Some(file) = identity(handle.config()) else { return Ok(()) };
+    if installed.as_ref().is_none_or(|(known, _)| *known != file) {
+        *installed = Some((file, installed_version(handle.config()).await?));
+    }
+    if running.as_ref().is_none_or(|(known, _)| *known != server.pid()) {
+        *running = Some((server.pid(), running_version(handle.config()).await?));
+    }
+    if let (Some((_, installed)), Some((_, running))) = (installed, running) {
+        handle.set_outdated(Outdated::new(running, installed));
+    }
+    Ok(())
+}
+
+async fn running_version(config: &Config) -> Result<String, Error> {
+    let client = postgres::connect(config, "postgres").await?;
+    Ok(client.query_one("SHOW server_version", &[]).await?.get(0))
+}
+
+/// `postgres --version` without the words before the version.
+async fn installed_version(config: &Config) -> Result<String, Error> {
+    let program = config.program("postgres");
+    let mut command = tokio::process::Command::new(&program);
+    command.arg("--version").stdin(Stdio::null()).env_remove("LD_PRELOAD").kill_on_drop(true);
+    let output = command.output().await.map_err(Error::file("run", &program))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    match said.trim().strip_prefix("postgres (PostgreSQL) ").filter(|_| output.status.success()) {
+        Some(version) => Ok(version.to_owned()),
+        None => Err(Error::Program {
+            program: "postgres --version".into(),
+            status: output.status.to_string(),
+            output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_has_the_numbers_or_if_they_are_the_same_the_packages() {
+        assert_eq!(Outdated::new("15.18", "15.18"), None);
+        let note = |running, installed| Outdated::new(running, installed).expect("they differ").note();
+        assert_eq!(
+            note("15.18 (Debian 15.18-0+deb12u1)", "15.20 (Debian 15.20-0+deb12u1)"),
+            "PostgreSQL 15.18 is running, 15.20 is installed: run `quire compute restart`"
+        );
+        assert!(note("15.18 (Debian 1)", "15.18 (Debian 2)").contains("15.18 (Debian 1) is running, 15.18 (Debian 2)"));
+    }
+}
