@@ -180,7 +180,7 @@ fn renumbered(quire: &Quire, minor: &Minor, number: &str) -> String {
     programs.to_str().expect("text").to_owned()
 }
 
-/// Where the programs of a package find their files, all below one folder.
+/// Where the programs of a package find their files, all below one directory.
 struct Share {
     root: PathBuf,
     programs: PathBuf,
