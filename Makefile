@@ -3,9 +3,12 @@
 CARGO ?= cargo
 DIR ?= .quire
 QUIRE := target/release/quire
+# Minor releases of PostgreSQL between which redo changed, which tests want beside the installed one, and others for the oracle.
+MINORS := 15.18 15.20
+MINORS_ONCE := 15.8 15.3 15.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-tests build up down test unit e2e oracle regress fuzz corpus check bench bench-redo torture
+.PHONY: help install install-tests build up down test minors unit e2e oracle regress fuzz corpus check bench bench-redo torture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +28,10 @@ up: install build ## Start everything in $(DIR), print the URI
 down: ## Stop everything in $(DIR)
 	@$(QUIRE) --dir $(DIR) down
 
-test: install install-tests unit e2e ## Run all tests
+test: install install-tests minors unit e2e ## Run all tests
+
+minors: ## Put minor releases of PostgreSQL aside in target/, without installing them; tests do without those that are not to be had
+	@for minor in $(MINORS); do scripts/postgres-minor.sh $$minor >/dev/null || true; done
 
 unit: ## Run the tests that lie beside the code
 	$(CARGO) test --locked --workspace --exclude quire-tests
@@ -33,8 +39,10 @@ unit: ## Run the tests that lie beside the code
 e2e: build ## Run the end-to-end tests against the built program
 	$(CARGO) test --locked -p quire-tests -- --test-threads=2
 
-oracle: install ## Replay PostgreSQL's own regression suite, compare every page; rewrites docs/redo-coverage.md
+oracle: install ## Replay PostgreSQL's own regression suite on several minor releases, compare every page; rewrites docs/redo-coverage.md
+	programs() { for minor; do scripts/postgres-minor.sh $$minor || true; done | paste -sd:; }; \
 	suite=$$(scripts/postgres-source.sh) && QUIRE_PG_SUITE="$$suite" QUIRE_REDO_COVERAGE="$(CURDIR)/docs/redo-coverage.md" \
+	QUIRE_PG_MINORS=$$(programs $(MINORS)) QUIRE_PG_MINORS_ONCE=$$(programs $(MINORS_ONCE)) \
 	$(CARGO) test --release --locked -p quire-redo --test oracle -- --ignored --nocapture regress
 
 regress: install build ## PostgreSQL's regression suite on a Quire: whole cache, small cache, every page dropped as soon as it may be

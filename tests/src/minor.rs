@@ -17,7 +17,7 @@ pub struct Minor {
 }
 
 impl Minor {
-    /// The release whose programs are in a folder.
+    /// The release whose programs are in a directory.
     pub fn of(programs: &Path) -> Minor {
         let output = Command::new(programs.join("postgres")).arg("--version").output().expect("postgres runs");
         let said = String::from_utf8(output.stdout).expect("text");
@@ -27,7 +27,7 @@ impl Minor {
 
     /// The one that tests run on.
     pub fn tested() -> Minor {
-        Minor::of(postgres_program("postgres").parent().expect("a program is in a folder"))
+        Minor::of(postgres_program("postgres").parent().expect("a program is in a directory"))
     }
 
     /// A release that `scripts/postgres-minor.sh` has put aside, or that is installed; none if it is neither.
@@ -42,14 +42,14 @@ impl Minor {
     }
 }
 
-/// A folder of links to the programs of a release, which can be exchanged for another's, as an upgrade of a package does.
+/// A directory of links to the programs of a release, which can be exchanged for another's, as an upgrade of a package does.
 pub struct Installation(PathBuf);
 
 impl Installation {
-    /// A new one in `folder`, with these programs.
-    pub fn new(folder: PathBuf, minor: &Minor) -> Installation {
-        fs::create_dir_all(&folder).expect("made");
-        let installation = Installation(folder);
+    /// A new one in `directory`, with these programs.
+    pub fn new(directory: PathBuf, minor: &Minor) -> Installation {
+        fs::create_dir_all(&directory).expect("made");
+        let installation = Installation(directory);
         installation.install(minor);
         installation
     }

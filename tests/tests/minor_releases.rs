@@ -94,7 +94,9 @@ async fn each_record_is_redone_as_the_server_did_that_wrote_it_across_upgrades_a
     let installation = Installation::new(quire.beside("programs"), &older);
     let quire = quire.with_option("--pg-bin", installation.programs());
     quire.up();
+    quire.set("wal_level = logical");
     create(&quire.connect().await).await;
+    run(&quire.connect().await, "SELECT pg_create_logical_replication_slot('slot', 'test_decoding')").await;
     vacuum(&quire.connect().await, 1).await;
     expect_all_equal(&quire);
     let marked_at_first = marked(&flags(&quire.connect().await).await);
@@ -122,7 +124,13 @@ async fn each_record_is_redone_as_the_server_did_that_wrote_it_across_upgrades_a
     }
     let before = flags(&quire.connect().await).await;
     quire.cold_restart();
-    assert_eq!(flags(&quire.connect().await).await, before);
+    let client = quire.connect().await;
+    assert_eq!(flags(&client).await, before);
+    // Nobody who decodes the log comes across the records that tell the server's version.
+    let query = "SELECT count(*) FILTER (WHERE data LIKE '%s:%'), count(*) FILTER (WHERE data LIKE 'message%')
+         FROM pg_logical_slot_get_changes('slot', NULL, NULL)";
+    let row = client.query_one(query, &[]).await.expect("decoded");
+    assert!(row.get::<_, i64>(0) > 20_000 && row.get::<_, i64>(1) == 0, "{row:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,7 +180,7 @@ fn renumbered(quire: &Quire, minor: &Minor, number: &str) -> String {
     programs.to_str().expect("text").to_owned()
 }
 
-/// Where the programs of a package find their files, all below one folder.
+/// Where the programs of a package find their files, all below one directory.
 struct Share {
     root: PathBuf,
     programs: PathBuf,

@@ -25,7 +25,7 @@ fn aside(version: ServerVersion) -> Option<PathBuf> {
     candidates.into_iter().find(|bin| version_of(bin).is_ok_and(|found| found == version))
 }
 
-/// The release whose programs are in a folder.
+/// The release whose programs are in a directory.
 pub fn version_of(bin: &Path) -> Result<ServerVersion> {
     let output = Command::new(bin.join("postgres")).arg("--version").output();
     let output = output.with_context(|| format!("cannot run postgres in {}", bin.display()))?;

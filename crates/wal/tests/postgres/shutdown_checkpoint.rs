@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 use quire_types::Lsn;
 use quire_types::lsn::segment_file_name;
 use quire_wal::checkpoint::encode_shutdown_checkpoint;
+use quire_wal::effects::server_version;
 use quire_wal::wal_page::header_bytes;
-use quire_wal::{CheckpointState, ControlFile, DatabaseState, Record, WalWriter, rmgr};
+use quire_wal::{CheckpointState, ControlFile, DatabaseState, Record, ServerVersion, WalWriter, rmgr};
 
 const SEGMENT: u64 = 1 << 20;
 const PAGE: u64 = 8192;
@@ -98,6 +99,8 @@ fn append_checkpoint(cluster: &Cluster, unit: u64, before: u64) -> Result<Lsn> {
     let mut writer = WalWriter::new(end, control.checkpoint, 1, control.system_identifier, SEGMENT);
     // Far enough for the filling; if this unit has too little room left, the next one is meant.
     let at = Lsn((end.0 + 4 * RECORD + before).next_multiple_of(unit) - before);
+    let server = server_version::to_record_data(ServerVersion::new(15, 20));
+    writer.append(rmgr::LOGICALMSG, rmgr::XLOG_LOGICAL_MESSAGE, 0, &server);
     fill(&mut writer, at);
     let previous = writer.last_record();
     let mut bytes = writer.into_vec();
@@ -158,6 +161,9 @@ fn dump(cluster: &Cluster, from: Lsn, to: Lsn) -> Result<()> {
     let (from, to) = (from.to_string(), to.to_string());
     let output = cluster.run("pg_waldump", &["-p", folder.to_str().context("not UTF-8")?, "-s", &from, "-e", &to])?;
     ensure!(output.contains("CHECKPOINT_SHUTDOWN"), "pg_waldump finds no checkpoint: {output}");
+    // As a message that no transaction and no session wrote.
+    let message = r#"non-transactional, prefix "quire.server_version"; payload (6 bytes): 31 35 30 30 32 30"#;
+    ensure!(output.contains(message), "pg_waldump does not read the server's version: {output}");
     Ok(())
 }
 
