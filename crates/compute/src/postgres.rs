@@ -160,7 +160,9 @@ impl Drop for Postgres {
 /// The last error in a log with its details, or its last line.
 fn last_error(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
-    let worst = |line: &&str| ["FATAL:  ", "PANIC:  "].iter().any(|level| line.contains(level));
+    // The agent itself was refused while it asked whether the server is ready.
+    let refused = |line: &str| line.contains("the database system is ");
+    let worst = |line: &&str| ["FATAL:  ", "PANIC:  "].iter().any(|level| line.contains(level)) && !refused(line);
     let begin = lines.iter().rposition(|line| worst(line)).unwrap_or(lines.len().saturating_sub(1));
     let mut words = lines.get(begin..).unwrap_or_default().iter();
     let first = words.next().map(|line| message(line).to_owned()).unwrap_or_else(|| "its log says nothing".into());
@@ -354,7 +356,7 @@ mod tests {
     #[test]
     fn the_last_error_is_told_with_its_details() {
         let log = "x [1] LOG:  starting\nx [1] FATAL:  could not map memory: Cannot allocate memory\nx [1] HINT:  Use less.\n\
-            x [1] LOG:  database system is shut down\n";
+            x [1] LOG:  database system is shut down\nx [2] FATAL:  the database system is starting up\n";
         assert_eq!(last_error(log), "FATAL:  could not map memory: Cannot allocate memory; HINT:  Use less.");
         assert_eq!(last_error("nothing\nof a kind\n"), "of a kind");
         assert_eq!(last_error(""), "its log says nothing");

@@ -40,22 +40,23 @@ impl Readiness {
 
     /// Waits until all answer at all.
     pub async fn wait_for_answers(&self) -> Result<()> {
-        self.wait(STORAGE_TIMEOUT, |_| true, |_| None).await
+        self.wait(Some(STORAGE_TIMEOUT), |_| true, |_| None).await
     }
 
     /// Waits until all computes accept connections. A PostgreSQL that fails again is not waited for.
     pub async fn wait_for_computes(&self) -> Result<()> {
-        self.wait(COMPUTE_TIMEOUT, is_running, failure).await
+        self.wait(Some(COMPUTE_TIMEOUT), is_running, failure).await
     }
 
-    /// Waits until all computes accept connections, however long it takes.
+    /// Waits until all computes accept connections, however long it takes and whatever happens meanwhile.
     pub async fn wait_patiently_for_computes(&self) -> Result<()> {
-        self.wait(Duration::MAX, is_running, |_| None).await
+        self.wait(None, is_running, |_| None).await
     }
 
+    /// Without a `timeout` it gives up on nothing.
     async fn wait(
         &self,
-        timeout: Duration,
+        timeout: Option<Duration>,
         ready: impl Fn(&Value) -> bool,
         failure: impl Fn(&Value) -> Option<String>,
     ) -> Result<()> {
@@ -69,15 +70,23 @@ impl Readiness {
                 if let Some(reason) = failure(&status) {
                     return Err(Trouble(format!("{} does not start: {reason}", role.name())).into());
                 }
-                if deaths.count() >= DEATHS_MAX {
-                    bail!("{} ends again and again; {}", role.name(), self.end_of_log(role));
-                }
-                if begun.elapsed() > timeout {
-                    let (name, seconds, log) = (role.name(), timeout.as_secs(), self.end_of_log(role));
-                    return Err(Trouble(format!("{name} is not ready after {seconds} s; {log}")).into());
+                if let Some(timeout) = timeout {
+                    self.give_up(role, deaths, begun, timeout)?;
                 }
                 sleep(POLL_INTERVAL).await;
             }
+        }
+        Ok(())
+    }
+
+    /// Fails if a role that is not ready is not to be waited for any longer.
+    fn give_up(&self, role: &Role, deaths: &Deaths, begun: Instant, timeout: Duration) -> Result<()> {
+        if deaths.count() >= DEATHS_MAX {
+            bail!("{} ends again and again; {}", role.name(), self.end_of_log(role));
+        }
+        if begun.elapsed() > timeout {
+            let (name, seconds, log) = (role.name(), timeout.as_secs(), self.end_of_log(role));
+            return Err(Trouble(format!("{name} is not ready after {seconds} s; {log}")).into());
         }
         Ok(())
     }
