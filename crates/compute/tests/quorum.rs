@@ -6,7 +6,7 @@ use quire_compute::bound::Fullness;
 use quire_compute::config::{FETCH_SECONDS_MAX, LAG_BYTES_MAX};
 use quire_compute::layout::LastCheckpoint;
 use quire_compute::quorum::local_wal::{LocalWal, TIMELINE};
-use quire_compute::quorum::{Quorum, Source, Won};
+use quire_compute::quorum::{LinkStatus, Quorum, QuorumStatus, Source, Won};
 use quire_compute::throttle::Throttle;
 use quire_compute::{Config, Error, bootstrap};
 use quire_protocol::quorum::LogIdentity;
@@ -187,10 +187,18 @@ impl Writer {
     }
 
     async fn everywhere(&self) {
-        let end = self.end;
-        let all = || self.quorum.status().safekeepers.iter().all(|node| node.flush.is_some_and(|flush| flush >= end));
+        let has_all = |node: &LinkStatus| node.flush.is_some_and(|flush| flush >= self.end);
+        self.until(|status| status.safekeepers.iter().all(has_all)).await;
+    }
+
+    /// Waits until the compute knows that it cannot go on; those who wait for a flush may hear of it first.
+    async fn has_failed(&self) {
+        within(self.quorum.view().wait_for(|view| view.failed.is_some())).await.expect("it says so");
+    }
+
+    async fn until(&self, holds: impl Fn(&QuorumStatus) -> bool) {
         within(async {
-            while !all() {
+            while !holds(&self.quorum.status()) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
@@ -259,7 +267,7 @@ async fn damage_before_the_last_page_fails_the_compute() {
     }
     writer.write(damaged.add(60), &[0xFF; 8]);
     assert_eq!(writer.commit_and_wait(0).await, FlushOutcome::Refused);
-    assert!(writer.quorum.view().borrow().failed.is_some());
+    writer.has_failed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -337,7 +345,7 @@ async fn zeroes_before_the_last_page_fail_the_compute() {
     }
     writer.write(Lsn(acknowledged.0.next_multiple_of(8192)), &[0; 8192]);
     assert_eq!(writer.commit_and_wait(0).await, FlushOutcome::Refused);
-    assert!(writer.quorum.view().borrow().failed.is_some());
+    writer.has_failed().await;
     assert_eq!(writer.commit_and_wait(1).await, FlushOutcome::Refused, "nothing after it is acknowledged");
 }
 
@@ -354,7 +362,7 @@ async fn zeroes_in_an_earlier_page_fail_the_compute_even_if_they_begin_at_a_reco
     }
     writer.write(acknowledged, &[0; 64]);
     assert_eq!(writer.commit_and_wait(0).await, FlushOutcome::Refused);
-    assert!(writer.quorum.view().borrow().failed.is_some());
+    writer.has_failed().await;
 }
 
 /// What a page of the local file reads as after it was shipped is nobody's log.
@@ -386,6 +394,26 @@ async fn a_lagging_safekeeper_is_given_what_was_committed() {
         logs.push(log.await.expect("no panic"));
     }
     assert!(logs[0] == logs[1] && logs[1] == logs[2], "the logs of two safekeepers differ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wal_that_changed_before_any_safekeeper_had_it_fails_the_compute() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut nodes = nodes(folder.path()).await;
+    let mut writer = Writer::start(folder.path(), "a", &config(folder.path(), &nodes)).await;
+    for node in &mut nodes {
+        node.down().await;
+    }
+    writer.until(|status| status.connected == 0).await;
+    let begin = writer.end;
+    let waiting = writer.commit(1);
+    writer.until(|status| status.written == Some(writer.end)).await;
+    writer.write(begin, &[0; 64]);
+    for node in &mut nodes {
+        node.up().await;
+    }
+    assert_eq!(join(waiting).await, FlushOutcome::Refused);
+    writer.has_failed().await;
 }
 
 async fn create_logs(config: &Config) -> Result<(), Error> {

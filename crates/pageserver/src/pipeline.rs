@@ -304,6 +304,21 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_begins_inside_a_record_is_not_the_branchs() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("0-1");
+        import(&dir);
+        let before = Lsn(START.0 - 8192);
+        let mut writer = WalWriter::new(before, Lsn::INVALID, 1, 7, SEGMENT_BYTES.into());
+        writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, &[7; 9000]);
+        writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, b"abc");
+        let wal = writer.into_vec();
+        let mut pipeline = open(&dir);
+        assert!(matches!(pipeline.feed(START, &wal[8192..]), Err(PipelineError::Wal(_))));
+        assert_eq!(pipeline.position(), START);
+    }
+
+    #[test]
     fn bytes_that_are_no_wal_may_be_better_elsewhere() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("0-1");

@@ -41,21 +41,22 @@ pub fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<ReadJob>) {
         if let Local::Changed(at) = local {
             tracing::error!(%at, "the local WAL is not what was written to it");
         }
-        let is_changed = matches!(local, Local::Changed(_));
+        let is_lost = !job.shipped.is_empty() && !matches!(local, Local::Same(_));
         let wal = match local {
             Local::Same(wal) => Some(wal),
             Local::Changed(_) | Local::Absent => read_remote(shared, &mut connected, &job),
         };
-        shared.with_core(|core| hand_in(core, &job, wal, is_changed));
+        shared.with_core(|core| hand_in(core, &job, wal, is_lost));
     }
 }
 
-fn hand_in(core: &mut Core, job: &ReadJob, wal: Option<Bytes>, is_changed: bool) {
-    if wal.is_none() && is_changed && !core.is_committed(job.end) {
-        return core
-            .fail(&format!("WAL from {} on is not in the data directory as it was written, nor elsewhere", job.begin));
+/// `is_lost` says that the local files should have it and have not. What is committed some safekeeper has, even if it cannot be reached.
+fn hand_in(core: &mut Core, job: &ReadJob, wal: Option<Bytes>, is_lost: bool) {
+    match wal.is_none() && is_lost && !core.is_committed(job.end) {
+        true => core
+            .fail(&format!("the WAL from {} on is lost: it is not in the data directory as it was written", job.begin)),
+        false => core.wal_read(job, wal),
     }
-    core.wal_read(job, wal);
 }
 
 /// What the local files have of what was shipped.
