@@ -55,6 +55,7 @@ const COMPARED_MIN_ONCE: usize = 1_500_000;
 fn pages_equal_postgresqls_throughout_its_regression_suite() -> Result<()> {
     let folder = env::var_os("QUIRE_PG_SUITE").map(PathBuf::from).context("QUIRE_PG_SUITE is not set")?;
     let (mut runs, mut broken) = (vec![Run::of(find_binaries()?, &folder, ROUNDS.len())?], vec![]);
+    publish(&runs)?;
     for (variable, rounds) in [("QUIRE_PG_MINORS", ROUNDS.len()), ("QUIRE_PG_MINORS_ONCE", 1)] {
         for bin in env::split_paths(&env::var_os(variable).unwrap_or_default()) {
             if runs.iter().all(|run| run.bin != bin) {
@@ -63,16 +64,21 @@ fn pages_equal_postgresqls_throughout_its_regression_suite() -> Result<()> {
                     Ok(run) => runs.push(run),
                     Err(error) => broken.push(format!("{}: {error:#}", bin.display())),
                 }
+                publish(&runs)?;
             }
         }
     }
-    let document = document(&runs);
-    println!("{document}");
-    if let Some(path) = env::var_os("QUIRE_REDO_COVERAGE") {
-        fs::write(path, &document)?;
-    }
+    println!("{}", document(&runs));
     ensure!(broken.is_empty(), "did not run to its end: {broken:?}");
     runs.iter().try_for_each(|run| run.verdict().with_context(|| run.name.clone()))
+}
+
+/// Writes what is known so far.
+fn publish(runs: &[Run]) -> Result<()> {
+    match env::var_os("QUIRE_REDO_COVERAGE") {
+        Some(path) => Ok(fs::write(path, document(runs))?),
+        None => Ok(()),
+    }
 }
 
 /// What came of one release of PostgreSQL.
