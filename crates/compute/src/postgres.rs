@@ -163,7 +163,7 @@ fn last_error(log: &str) -> String {
     // The agent itself was refused while it asked whether the server is ready.
     let refused = |line: &str| line.contains("the database system is ");
     let worst = |line: &&str| ["FATAL:  ", "PANIC:  "].iter().any(|level| line.contains(level)) && !refused(line);
-    let begin = lines.iter().rposition(|line| worst(line)).unwrap_or(lines.len().saturating_sub(1));
+    let begin = lines.iter().rposition(worst).unwrap_or(lines.len().saturating_sub(1));
     let mut words = lines.get(begin..).unwrap_or_default().iter();
     let first = words.next().map(|line| message(line).to_owned()).unwrap_or_else(|| "its log says nothing".into());
     let details = words.take_while(|line| ["DETAIL:  ", "HINT:  "].iter().any(|level| line.contains(level)));
