@@ -10,20 +10,13 @@
 //!             a byte for each block: how often it was touched lately, up to [`TOUCHES_MAX`]
 //! ```
 //!
-//! The inode ties it to that file: one of the same name that was made later is another file.
-//!
-//! A cold start makes the files of a database, tens of thousands perhaps, and no meta files for its relations. Each of these files is
-//! marked by its mode ([`UNTOUCHED_MODE`]) instead: without a meta file it is *untouched*, all its blocks are absent. Whoever
-//! opens it first to look at blocks, a PostgreSQL process or the agent, writes the meta file: aside, and then it is linked to its
-//! name, so that it appears whole, and once. Nothing changes the length of an untouched file, which says how many blocks there are:
-//! who would, has to open it first, which makes it a file with a meta file.
-//!
-//! In a bounded cache the shim also writes one for each relation file that PostgreSQL creates. A file without a meta file that
-//! is not marked is wholly local.
+//! The agent writes one when it materialises a file that storage has blocks of; in a bounded cache the shim writes one
+//! for each relation file that PostgreSQL creates. A file without one is wholly local.
+//! The inode ties it to that file: one of the same name that was made later is another file, and wholly local.
 
 mod format;
 
-pub use format::{ABSENT_BYTE, MARKS, MetaSpec, UNTOUCHED_MODE, is_made_by_agent};
+pub use format::{MARKS, MetaSpec};
 
 use crate::error::{CacheError, io};
 use crate::file_id::FileId;

@@ -1,25 +1,22 @@
-//! Relation and SLRU files: sparse, of the right size, and marked or with a meta file, which says that storage has its blocks.
+//! Relation and SLRU files: sparse, of the right size, each with a meta file that says that storage has its blocks.
 //!
-//! `global/` and the SLRU areas are made before PostgreSQL starts, a database's directory when a process first touches it. Nobody
-//! opens a file in a database's directory before its last one is in place. There may be tens of thousands, so that relation files
-//! get no meta file here but a mark (`quire_cache::meta`), and are made as PostgreSQL's user at once. What is not made: free space
-//! maps, which are no pages of storage's (`kept/free_space.rs` puts them back), and marks of empty forks in a cache without a bound,
-//! which have nothing to fetch. A relation with an init fork is unlogged, and its main fork starts as a copy of that, wholly local,
-//! as after a crash.
+//! `global/` and the SLRU areas are made before PostgreSQL starts, a database's directory when a process first touches it. A
+//! directory's meta files appear all at once, when its last file is in place. What is not made: free space maps, which are
+//! no pages of storage's (`kept/free_space.rs` puts them back), and meta files of empty forks, which have nothing to fetch. A relation with an init fork is unlogged, and its main
+//! fork starts as a copy of that, wholly local, as after a crash.
 
 use crate::kept::free_space::FreeSpaceMaps;
 use crate::owner::Owner;
 use crate::page_client::PageClient;
 use crate::{Config, Error, place};
 use bytes::Bytes;
-use quire_cache::meta::UNTOUCHED_MODE;
 use quire_cache::{ComputeDir, FileId, MetaSpec};
 use quire_protocol::page::MAX_KEYS;
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES};
 use quire_wal::DataPath;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -87,7 +84,8 @@ impl Materialiser {
         let images = self.init_images(&sizes, &unlogged).await?;
         self.maps.restore(tablespace, database, &sizes).await;
         let folder = DataPath::Database { tablespace, database }.to_path();
-        let job = FolderJob { dir: self.dir.clone(), owner: self.owner, bounded: self.bounded, folder: folder.into() };
+        let (dir, owner, start, bounded) = (self.dir.clone(), self.owner, self.start, self.bounded);
+        let job = FolderJob { dir, owner, start, bounded, folder: folder.into() };
         let made = tokio::task::spawn_blocking(move || job.make(&sizes, &unlogged, &images));
         made.await.map_err(|_| Error::ShuttingDown)?
     }
@@ -126,8 +124,12 @@ impl Materialiser {
                     return Err(unusable(*key, format!("{pages} pages")));
                 }
                 let path = PathBuf::from(DataPath::Slru { slru: *slru, segment: *segment }.to_path());
-                let id = FileId::Slru { slru: *slru, segment: *segment };
-                let file = SlruFile { id, pages, start: self.start };
+                let file = SparseFile {
+                    id: FileId::Slru { slru: *slru, segment: *segment },
+                    blocks: pages,
+                    start: self.start,
+                    bounded: false,
+                };
                 file.make(&self.dir.data_file(&path), &self.dir.meta_file(&path), self.owner)?;
             }
         }
@@ -139,6 +141,7 @@ impl Materialiser {
 struct FolderJob {
     dir: ComputeDir,
     owner: Owner,
+    start: Lsn,
     bounded: bool,
     folder: PathBuf,
 }
@@ -150,19 +153,42 @@ impl FolderJob {
         unlogged: &BTreeSet<RelTag>,
         images: &HashMap<Key, Bytes>,
     ) -> Result<(), Error> {
-        place::folders_below(&self.dir.meta(), &self.folder, self.owner)?;
+        let unfinished = self.unfinished_meta()?;
         let wanted = |rel: &RelTag| rel.fork != Fork::FreeSpaceMap && !unlogged.contains(&rel.with_fork(Fork::Main));
-        let forks = || sizes.iter().filter(|(rel, _)| wanted(rel) || rel.fork == Fork::Init);
-        self.owner.acting(|| forks().try_for_each(|(rel, blocks)| self.make_fork(*rel, *blocks)))??;
-        unlogged.iter().try_for_each(|rel| self.make_unlogged(*rel, sizes, images))
+        for (rel, blocks) in sizes {
+            if wanted(rel) || rel.fork == Fork::Init {
+                self.make_fork(*rel, *blocks, &unfinished)?;
+            }
+        }
+        unlogged.iter().try_for_each(|rel| self.make_unlogged(*rel, sizes, images))?;
+        self.publish_meta(&unfinished)
     }
 
-    /// The caller acts as PostgreSQL's user.
-    fn make_fork(&self, rel: RelTag, blocks: u32) -> Result<(), Error> {
+    /// The folder where meta files gather until all are there.
+    fn unfinished_meta(&self) -> Result<PathBuf, Error> {
+        let parent = self.folder.parent().unwrap_or(Path::new(""));
+        place::folders_below(&self.dir.meta(), parent, self.owner)?;
+        let name = self.folder.file_name().unwrap_or_default().to_string_lossy();
+        let path = self.dir.meta_file(parent).join(format!("unfinished-{name}"));
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(Error::file("remove", &path))?;
+        }
+        place::folder(&path, self.owner)?;
+        Ok(path)
+    }
+
+    fn publish_meta(&self, unfinished: &Path) -> Result<(), Error> {
+        // An empty folder, as the layout makes for `global`, is replaced by the rename.
+        fs::rename(unfinished, self.dir.meta_file(&self.folder)).map_err(Error::file("rename", unfinished))
+    }
+
+    fn make_fork(&self, rel: RelTag, blocks: u32, meta_folder: &Path) -> Result<(), Error> {
         for (segment, blocks) in segments(blocks) {
-            let path = self.dir.data_file(DataPath::Relation { rel, segment }.to_path());
-            let mode = if blocks == 0 && !self.bounded { ORDINARY_MODE } else { UNTOUCHED_MODE };
-            make_sparse(&path, mode, blocks)?;
+            let path = PathBuf::from(DataPath::Relation { rel, segment }.to_path());
+            let meta = meta_folder.join(path.file_name().unwrap_or_default());
+            let (id, start, bounded) = (FileId::Relation { rel, segment }, self.start, self.bounded);
+            let file = SparseFile { id, blocks, start, bounded };
+            file.make(&self.dir.data_file(&path), &meta, self.owner)?;
         }
         Ok(())
     }
@@ -186,37 +212,29 @@ impl FolderJob {
     }
 }
 
-/// As PostgreSQL's own files have it.
-const ORDINARY_MODE: u32 = 0o600;
-
-/// Makes a file of a number of blocks, none of which is there. One that an attempt before this one made has the same mode.
-fn make_sparse(path: &Path, mode: u32, blocks: u32) -> Result<File, Error> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(mode);
-    let file = options.open(path).map_err(Error::file("create", path))?;
-    if blocks > 0 {
-        file.set_len(u64::from(blocks) * PAGE_SIZE as u64).map_err(Error::file("size", path))?;
-    }
-    Ok(file)
-}
-
-/// A segment of an SLRU area, none of whose pages is there.
-struct SlruFile {
+/// A file of a number of blocks, none of which is there.
+struct SparseFile {
     id: FileId,
-    pages: u32,
+    blocks: u32,
     start: Lsn,
+    bounded: bool,
 }
 
-impl SlruFile {
+impl SparseFile {
     fn make(&self, path: &Path, meta_path: &Path, owner: Owner) -> Result<(), Error> {
-        let file = make_sparse(path, ORDINARY_MODE, self.pages)?;
-        owner.give_open(&file).map_err(Error::file("give away", path))?;
-        if self.pages == 0 {
+        let file = place::empty_file(path, owner)?;
+        file.set_len(u64::from(self.blocks) * PAGE_SIZE as u64).map_err(Error::file("size", path))?;
+        if self.blocks == 0 && !self.bounded {
             return Ok(());
         }
         let inode = file.metadata().map_err(Error::file("examine", path))?.ino();
-        let (file, request_lsn) = (self.id, self.start);
-        let spec = MetaSpec { file, inode, remote_nblocks: self.pages, bounded: false, request_lsn };
+        let spec = MetaSpec {
+            file: self.id,
+            inode,
+            remote_nblocks: self.blocks,
+            bounded: self.bounded,
+            request_lsn: self.start,
+        };
         place::remove(meta_path)?;
         let meta = spec.create(meta_path).map_err(|error| Error::Cache(meta_path.to_owned(), error))?;
         owner.give_open(&meta).map_err(Error::file("give away", meta_path))
@@ -253,8 +271,8 @@ fn unusable(key: Key, reason: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_cache::meta::is_made_by_agent;
-    use std::fs;
+    use quire_cache::Meta;
+    use quire_cache::protocol::{BlockState, Blocks};
 
     fn rel(relation: u32, fork: Fork) -> RelTag {
         RelTag { tablespace: RelTag::DEFAULT_TABLESPACE, database: 5, relation, fork }
@@ -265,33 +283,29 @@ mod tests {
         let dir = ComputeDir::new(folder.path());
         fs::create_dir_all(dir.data_file("base/5")).expect("made");
         fs::create_dir_all(dir.meta()).expect("made");
-        let owner = Owner::unchanged();
-        let job = FolderJob { dir: dir.clone(), owner, bounded: false, folder: "base/5".into() };
+        let (owner, start) = (Owner::unchanged(), Lsn(0x100));
+        let job = FolderJob { dir: dir.clone(), owner, start, bounded: false, folder: "base/5".into() };
         let sizes = sizes.iter().copied().collect();
         job.make(&sizes, &unlogged(&sizes), images).expect("made");
         (folder, dir)
     }
 
-    fn is_untouched(dir: &ComputeDir, path: &str) -> bool {
-        is_made_by_agent(fs::metadata(dir.data_file(path)).expect("made").mode()) && !dir.meta_file(path).exists()
-    }
-
     #[test]
-    fn a_fork_is_sparse_and_untouched() {
+    fn a_fork_is_sparse_and_all_its_blocks_are_absent() {
         let (_folder, dir) = made(&[(rel(1259, Fork::Main), 3)], &HashMap::new());
-        let status = fs::metadata(dir.data_file("base/5/1259")).expect("made");
-        assert_eq!((status.len(), status.blocks()), (3 * 8192, 0));
-        assert!(is_untouched(&dir, "base/5/1259"));
-        assert!(dir.meta_file("base/5").is_dir(), "there is a place for its meta file");
+        assert_eq!(fs::metadata(dir.data_file("base/5/1259")).expect("made").len(), 3 * 8192);
+        let meta = Meta::open(&dir.meta_file("base/5/1259")).expect("made");
+        assert_eq!((meta.remote_nblocks(), meta.request_lsn()), (3, Lsn(0x100)));
+        assert!((0..3).all(|block| meta.state(block) == BlockState::Absent));
     }
 
     #[test]
-    fn free_space_maps_are_left_out_and_empty_forks_need_no_mark() {
+    fn free_space_maps_are_left_out_and_empty_forks_need_no_meta() {
         let sizes = [(rel(1259, Fork::FreeSpaceMap), 3), (rel(1259, Fork::Main), 0)];
         let (_folder, dir) = made(&sizes, &HashMap::new());
         assert!(!dir.data_file("base/5/1259_fsm").exists());
         assert_eq!(fs::metadata(dir.data_file("base/5/1259")).expect("made").len(), 0);
-        assert!(!is_untouched(&dir, "base/5/1259"));
+        assert!(!dir.meta_file("base/5/1259").exists());
     }
 
     #[test]
@@ -301,8 +315,8 @@ mod tests {
         let images = HashMap::from([(Key::RelBlock { rel: init, block: 0 }, page.clone())]);
         let (_folder, dir) = made(&[(init, 1), (rel(16400, Fork::Main), 9)], &images);
         assert_eq!(fs::read(dir.data_file("base/5/16400")).expect("made"), page);
-        assert!(!is_untouched(&dir, "base/5/16400"));
-        assert!(is_untouched(&dir, "base/5/16400_init"));
+        assert!(!dir.meta_file("base/5/16400").exists());
+        assert!(dir.meta_file("base/5/16400_init").exists());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The unprivileged user that PostgreSQL runs as when the agent is root.
 
 use crate::{Config, Error, descriptors};
-use nix::unistd::{Gid, Uid, User, setfsgid, setfsuid};
+use nix::unistd::{Gid, Uid, User};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
@@ -62,22 +62,6 @@ impl Owner {
             Some((uid, gid)) => std::os::unix::fs::fchown(file, Some(uid.as_raw()), Some(gid.as_raw())),
             None => Ok(()),
         }
-    }
-
-    /// Does `work` in a thread that makes files as the user, so that they need not be given away one by one. The thread may do with
-    /// files what the user may.
-    pub fn acting<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R, Error> {
-        let Some((uid, gid)) = self.user else { return Ok(work()) };
-        let act = move || {
-            // The kernel knows these two by thread, and the thread ends with the work.
-            setfsgid(gid);
-            setfsuid(uid);
-            // Neither says whether it succeeded, but both say what was so before.
-            let acts = setfsgid(gid) == gid && setfsuid(uid) == uid;
-            if acts { Ok(work()) } else { Err(Error::Config("files cannot be made as the user of postgres".into())) }
-        };
-        let run = || std::thread::scope(|scope| scope.spawn(act).join());
-        run().unwrap_or(Err(Error::ShuttingDown))
     }
 
     /// Makes `command` run as the user, without the agent's supplementary groups, and die with the thread that spawns it.

@@ -43,6 +43,7 @@ pub struct Postgres {
 impl Postgres {
     /// Starts `postgres` over the compute's data directory, with the shim.
     pub async fn spawn(config: &Config, owner: Owner, shim: &Path) -> Result<Postgres, Error> {
+        remove_stale_socket(config)?;
         let mut command = server_command(config, owner, shim)?;
         let log = open_log(config)?;
         let log_begins = log.metadata().map_err(Error::file("examine", log_path(config)))?.len();
@@ -303,6 +304,18 @@ fn wal_level(config: &Config, owner: Owner) -> Result<String, Error> {
             status: output.status.to_string(),
             output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         }),
+    }
+}
+
+/// A server that was killed leaves its socket and a lock file with its number, which may be another process's by now, or its own
+/// while nobody has asked how it ended. In the compute's own directory both are of servers that the agent knows to have ended.
+fn remove_stale_socket(config: &Config) -> Result<(), Error> {
+    let socket = format!(".s.PGSQL.{}", config.port);
+    match config.socket_dir {
+        Some(_) => Ok(()),
+        None => {
+            [socket.clone(), format!("{socket}.lock")].iter().try_for_each(|name| place::remove(&config.dir.join(name)))
+        }
     }
 }
 

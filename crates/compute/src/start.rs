@@ -15,7 +15,7 @@
 
 use crate::as_written::{self, AsWritten, PartialPages};
 use crate::bound::{Bound, Fullness};
-use crate::fill::{Beginning, Fetcher, Files, FillServer, FillThread};
+use crate::fill::{Fetcher, Files, FillServer, FillThread};
 use crate::guard::Guard;
 use crate::kept::free_space::FreeSpaceMaps;
 use crate::kept::retention::Retention;
@@ -233,8 +233,7 @@ async fn set_up(
     let partial = Arc::new(PartialPages::new(control.clone()));
     let source = Source { wal: local_wal(config, &won), throttle: throttle.clone(), partial: partial.clone() };
     quorum.serve(control.clone(), source, &won, &end.last, end.start)?;
-    let beginning = Beginning { start: end.start, bounded: true };
-    let files = Arc::new(Files::new(ComputeDir::new(&config.dir), beginning));
+    let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
     let as_written = Arc::new(AsWritten::new(as_written::Parts {
         pgdata: config.pgdata(),
         files: files.clone(),

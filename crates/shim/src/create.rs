@@ -1,5 +1,4 @@
-//! Making meta files: that of a file which the agent made at the start when it is first opened, and, in a bounded cache, one with
-//! each relation file, by which its pages can leave the cache later.
+//! Making a relation file of a bounded cache, with the meta file by which its pages can leave the cache later.
 //!
 //! A process that has a file open without its meta would take the hole of a dropped page for the page. So the meta file is there
 //! before the file has its name: the file is made aside, in the tree of meta files, its meta file is written, and then it
@@ -8,11 +7,9 @@
 
 use crate::errno::Errno;
 use crate::names::Target;
-use crate::process;
 use crate::real;
 use crate::shim::Shim;
 use libc::{c_char, c_int};
-use quire_cache::meta::ABSENT_BYTE;
 use quire_cache::{FileId, MetaSpec};
 
 /// How long to wait for another process that makes the same file, in naps.
@@ -76,82 +73,22 @@ fn make(
     }
 }
 
-/// Makes the meta file of an untouched file, which is open with this status. Another process or the agent may do so at the same
-/// time: the one that is linked first counts.
-pub fn meta_of_untouched(shim: &Shim, target: &Target, status: &libc::stat) -> Result<(), Errno> {
-    let file = target.relation_file().ok_or(Errno(libc::EIO))?;
-    let (bounded, start) = (shim.control().is_bounded(), shim.control().start_lsn());
-    let spec = MetaSpec::of_untouched(file, status.st_ino, status.st_size.cast_unsigned(), bounded, start);
-    let spec = spec.map_err(|error| Errno(error.errno()))?;
-    let paths = (shim.meta_path(target.relative()), shim.path_beside(target.relative(), &suffix_of_process()));
-    let (Some(meta), Some(aside)) = paths else { return Err(Errno(libc::ENAMETOOLONG)) };
-    match write_meta(&spec, aside.as_ptr()) {
-        Err(Errno(libc::ENOENT)) => {
-            make_folders(shim, target)?;
-            write_meta(&spec, aside.as_ptr())?;
-        }
-        outcome => outcome?,
-    }
-    // SAFETY: C strings.
-    let linked = unsafe { real::link(aside.as_ptr(), meta.as_ptr()) };
-    let error = Errno::last();
-    // SAFETY: as above.
-    unsafe { real::unlink(aside.as_ptr()) };
-    if linked == 0 || error == Errno(libc::EEXIST) { Ok(()) } else { Err(error) }
-}
-
-/// `.` and the process's number: a name aside that is only this process's.
-fn suffix_of_process() -> [u8; 11] {
-    let mut suffix = [b'.'; 11];
-    let mut rest = process::pid();
-    for digit in suffix.iter_mut().skip(1).rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    suffix
-}
-
-/// Writes a meta file; one that is there belonged to a file, or a process, that is gone.
+/// Writes a meta file; one that is there belonged to a file that is gone.
 fn write_meta(spec: &MetaSpec, path: *const c_char) -> Result<(), Errno> {
     // SAFETY: a C string.
     unsafe { real::unlink(path) };
     let fd = open_new(path)?;
+    let header = spec.header();
     let length = libc::off_t::try_from(spec.file_bytes()).unwrap_or(0);
-    // SAFETY: our own descriptor.
-    let sized = unsafe { real::ftruncate(fd, length) } == 0;
-    let written = if sized { write_states(spec, fd) } else { Err(Errno::last()) };
-    // SAFETY: our own descriptor, closed once; a C string.
-    unsafe {
+    // SAFETY: our own descriptor, closed once; the header's bytes are valid for reading.
+    let (sized, written) = unsafe {
+        let sized = real::ftruncate(fd, length);
+        let written = real::pwrite(fd, header.as_ptr().cast(), header.len(), 0);
         real::close(fd);
-        if written.is_err() {
-            real::unlink(path);
-        }
-    }
-    written
-}
-
-fn write_states(spec: &MetaSpec, fd: c_int) -> Result<(), Errno> {
-    let (header, (whole, last)) = (spec.header(), spec.absent_bytes());
-    write_at(fd, &header, 0)?;
-    for begun in (0..whole).step_by(ABSENT.len()) {
-        let some = ABSENT.get(..whole - begun).unwrap_or(&ABSENT);
-        write_at(fd, some, header.len() + begun)?;
-    }
-    write_at(fd, &last, header.len() + whole)
-}
-
-/// Part of the states of absent blocks.
-static ABSENT: [u8; 4096] = [ABSENT_BYTE; 4096];
-
-fn write_at(fd: c_int, bytes: &[u8], offset: usize) -> Result<(), Errno> {
-    let offset = libc::off_t::try_from(offset).unwrap_or(libc::off_t::MAX);
-    // SAFETY: the bytes are valid for reading.
-    let written = unsafe { real::pwrite(fd, bytes.as_ptr().cast(), bytes.len(), offset) };
-    match usize::try_from(written) {
-        Ok(count) if count == bytes.len() => Ok(()),
-        Ok(_) => Err(Errno(libc::ENOSPC)),
-        Err(_) => Err(Errno::last()),
-    }
+        (sized, written)
+    };
+    let whole = sized == 0 && usize::try_from(written) == Ok(header.len());
+    whole.then_some(()).ok_or(Errno(libc::ENOSPC))
 }
 
 fn open_new(path: *const c_char) -> Result<c_int, Errno> {

@@ -1,11 +1,9 @@
 //! Files of which storage has a part: reading fetches, writing and truncating take part in the cache's protocols.
 
 use crate::errno::{self, Errno};
-use crate::names::Target;
 use crate::shim::{Shim, say};
-use crate::{agent, create, process, real, undescribed};
+use crate::{agent, process, real, undescribed};
 use libc::{c_int, off_t, ssize_t};
-use quire_cache::meta::is_made_by_agent;
 use quire_cache::protocol::{self, BlockState, Blocks, Helper};
 use quire_cache::request::FILL_BLOCKS_MAX;
 use quire_cache::{Answer, CacheError, Meta, Request};
@@ -23,19 +21,8 @@ const FETCHES_MAX: u32 = 10_000;
 const PAUSE_US: i64 = 50;
 const PAUSES_PER_CHECK: u32 = 200;
 
-/// The meta file of `target`, which is open as `fd`; none if all of it is local. That of an untouched file is made now.
-pub fn open_meta(shim: &Shim, target: &Target, fd: c_int) -> Result<Option<Meta>, Errno> {
-    let status = real::status_of(fd)?;
-    let found = find_meta(shim, target.relative(), status.st_ino)?;
-    if found.is_some() || !is_made_by_agent(status.st_mode) {
-        return Ok(found);
-    }
-    create::meta_of_untouched(shim, target, &status)?;
-    // A file of the agent's is never taken for a local one: its holes would be read as pages.
-    find_meta(shim, target.relative(), status.st_ino)?.ok_or(Errno(libc::EIO)).map(Some)
-}
-
-fn find_meta(shim: &Shim, relative: &[u8], inode: u64) -> Result<Option<Meta>, Errno> {
+/// The meta file of the file at `relative` that is open as `fd`; none if all of it is local.
+pub fn open_meta(shim: &Shim, relative: &[u8], fd: c_int) -> Result<Option<Meta>, Errno> {
     let Some(path) = shim.meta_path(relative) else { return Ok(None) };
     // SAFETY: a C string.
     let meta_fd = unsafe { real::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC, 0) };
@@ -49,7 +36,8 @@ fn find_meta(shim: &Shim, relative: &[u8], inode: u64) -> Result<Option<Meta>, E
     // SAFETY: opened above, and closed once.
     unsafe { real::close(meta_fd) };
     let meta = meta.map_err(|error| unusable(relative, &error))?;
-    Ok((meta.inode() == inode).then_some(meta))
+    let status = real::status_of(fd)?;
+    Ok((meta.inode() == status.st_ino).then_some(meta))
 }
 
 fn unusable(relative: &[u8], error: &CacheError) -> Errno {
@@ -200,7 +188,12 @@ pub fn truncate(shim: &Shim, meta: &Meta, length: off_t, cut: impl FnOnce() -> c
     done.unwrap_or_else(Errno::fail)
 }
 
-/// Fetches what is missing of a part of the file, for a reader that cannot be intercepted.
+/// Fetches all of the file that is missing, for readers that cannot be intercepted.
+pub fn fetch_all(shim: &Shim, meta: &Meta) -> Result<(), Errno> {
+    fetch(shim, meta, 0, usize::MAX / 2)
+}
+
+/// Fetches what is missing of a part of the file.
 pub fn fetch(shim: &Shim, meta: &Meta, offset: off_t, bytes: usize) -> Result<(), Errno> {
     errno::preserved(|| protocol::make_present(meta, touched(offset, bytes), &Process::new(shim, meta)))
 }

@@ -4,7 +4,7 @@ use crate::BUILD_ID;
 use crate::error::{CacheError, io};
 use crate::file_id::{FILE_ID_WORDS, FileId};
 use crate::mapping::Mapping;
-use quire_types::{Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS};
+use quire_types::{Lsn, RELATION_SEGMENT_BLOCKS};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -18,9 +18,6 @@ pub(super) const HEADER_BYTES: usize = 128;
 
 /// Blocks whose states share a word.
 pub(super) const BLOCKS_PER_WORD: u32 = 16;
-
-/// Four absent blocks.
-pub const ABSENT_BYTE: u8 = 0xAA;
 
 /// Sixteen absent blocks.
 pub(super) const ALL_ABSENT: u32 = 0xAAAA_AAAA;
@@ -99,8 +96,7 @@ impl MetaSpec {
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(path).map_err(io("cannot create a meta file"))?;
         file.set_len(self.file_bytes()).map_err(io("cannot size a meta file"))?;
-        let (whole, last) = self.absent_bytes();
-        let raw = [&self.header()[..], &vec![ABSENT_BYTE; whole], &last].concat();
+        let raw = [&self.header()[..], &self.absent_words()].concat();
         file.write_all_at(&raw, 0).map_err(io("cannot write a meta file"))?;
         Ok(file)
     }
@@ -114,14 +110,17 @@ impl MetaSpec {
         bytes_for(self.capacity(), self.bounded) as u64
     }
 
-    /// What follows the header, up to where there are only zeroes: so many of [`ABSENT_BYTE`], and then these.
-    pub fn absent_bytes(&self) -> (usize, [u8; 4]) {
-        let whole = (self.remote_nblocks / BLOCKS_PER_WORD) as usize * size_of::<u32>();
+    /// The state words of the blocks that storage has.
+    fn absent_words(&self) -> Vec<u8> {
+        let mut words = vec![ALL_ABSENT; words_for(self.remote_nblocks)];
         let rest = self.remote_nblocks % BLOCKS_PER_WORD;
-        (whole, (ALL_ABSENT & ((1 << (rest * 2)) - 1)).to_ne_bytes())
+        if let (Some(last), 1..) = (words.last_mut(), rest) {
+            *last &= (1 << (rest * 2)) - 1;
+        }
+        words.into_iter().flat_map(u32::to_ne_bytes).collect()
     }
 
-    /// How the file begins.
+    /// How the file begins: all of it that is not zeroes, if storage has no block.
     pub fn header(&self) -> [u8; HEADER_BYTES] {
         let mut raw = [0; HEADER_BYTES];
         let longs = [META_MAGIC, BUILD_ID, self.inode, self.request_lsn.0, 0];
@@ -132,35 +131,6 @@ impl MetaSpec {
             *slot = byte;
         }
         raw
-    }
-}
-
-/// The mode of a file that the agent makes when a compute starts, while no meta file says which of its blocks are there: as of all
-/// of PostgreSQL's files, and the sticky bit, which means nothing for a file and which PostgreSQL gives to none.
-pub const UNTOUCHED_MODE: u32 = 0o1600;
-
-const STICKY: u32 = 0o1000;
-
-/// Whether a file with this mode was made by the agent as of the compute's start. Without a meta file it is *untouched*: storage has
-/// as many blocks of it as it is long, and none of them is there.
-pub fn is_made_by_agent(mode: u32) -> bool {
-    mode & STICKY != 0
-}
-
-impl MetaSpec {
-    /// What the first meta file of an untouched file says.
-    pub fn of_untouched(
-        file: FileId,
-        inode: u64,
-        bytes: u64,
-        bounded: bool,
-        start: Lsn,
-    ) -> Result<MetaSpec, CacheError> {
-        let blocks = u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX);
-        let spec = MetaSpec { file, inode, remote_nblocks: blocks, bounded, request_lsn: start };
-        check_capacity(spec.capacity())?;
-        check_capacity(blocks.max(1))?;
-        Ok(spec)
     }
 }
 

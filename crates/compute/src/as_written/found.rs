@@ -128,7 +128,6 @@ pub fn is_sequence(file: &Arc<CacheFile>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fill::Beginning;
     use quire_cache::{ComputeDir, MetaSpec};
     use quire_types::{Fork, RelTag};
     use std::fs::{self, File};
@@ -156,7 +155,7 @@ mod tests {
         let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.data_file(&path)).expect("there"));
         let spec = MetaSpec { file: ID, inode, remote_nblocks: 0, bounded: true, request_lsn: Lsn(9) };
         drop::<File>(spec.create(&dir.meta_file(&path)).expect("made"));
-        let files = Files::new(dir, Beginning { start: Lsn(9), bounded: true });
+        let files = Files::new(dir);
         let file = files.get(ID).expect("opened");
         (0..lsns.len() as u32).for_each(|block| file.meta().mark_undescribed(block));
         (folder, files)

@@ -2,17 +2,15 @@
 
 use crate::descriptors;
 use nix::sys::uio::pwritev;
-use quire_cache::meta::is_made_by_agent;
 use quire_cache::protocol::{self, BlockState, Blocks};
-use quire_cache::{CacheError, ComputeDir, FileId, Meta, MetaSpec};
-use quire_types::{Key, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, SLRU_SEGMENT_PAGES};
+use quire_cache::{CacheError, ComputeDir, FileId, Meta};
+use quire_types::{Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, SLRU_SEGMENT_PAGES};
 use quire_wal::DataPath;
 use std::collections::HashMap;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt, fchown};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -50,15 +48,6 @@ pub enum FileError {
     Cache(CacheError),
 }
 
-/// What the meta file of an untouched file has to say of the session.
-#[derive(Clone, Copy, Debug)]
-pub struct Beginning {
-    /// The LSN that the compute started at.
-    pub start: Lsn,
-    /// Whether pages may leave the cache.
-    pub bounded: bool,
-}
-
 impl FileError {
     /// Whether too many files are open.
     fn is_lack(&self) -> bool {
@@ -73,15 +62,14 @@ impl FileError {
 #[derive(Debug)]
 pub struct Files {
     dir: ComputeDir,
-    beginning: Beginning,
     open: Mutex<HashMap<FileId, Arc<CacheFile>>>,
     open_max: usize,
 }
 
 impl Files {
     /// Files below a compute's directory.
-    pub fn new(dir: ComputeDir, beginning: Beginning) -> Files {
-        Files { dir, beginning, open: Mutex::default(), open_max: descriptors::share(OPEN_FILES_MAX) }
+    pub fn new(dir: ComputeDir) -> Files {
+        Files { dir, open: Mutex::default(), open_max: descriptors::share(OPEN_FILES_MAX) }
     }
 
     /// The file, opened if it is not.
@@ -91,10 +79,10 @@ impl Files {
         if let Some(file) = open.get(&id).filter(|file| file.lives()) {
             return Ok(file.clone());
         }
-        let file = match CacheFile::open(&self.dir, id, self.beginning) {
+        let file = match CacheFile::open(&self.dir, id) {
             Err(error) if error.is_lack() => {
                 open.clear();
-                CacheFile::open(&self.dir, id, self.beginning)
+                CacheFile::open(&self.dir, id)
             }
             opened => opened,
         };
@@ -129,22 +117,19 @@ impl Files {
 }
 
 impl CacheFile {
-    fn open(dir: &ComputeDir, id: FileId, beginning: Beginning) -> Result<CacheFile, FileError> {
+    fn open(dir: &ComputeDir, id: FileId) -> Result<CacheFile, FileError> {
         let path = path_of(id);
+        let meta = Meta::open(&dir.meta_file(&path)).map_err(|error| match error {
+            CacheError::Io { source, .. } if source.kind() == ErrorKind::NotFound => FileError::Local(id),
+            other => FileError::Cache(other),
+        })?;
         let data = OpenOptions::new().read(true).write(true).open(dir.data_file(&path));
         let data = data
             .map_err(|error| if error.kind() == ErrorKind::NotFound { FileError::Local(id) } else { error.into() })?;
-        let status = data.metadata()?;
-        let meta_path = dir.meta_file(&path);
-        let mut meta = open_meta(&meta_path)?;
-        if meta.is_none() && is_made_by_agent(status.mode()) {
-            write_first_meta(&meta_path, id, &status, beginning)?;
-            meta = open_meta(&meta_path)?;
+        if data.metadata()?.ino() != meta.inode() {
+            return Err(FileError::Local(id));
         }
-        match meta.filter(|meta| meta.inode() == status.ino()) {
-            Some(meta) => Ok(CacheFile { id, data, meta, filled: Notify::new() }),
-            None => Err(FileError::Local(id)),
-        }
+        Ok(CacheFile { id, data, meta, filled: Notify::new() })
     }
 
     fn lives(&self) -> bool {
@@ -194,36 +179,6 @@ impl CacheFile {
             // Somebody may own the blocks by another handle of the same file, which tells nothing to this one.
             let _ = tokio::time::timeout(SETTLE_POLL, notified).await;
         }
-    }
-}
-
-fn open_meta(path: &Path) -> Result<Option<Meta>, FileError> {
-    match Meta::open(path) {
-        Ok(meta) => Ok(Some(meta)),
-        Err(CacheError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(None),
-        Err(other) => Err(FileError::Cache(other)),
-    }
-}
-
-/// Makes the meta file of an untouched file, as the shim does (`create.rs` there), which may do so at the same time: the one that
-/// is linked first counts.
-fn write_first_meta(path: &Path, id: FileId, status: &Metadata, beginning: Beginning) -> Result<(), FileError> {
-    let Beginning { start, bounded } = beginning;
-    let spec = MetaSpec::of_untouched(id, status.ino(), status.len(), bounded, start).map_err(FileError::Cache)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let aside = path.with_file_name(format!("{name}.agent"));
-    if let Err(error) = fs::remove_file(&aside)
-        && error.kind() != ErrorKind::NotFound
-    {
-        return Err(error.into());
-    }
-    let file = spec.create(&aside).map_err(FileError::Cache)?;
-    fchown(&file, Some(status.uid()), Some(status.gid()))?;
-    let linked = fs::hard_link(&aside, path);
-    fs::remove_file(&aside)?;
-    match linked {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error.into()),
-        _ => Ok(()),
     }
 }
 
@@ -308,10 +263,9 @@ pub fn key_of(id: FileId, block: u32) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_types::{Fork, RelTag, Slru};
-    use std::os::unix::fs::OpenOptionsExt;
+    use quire_cache::MetaSpec;
+    use quire_types::{Lsn, Slru};
 
-    const BEGINNING: Beginning = Beginning { start: Lsn(0x100), bounded: true };
     const ID: FileId = FileId::Slru { slru: Slru::Clog, segment: 2 };
 
     fn file() -> (tempfile::TempDir, Files) {
@@ -325,7 +279,7 @@ mod tests {
         let inode = data.metadata().expect("examined").ino();
         let spec = MetaSpec { file: ID, inode, remote_nblocks: 4, bounded: false, request_lsn: Lsn(9) };
         spec.create(&dir.meta_file(path_of(ID))).expect("made");
-        (folder, Files::new(dir, BEGINNING))
+        (folder, Files::new(dir))
     }
 
     #[test]
@@ -363,33 +317,6 @@ mod tests {
         let file = files.get(ID).expect("opened");
         drop(file.claim(Some(0..4)));
         assert_eq!(file.claim(Some(0..4)).blocks().len(), 4);
-    }
-
-    #[test]
-    fn an_untouched_file_gets_a_meta_file_once_and_a_local_one_never() {
-        let (_folder, files) = file();
-        let rel = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
-        let [untouched, local] = [0, 1].map(|segment| FileId::Relation { rel, segment });
-        fs::create_dir_all(files.dir.meta_file("base/5")).expect("made");
-        fs::create_dir_all(files.dir.data_file("base/5")).expect("made");
-        for (id, mode) in [(untouched, quire_cache::meta::UNTOUCHED_MODE), (local, 0o600)] {
-            let path = files.dir.data_file(path_of(id));
-            let data = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).expect("made");
-            data.set_len(19 * PAGE_SIZE as u64).expect("sized");
-        }
-        let meta = |id| files.dir.meta_file(path_of(id));
-        let file = files.get(untouched).expect("it is not local");
-        assert_eq!((file.meta().remote_nblocks(), file.meta().request_lsn()), (19, BEGINNING.start));
-        assert!((0..19).all(|block| file.meta().state(block) == BlockState::Absent));
-        let inode = fs::metadata(meta(untouched)).expect("there").ino();
-        drop(file.claim(Some(0..1)));
-        let status = fs::metadata(files.dir.data_file(path_of(untouched))).expect("there");
-        write_first_meta(&meta(untouched), untouched, &status, BEGINNING).expect("one that came first is as good");
-        assert_eq!(fs::metadata(meta(untouched)).expect("there").ino(), inode, "the first stays");
-        assert!(matches!(files.get(local), Err(FileError::Local(_))));
-        assert!(!meta(local).exists());
-        let left = fs::read_dir(files.dir.meta_file("base/5")).expect("listed").count();
-        assert_eq!(left, 1, "nothing is left aside");
     }
 
     #[test]

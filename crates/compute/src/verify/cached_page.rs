@@ -1,7 +1,6 @@
 //! Pages that lie in the files of the cache, and where those files are.
 
 use crate::Error;
-use quire_cache::meta::is_made_by_agent;
 use quire_cache::protocol::{BlockState, Blocks};
 use quire_cache::{ComputeDir, Meta};
 use quire_types::{Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag};
@@ -119,8 +118,6 @@ pub(crate) struct CachedFile {
     segment: u32,
     path: PathBuf,
     meta: Option<Arc<Meta>>,
-    /// Nobody has looked at any of its blocks yet, and none is there.
-    untouched: bool,
     blocks: u32,
 }
 
@@ -133,8 +130,7 @@ impl CachedFile {
         let meta =
             Meta::open(&dir.meta_file(&relative)).ok().filter(|meta| meta.inode() == metadata.ino()).map(Arc::new);
         let blocks = u32::try_from(metadata.len() / PAGE_SIZE as u64).unwrap_or(u32::MAX).min(RELATION_SEGMENT_BLOCKS);
-        let untouched = meta.is_none() && is_made_by_agent(metadata.mode());
-        Some(CachedFile { rel, segment, path, meta, untouched, blocks })
+        Some(CachedFile { rel, segment, path, meta, blocks })
     }
 
     /// Blocks that it has, absent ones included.
@@ -144,7 +140,7 @@ impl CachedFile {
 
     /// The page in a block; none if it is not in the cache.
     pub fn page(&self, index: u32) -> Option<CachedPage> {
-        if self.untouched || self.meta.as_ref().is_some_and(|meta| is_absent(meta, index)) {
+        if self.meta.as_ref().is_some_and(|meta| is_absent(meta, index)) {
             return None;
         }
         Some(CachedPage {
@@ -158,9 +154,6 @@ impl CachedFile {
 
     /// The first block of a page that is in the cache, from `from` on and then from the beginning.
     pub fn next_present(&self, from: u32) -> Option<u32> {
-        if self.untouched {
-            return None;
-        }
         self.present_in(from..self.blocks).or_else(|| self.present_in(0..from.min(self.blocks)))
     }
 
@@ -208,22 +201,6 @@ mod tests {
         assert!(file.page(499).is_none());
         assert_eq!(file.page(500).expect("there").read().expect("read").expect("present"), Box::new([0; PAGE_SIZE]));
         assert!(file.page(1000).expect("local").read().expect("no error").is_none(), "behind the end");
-    }
-
-    #[test]
-    fn no_page_of_an_untouched_file_is_in_the_cache() {
-        use std::os::unix::fs::OpenOptionsExt;
-        let folder = tempfile::tempdir().expect("a folder");
-        let dir = ComputeDir::new(folder.path());
-        let rel = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
-        fs::create_dir_all(dir.data_file("base/5")).expect("made");
-        let mut options = File::options();
-        options.write(true).create_new(true).mode(quire_cache::meta::UNTOUCHED_MODE);
-        let data = options.open(dir.data_file("base/5/16384")).expect("made");
-        data.set_len(20 * PAGE_SIZE as u64).expect("sized");
-        let file = CachedFile::open(&dir, rel, 0).expect("there");
-        assert_eq!((file.blocks(), file.next_present(3)), (20, None));
-        assert!(file.page(0).is_none());
     }
 
     #[test]

@@ -13,7 +13,6 @@
 use crate::fill::path_of;
 use crate::verify::{names, relation_folders};
 use crate::{Config, Error};
-use quire_cache::meta::is_made_by_agent;
 use quire_cache::protocol::{BlockState, Blocks};
 use quire_cache::{ComputeDir, FileId, Meta};
 use quire_files::{Durability, publish};
@@ -192,10 +191,9 @@ fn ranges_in_use(dir: &ComputeDir, id: FileId) -> Vec<Range<u32>> {
     let Ok(status) = fs::metadata(dir.data_file(&path)) else { return Vec::new() };
     let blocks = u32::try_from(status.len() / PAGE_SIZE as u64).unwrap_or(0).min(RELATION_SEGMENT_BLOCKS);
     let whole = || (blocks > 0).then_some(0..blocks).into_iter().collect();
-    // A file without a meta file of its own is untouched or wholly local.
+    // A file without a meta file of its own is wholly local.
     match open_meta(&dir.meta_file(&path)) {
         Some(meta) if meta.inode() == status.ino() => ranges_of(&meta, blocks),
-        _ if is_made_by_agent(status.mode()) => Vec::new(),
         _ => whole(),
     }
 }

@@ -63,7 +63,7 @@ fn open_pages(shim: &Shim, target: &Target, path: *const c_char, flags: c_int, r
     if fd < 0 {
         return fd;
     }
-    let meta = match errno::preserved(|| tracked::open_meta(shim, target, fd)) {
+    let meta = match errno::preserved(|| tracked::open_meta(shim, target.relative(), fd)) {
         Ok(meta) => meta,
         Err(error) => return given_up(fd, error),
     };

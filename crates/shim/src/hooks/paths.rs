@@ -34,27 +34,6 @@ unsafe fn looked_at(dir: c_int, path: *const c_char, real: impl FnOnce() -> c_in
     }
 }
 
-/// The same for a status. The mark of a file that the agent made is not for others: a base backup would carry it along.
-unsafe fn status_looked_at(
-    dir: c_int,
-    path: *const c_char,
-    status: *mut libc::stat,
-    real: impl FnOnce() -> c_int,
-) -> c_int {
-    // SAFETY: as the caller says.
-    let target = match unsafe { prepared(dir, path) } {
-        Ok(target) => target,
-        Err(error) => return error.fail(),
-    };
-    let result = real();
-    let of_pages = target.is_some_and(|(_, target)| target.kind == FileKind::Pages);
-    // SAFETY: the call has succeeded, so that the caller's status is there and filled in.
-    if let (0, true, Some(status)) = (result, of_pages, unsafe { status.as_mut() }) {
-        status.st_mode &= !libc::S_ISVTX;
-    }
-    result
-}
-
 /// Removes by `real`; the meta file goes after its file, so that no other file of the name can be taken for it.
 unsafe fn removed(dir: c_int, path: *const c_char, real: impl FnOnce() -> c_int) -> c_int {
     // SAFETY: as the caller says.
@@ -83,31 +62,16 @@ fn remove_meta(shim: &Shim, target: &Target) {
 /// Renames by `real`; the meta file is renamed too, and one of a file that was overwritten is gone.
 unsafe fn renamed(from: (c_int, *const c_char), to: (c_int, *const c_char), real: impl FnOnce() -> c_int) -> c_int {
     // SAFETY: as the caller says.
-    let from_path = from.1;
-    // SAFETY: as the caller says.
     let targets = unsafe { prepared(from.0, from.1).and_then(|from_target| Ok((from_target, prepared(to.0, to.1)?))) };
     let (from, to) = match targets {
         Ok(targets) => targets,
         Err(error) => return error.fail(),
     };
-    // SAFETY: as above.
-    if let Some(error) = from.as_ref().and_then(|from| unsafe { touched(from, from_path) }.err()) {
-        return error.fail();
-    }
     let result = real();
     if result == 0 {
         errno::preserved(|| rename_meta(from, to));
     }
     result
-}
-
-/// A file gets its meta file before it gets another name, which would say that storage has it under that.
-unsafe fn touched((shim, target): &(&Shim, Target), path: *const c_char) -> Result<(), Errno> {
-    if target.kind != FileKind::Pages {
-        return Ok(());
-    }
-    // SAFETY: as the caller says.
-    errno::preserved(|| unsafe { meta_of(shim, target, path) }).map(drop)
 }
 
 fn rename_meta(from: Option<(&Shim, Target)>, to: Option<(&Shim, Target)>) {
@@ -154,10 +118,9 @@ unsafe fn meta_of(shim: &Shim, target: &Target, path: *const c_char) -> Result<O
     unsafe {
         let fd = real::open(path, libc::O_RDONLY | libc::O_CLOEXEC, 0);
         if fd < 0 {
-            let error = Errno::last();
-            return if error == Errno(libc::ENOENT) { Ok(None) } else { Err(error) };
+            return Ok(None);
         }
-        let meta = tracked::open_meta(shim, target, fd);
+        let meta = tracked::open_meta(shim, target.relative(), fd);
         real::close(fd);
         meta
     }
@@ -186,56 +149,56 @@ const HERE: c_int = libc::AT_FDCWD;
 intercept! {
     fn stat(path: *const c_char, status: *mut libc::stat) -> c_int {
         // SAFETY: the caller keeps the C function's promises, here and in all functions below.
-        unsafe { status_looked_at(HERE, path, status, || real::stat(withheld::path_of(path), status)) }
+        unsafe { looked_at(HERE, path, || real::stat(withheld::path_of(path), status)) }
     }
 
     fn stat64(path: *const c_char, status: *mut libc::stat) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { status_looked_at(HERE, path, status, || real::stat(withheld::path_of(path), status)) }
+        unsafe { looked_at(HERE, path, || real::stat(withheld::path_of(path), status)) }
     }
 
     fn lstat(path: *const c_char, status: *mut libc::stat) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { status_looked_at(HERE, path, status, || real::lstat(withheld::path_of(path), status)) }
+        unsafe { looked_at(HERE, path, || real::lstat(withheld::path_of(path), status)) }
     }
 
     fn lstat64(path: *const c_char, status: *mut libc::stat) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { status_looked_at(HERE, path, status, || real::lstat(withheld::path_of(path), status)) }
+        unsafe { looked_at(HERE, path, || real::lstat(withheld::path_of(path), status)) }
     }
 
     fn fstatat(dir: c_int, path: *const c_char, status: *mut libc::stat, flags: c_int) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { status_looked_at(dir, path, status, || real::fstatat(dir, withheld::path_at(dir, path), status, flags)) }
+        unsafe { looked_at(dir, path, || real::fstatat(dir, withheld::path_at(dir, path), status, flags)) }
     }
 
     fn fstatat64(dir: c_int, path: *const c_char, status: *mut libc::stat, flags: c_int) -> c_int {
         // SAFETY: see `stat`.
-        unsafe { status_looked_at(dir, path, status, || real::fstatat(dir, withheld::path_at(dir, path), status, flags)) }
+        unsafe { looked_at(dir, path, || real::fstatat(dir, withheld::path_at(dir, path), status, flags)) }
     }
 
     fn __xstat(version: c_int, path: *const c_char, status: *mut libc::stat) -> c_int {
         let _ = version;
         // SAFETY: see `stat`; on 64-bit systems there is one version of the structure.
-        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, withheld::path_of(path), status, 0)) }
+        unsafe { looked_at(HERE, path, || real::fstatat(HERE, withheld::path_of(path), status, 0)) }
     }
 
     fn __xstat64(version: c_int, path: *const c_char, status: *mut libc::stat) -> c_int {
         let _ = version;
         // SAFETY: see `__xstat`.
-        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, withheld::path_of(path), status, 0)) }
+        unsafe { looked_at(HERE, path, || real::fstatat(HERE, withheld::path_of(path), status, 0)) }
     }
 
     fn __lxstat(version: c_int, path: *const c_char, status: *mut libc::stat) -> c_int {
         let _ = version;
         // SAFETY: see `__xstat`.
-        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, withheld::path_of(path), status, libc::AT_SYMLINK_NOFOLLOW)) }
+        unsafe { looked_at(HERE, path, || real::fstatat(HERE, withheld::path_of(path), status, libc::AT_SYMLINK_NOFOLLOW)) }
     }
 
     fn __lxstat64(version: c_int, path: *const c_char, status: *mut libc::stat) -> c_int {
         let _ = version;
         // SAFETY: see `__xstat`.
-        unsafe { status_looked_at(HERE, path, status, || real::fstatat(HERE, withheld::path_of(path), status, libc::AT_SYMLINK_NOFOLLOW)) }
+        unsafe { looked_at(HERE, path, || real::fstatat(HERE, withheld::path_of(path), status, libc::AT_SYMLINK_NOFOLLOW)) }
     }
 
     fn access(path: *const c_char, mode: c_int) -> c_int {
