@@ -150,6 +150,7 @@ mod tests {
         let mut pages = vec![0; lsns.len() * PAGE_SIZE];
         for (page, lsn) in pages.chunks_mut(PAGE_SIZE).zip(lsns) {
             quire_wal::page::set_lsn(page, Lsn(*lsn));
+            page[100] = 1;
         }
         fs::write(dir.data_file(&path), pages).expect("written");
         let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(dir.data_file(&path)).expect("there"));
@@ -184,5 +185,14 @@ mod tests {
         file.data().set_len(PAGE_SIZE as u64).expect("cut");
         assert_eq!(marked(&file, 0..100, 9).0.len(), 1);
         assert!(!file.meta().is_undescribed(1));
+    }
+
+    #[test]
+    fn a_page_of_nothing_is_what_storage_has_anyway() {
+        let (_folder, files) = made(&[0, 0]);
+        let file = files.get(ID).expect("open");
+        file.data().write_all_at(&[0; PAGE_SIZE], 0).expect("written");
+        assert_eq!(marked(&file, 0..100, 9).0.iter().map(|page| page.key).collect::<Vec<_>>(), [key(1)]);
+        assert!(!file.meta().is_undescribed(0));
     }
 }
