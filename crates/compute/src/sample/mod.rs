@@ -14,7 +14,7 @@
 //! What is looked at costs no fetch: only blocks that are present are read, and only by this process. Nothing is installed or marked as
 //! touched, so the cache neither grows nor keeps a page for being sampled.
 //!
-//! Under a server that redo was not compared with before, more is looked at ([`coverage`]).
+//! Under a server that redo was not compared with before, more is looked at (`coverage`).
 //!
 //! Not sampled, beside what [`crate::verify`] does not compare either: visibility maps, whose bits PostgreSQL clears before the record that
 //! says so and without raising the LSN; pages last written before this term began, which are storage's own; pages whose LSN is

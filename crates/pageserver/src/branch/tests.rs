@@ -128,7 +128,7 @@ fn what_was_kept_is_there_after_a_crash_without_the_log() {
     branch.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
     branch.fence(Term(1)).unwrap();
     let page = written(MAP, 0, Lsn::INVALID, 4);
-    assert_eq!(branch.keep_pages(Term(1), log.end(), &[page.clone()]).unwrap(), [Keeping::Kept]);
+    assert_eq!(branch.keep_pages(Term(1), log.end(), std::slice::from_ref(&page)).unwrap(), [Keeping::Kept]);
     drop(branch);
     let branch = open(dir.path());
     assert_eq!((read(&branch, MAP, 0), branch.wal_position()), (page.page, log.end()));
@@ -143,7 +143,7 @@ fn a_flush_that_fails_is_said_and_the_pages_can_be_sent_again() {
     branch.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
     branch.fence(Term(1)).unwrap();
     let page = written(MAP, 0, Lsn::INVALID, 4);
-    let keep = |upto| branch.keep_pages(Term(1), upto, &[page.clone()]);
+    let keep = |upto| branch.keep_pages(Term(1), upto, std::slice::from_ref(&page));
     fault::fail_after(Some(0));
     assert!(matches!(keep(log.end()), Err(KeepError::Storage(_))));
     fault::fail_after(None);
