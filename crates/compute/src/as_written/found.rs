@@ -98,6 +98,11 @@ pub fn marked(file: &Arc<CacheFile>, blocks: Range<u32>, pages_max: usize) -> (V
     (found, blocks.end)
 }
 
+/// The same while PostgreSQL runs; none of a sequence, whose page must not take the place of its record then.
+pub fn marked_while_running(file: &Arc<CacheFile>, blocks: Range<u32>, pages_max: usize) -> Option<(Vec<Found>, u32)> {
+    (!is_sequence(file)).then(|| marked(file, blocks, pages_max))
+}
+
 /// The page of `key` if it was written since the record that ends at `lsn`. If it is gone it is forgotten.
 pub fn partial(files: &Files, pages: &PartialPages, key: Key, lsn: Lsn) -> Option<Found> {
     let Key::RelBlock { rel, block } = key else { return None };
@@ -116,7 +121,7 @@ pub fn partial(files: &Files, pages: &PartialPages, key: Key, lsn: Lsn) -> Optio
 }
 
 /// Whether a file is a sequence's.
-pub fn is_sequence(file: &Arc<CacheFile>) -> bool {
+fn is_sequence(file: &Arc<CacheFile>) -> bool {
     let key = file.key(0);
     let page = look(file, 0, || read(file, 0));
     let page = page.and_then(Result::ok);
@@ -132,7 +137,7 @@ mod tests {
     use quire_types::{Fork, RelTag};
     use std::fs::{self, File};
 
-    const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::VisibilityMap };
+    const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
     const ID: FileId = FileId::Relation { rel: REL, segment: 0 };
 
     fn key(block: u32) -> Key {
@@ -185,6 +190,22 @@ mod tests {
         file.data().set_len(PAGE_SIZE as u64).expect("cut");
         assert_eq!(marked(&file, 0..100, 9).0.len(), 1);
         assert!(!file.meta().is_undescribed(1));
+    }
+
+    #[test]
+    fn a_sequence_keeps_its_mark_while_postgres_runs() {
+        let (_folder, files) = made(&[7]);
+        let file = files.get(ID).expect("open");
+        let running = |file| marked_while_running(file, 0..100, 9).map(|(found, _)| found.len());
+        assert_eq!(running(&file), Some(1), "another page");
+        file.meta().mark_undescribed(0);
+        let mut page = [0; PAGE_SIZE];
+        quire_wal::page::init(&mut page, 8);
+        page[PAGE_SIZE - 8..PAGE_SIZE - 6].copy_from_slice(&[0x17, 0x17]);
+        file.data().write_all_at(&page, 0).expect("written");
+        assert_eq!(running(&file), None);
+        assert!(file.meta().is_undescribed(0));
+        assert_eq!(marked(&file, 0..1, 1).0.len(), 1, "after it has shut down");
     }
 
     #[test]

@@ -156,11 +156,13 @@ impl AsWritten {
         if from == 0 && !file.meta().take_undescribed() || is_unlogged(&self.parts.pgdata, id) {
             return nothing;
         }
-        if found::is_sequence(&file) {
-            self.sequences().insert(id);
-            return nothing;
+        match found::marked_while_running(&file, Range { start: from, end: RELATION_SEGMENT_BLOCKS }, MAX_KEYS) {
+            Some(found) => found,
+            None => {
+                self.sequences().insert(id);
+                nothing
+            }
         }
-        found::marked(&file, Range { start: from, end: RELATION_SEGMENT_BLOCKS }, MAX_KEYS)
     }
 
     fn sequence_pages(&self, files: &[FileId]) -> Vec<Found> {
