@@ -127,7 +127,8 @@ async fn each_record_is_redone_as_the_server_did_that_wrote_it_across_upgrades_a
     let client = quire.connect().await;
     assert_eq!(flags(&client).await, before);
     // Nobody who decodes the log comes across the records that tell the server's version.
-    let query = "SELECT count(*) FILTER (WHERE data LIKE '%s:%'), count(*) FILTER (WHERE data LIKE 'message%')
+    let query =
+        "SELECT count(*) FILTER (WHERE data LIKE '%s:%'), count(*) FILTER (WHERE data LIKE 'message%server_version%')
          FROM pg_logical_slot_get_changes('slot', NULL, NULL)";
     let row = client.query_one(query, &[]).await.expect("decoded");
     assert!(row.get::<_, i64>(0) > 20_000 && row.get::<_, i64>(1) == 0, "{row:?}");
