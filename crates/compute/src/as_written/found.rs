@@ -56,7 +56,13 @@ fn take(file: &Arc<CacheFile>, block: u32) -> Option<Found> {
             let lsn = lsn_of(&page);
             Some(Found { file: file.clone(), block, was_marked, key: file.key(block), lsn, page })
         }
-        Err(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+        // It is there and cannot be read: it must not leave the cache, nor be forgotten.
+        Err(error) => {
+            tracing::error!(%error, key = %file.key(block), "cannot read a page that storage is to keep");
+            file.meta().mark_undescribed(block);
+            None
+        }
     }
 }
 
