@@ -2,6 +2,8 @@
 
 use quire_tests::load::{expect_amcheck_clean, expect_sums_agree, fill, start, sums};
 use quire_tests::{Quire, short_or_long};
+use std::collections::BTreeSet;
+use tokio_postgres::Client;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pgbench_tables_are_whole_after_a_cold_restart() {
@@ -156,4 +158,56 @@ async fn dropped_and_truncated_relations_are_gone_after_a_cold_restart() {
         client.query_one("SELECT (SELECT sum(n) FROM cut), (SELECT sum(n) FROM shrunk)", &[]).await.expect("read");
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (7, 55));
     assert!(client.query("SELECT FROM gone", &[]).await.is_err());
+}
+
+/// Relations whose files have numbers in a directory of the cache.
+fn relations_in(folder: &std::path::Path) -> BTreeSet<u32> {
+    let names = std::fs::read_dir(folder).expect("listed").map(|entry| entry.expect("listed").file_name());
+    names.filter_map(|name| name.to_str()?.parse().ok()).collect()
+}
+
+/// The number in the name of a table's file, and of its database's directory.
+async fn numbers(client: &Client, table: &str) -> (u32, u32) {
+    let query = "SELECT relfilenode, (SELECT oid FROM pg_database WHERE datname = current_database()) FROM pg_class
+        WHERE relname = $1";
+    let row = client.query_one(query, &[&table]).await.expect("found");
+    (row.get(0), row.get(1))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_connection_waits_only_for_the_relations_it_needs_and_the_others_come() {
+    const TABLES: u32 = 8000;
+    let quire = Quire::start();
+    let client = quire.connect().await;
+    for first in (0..TABLES).step_by(2000) {
+        let make = format!(
+            "DO $$ BEGIN FOR i IN {first}..{} LOOP
+                EXECUTE format('CREATE TABLE t%s AS SELECT %s AS n', i, i); END LOOP; END $$",
+            first + 1999
+        );
+        client.batch_execute(&make).await.expect("created");
+    }
+    client.batch_execute("CREATE UNLOGGED TABLE scratch (n int)").await.expect("created");
+    let (last, database) = numbers(&client, &format!("t{}", TABLES - 1)).await;
+    let (dropped, _) = numbers(&client, &format!("t{}", TABLES - 2)).await;
+    let folder = quire.dir().join(format!("compute/main/pgdata/base/{database}"));
+    let before = relations_in(&folder);
+    quire.cold_restart();
+    let client = quire.connect().await;
+    let read = format!("SELECT n FROM t{}", TABLES - 1);
+    assert_eq!(client.query_one(&read, &[]).await.expect("read").get::<_, i32>(0), TABLES as i32 - 1);
+    client.batch_execute(&format!("DROP TABLE t{}", TABLES - 2)).await.expect("dropped");
+    client.batch_execute("CREATE TABLE late AS SELECT 7 AS n; INSERT INTO scratch VALUES (1)").await.expect("made");
+    let early = relations_in(&folder);
+    assert!(early.contains(&last) && early.len() < TABLES as usize / 2, "{} of {TABLES} are made", early.len());
+    let size = "SELECT pg_database_size(current_database()) / 8192 >= $1::int8";
+    let whole = client.query_one(size, &[&i64::from(TABLES)]).await.expect("listed");
+    assert!(whole.get::<_, bool>(0), "a listing shows all relations");
+    client.batch_execute("CHECKPOINT").await.expect("removed files are gone");
+    let (late, _) = numbers(&client, "late").await;
+    let (after, gone) = (relations_in(&folder), BTreeSet::from([dropped]));
+    assert_eq!(&before - &after, gone, "nothing is missing, and nothing dropped has come back");
+    assert!(after.contains(&late));
+    assert_eq!(client.query_one("SELECT n FROM late", &[]).await.expect("read").get::<_, i32>(0), 7);
+    quire.verify();
 }

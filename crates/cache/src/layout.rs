@@ -23,8 +23,12 @@ pub const PGDATA: &str = "pgdata";
 /// Name of the tree of meta files.
 pub const META: &str = "meta";
 
+/// What is added to a meta file's name for the file that is made there before it gets its own name.
+pub const ASIDE_SUFFIX: &str = ".new";
+
 /// Name of the directory of tablespaces.
 pub const TABLESPACES: &str = "tablespaces";
+
 /// Name of the folder of the files without which no PostgreSQL starts: whoever opens one of them below [`PGDATA`] with the shim
 /// is given the one in here, and without the shim there is none, or one that says what is wrong.
 pub const WITHHELD: &str = "withheld";
@@ -102,6 +106,13 @@ impl ComputeDir {
     /// The meta file of a file of PostgreSQL's, by that file's path below the data directory.
     pub fn meta_file(&self, relative: impl AsRef<Path>) -> PathBuf {
         self.meta().join(relative)
+    }
+
+    /// Where such a file is made before it gets its name: beside its meta file.
+    pub fn aside_file(&self, relative: impl AsRef<Path>) -> PathBuf {
+        let mut path = self.meta_file(relative).into_os_string();
+        path.push(ASIDE_SUFFIX);
+        path.into()
     }
 }
 

@@ -104,6 +104,17 @@ pub enum Request {
         /// The database.
         database: u32,
     },
+    /// Make a relation complete: every file of it that storage has exists in its right size, beside its meta file. Answered `Ok` for
+    /// a complete one and for one that storage does not have, `Complete` if all of the database is, `NotFound` for a database that
+    /// storage does not have.
+    MaterialiseRelation {
+        /// The tablespace.
+        tablespace: u32,
+        /// The database.
+        database: u32,
+        /// The number in the names of its files.
+        relation: u32,
+    },
     /// Bring in those of these blocks that are absent. Answered when none of them is `Absent` or `Filling` any more.
     Fill {
         /// The file.
@@ -159,6 +170,9 @@ impl Request {
     pub fn encode(&self) -> [u8; REQUEST_BYTES] {
         to_bytes(match *self {
             Request::MaterialiseDatabase { tablespace, database } => [1, tablespace, database, 0, 0, 0, 0, 0, 0, 0],
+            Request::MaterialiseRelation { tablespace, database, relation } => {
+                [8, tablespace, database, relation, 0, 0, 0, 0, 0, 0]
+            }
             Request::Fill { file, first_block, count } => blocks_words(2, file, first_block, count),
             Request::Prefetch { file, first_block, count } => blocks_words(3, file, first_block, count),
             Request::WalSegment { timeline, segment_number } => {
@@ -183,6 +197,7 @@ impl Request {
             5 => blocks_from(words).map(|(file, block, _)| Request::Reached { file, block }),
             6 => FileArea::from_number(a).map(|area| Request::KeepFiles { area }).ok_or_else(|| wrong("file area", a)),
             7 => blocks_from(words).map(|(file, ..)| Request::KeepPages { file }),
+            8 => Ok(Request::MaterialiseRelation { tablespace: a, database: b, relation: c }),
             other => Err(wrong("request kind", other)),
         }
     }
@@ -220,6 +235,8 @@ pub enum Answer {
     Fenced = 3,
     /// The shim and the agent are of different builds.
     WrongBuild = 4,
+    /// Done, and all of the database, too.
+    Complete = 5,
 }
 
 impl Answer {
@@ -240,6 +257,7 @@ impl Answer {
             2 => Ok(Answer::IoError),
             3 => Ok(Answer::Fenced),
             4 => Ok(Answer::WrongBuild),
+            5 => Ok(Answer::Complete),
             other => Err(wrong("status", other)),
         }
     }
@@ -260,6 +278,7 @@ mod tests {
     fn messages_round_trip() {
         let requests = [
             Request::MaterialiseDatabase { tablespace: 1663, database: u32::MAX },
+            Request::MaterialiseRelation { tablespace: 1663, database: u32::MAX, relation: 16_384 },
             Request::Fill {
                 file: HEAP,
                 first_block: RELATION_SEGMENT_BLOCKS - FILL_BLOCKS_MAX,
@@ -275,7 +294,8 @@ mod tests {
             assert_eq!(Request::decode(&request.encode()).unwrap(), request);
         }
         assert_eq!(Hello::decode(&Hello::new(42).encode()).unwrap().pid, 42);
-        for answer in [Answer::Ok, Answer::NotFound, Answer::IoError, Answer::Fenced, Answer::WrongBuild] {
+        for number in 0..6 {
+            let answer = Answer::decode(&to_bytes([ANSWER_MAGIC, number])).unwrap();
             assert_eq!(Answer::decode(&answer.encode()).unwrap(), answer);
         }
     }
@@ -288,7 +308,7 @@ mod tests {
             Request::decode(&raw)
         };
         assert!(with(0, 2).is_ok());
-        for (word, value) in [(0, 0), (0, 8), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
+        for (word, value) in [(0, 0), (0, 9), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
             assert!(with(word, value).is_err(), "word {word} = {value}");
         }
     }

@@ -112,9 +112,18 @@ impl Guard {
         }
     }
 
-    /// Puts the files of a database that was just laid out under guard, before anybody writes them. The shared relations are database 0.
-    pub async fn laid_out(self: &Arc<Guard>, tablespace: u32, database: u32) -> Result<(), Error> {
-        let is_there = |rel: &RelTag| (rel.tablespace, rel.database) == (tablespace, database);
+    /// Puts the files of a relation that was just made under guard, or those of all relations of its database, before anybody
+    /// writes them. The shared relations are database 0.
+    pub async fn laid_out(
+        self: &Arc<Guard>,
+        tablespace: u32,
+        database: u32,
+        relation: Option<u32>,
+    ) -> Result<(), Error> {
+        let is_there = |rel: &RelTag| {
+            (rel.tablespace, rel.database) == (tablespace, database)
+                && relation.is_none_or(|relation| relation == rel.relation)
+        };
         let relations: Vec<RelTag> = self.relations().keys().copied().filter(is_there).collect();
         for rel in relations {
             self.clone().look_after(rel).await?;

@@ -193,16 +193,12 @@ impl PageClient {
         }
     }
 
-    /// Everything in `[from, to]` at `lsn` that is not a page, in key order; it [insists](PageClient::insist).
+    /// All entries from one key to another, as they were at `lsn`.
     pub async fn scan(&self, lsn: Lsn, from: Key, to: Key, patience: Duration) -> Result<Vec<(Key, Bytes)>, PageError> {
         let mut found = Vec::new();
         let mut next = from;
         loop {
-            let Response::Values { entries, more } =
-                self.insist(&Request::Scan { lsn, from: next, to }, patience).await?
-            else {
-                return Err(self.unexpected());
-            };
+            let (entries, more) = self.scan_some(lsn, next, to, patience).await?;
             // Each answer after the first begins with the key that the one before ended with.
             let repeated = found.last().map(|(key, _): &(Key, Bytes)| *key);
             let known = found.len();
@@ -212,6 +208,20 @@ impl PageClient {
                 _ if more => return Err(self.unexpected()),
                 _ => return Ok(found),
             }
+        }
+    }
+
+    /// The first of these entries, as many as storage gives at once, and whether there are more.
+    pub async fn scan_some(
+        &self,
+        lsn: Lsn,
+        from: Key,
+        to: Key,
+        patience: Duration,
+    ) -> Result<(Vec<(Key, Bytes)>, bool), PageError> {
+        match self.insist(&Request::Scan { lsn, from, to }, patience).await? {
+            Response::Values { entries, more } => Ok((entries, more)),
+            _ => Err(self.unexpected()),
         }
     }
 

@@ -116,6 +116,7 @@ impl Session {
     pub async fn end(&self) {
         self.control.set_state(AgentState::Failed);
         self.tasks.iter().for_each(AbortHandle::abort);
+        self.materialiser.end();
         self.warm_up.clone().remember().await;
         stop(self.quorum.clone()).await;
     }
@@ -180,6 +181,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.control.set_state(AgentState::Failed);
         self.tasks.iter().for_each(AbortHandle::abort);
+        self.materialiser.end();
     }
 }
 
@@ -225,7 +227,7 @@ async fn set_up(
     }
     let (kept, settings) = restore_kept_files(setting, &client, &won, &answer, choice).await?;
     let kept = Arc::new(kept);
-    let maps = Arc::new(FreeSpaceMaps::new(config.pgdata(), setting.owner, kept.clone()));
+    let maps = Arc::new(FreeSpaceMaps::new(config.pgdata(), kept.clone()));
     let materialiser = Arc::new(fill_directory(setting, &client, &maps, &end).await?);
     let control = share_memory(setting, &won, end.start)?;
     let (fullness, metrics) = (Arc::new(Fullness::new(config)), setting.metrics.clone());
@@ -246,7 +248,7 @@ async fn set_up(
     let dir = ComputeDir::new(&config.dir);
     let guard =
         Arc::new(Guard::open(dir, files.clone(), kept.clone(), materialiser.clone(), as_written.clone()).await?);
-    guard.laid_out(RelTag::GLOBAL_TABLESPACE, 0).await?;
+    guard.laid_out(RelTag::GLOBAL_TABLESPACE, 0, None).await?;
     let fills = FillThread::start()?;
     // A connection of its own, so that whoever waits for a page waits for nothing else.
     let pages = fills.within(|| PageClient::new(config.pageserver(), config.timeline(), config.shard()));

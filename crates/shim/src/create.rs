@@ -10,6 +10,7 @@ use crate::names::Target;
 use crate::real;
 use crate::shim::Shim;
 use libc::{c_char, c_int};
+use quire_cache::layout::ASIDE_SUFFIX;
 use quire_cache::{FileId, MetaSpec};
 
 /// How long to wait for another process that makes the same file, in naps.
@@ -19,7 +20,7 @@ const NAPS_MAX: u32 = 20_000;
 /// Makes the file at `path`, empty and with its meta file; false if it exists, or is to be wholly local.
 pub fn with_meta(shim: &Shim, target: &Target, path: *const c_char) -> Result<bool, Errno> {
     let Some(file) = target.relation_file() else { return Ok(false) };
-    let paths = (shim.meta_path(target.relative()), shim.path_beside(target.relative(), b".new"));
+    let paths = (shim.meta_path(target.relative()), shim.path_beside(target.relative(), ASIDE_SUFFIX.as_bytes()));
     let (Some(meta), Some(aside)) = paths else { return Ok(false) };
     for _ in 0..NAPS_MAX {
         if exists(path) {

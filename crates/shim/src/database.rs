@@ -1,4 +1,4 @@
-//! Database directories, which exist from the start but are filled with (sparse) files when first touched.
+//! Database directories, which exist from the start but are filled with (sparse) files when these are first asked for.
 
 use crate::errno::{self, Errno};
 use crate::shim::Shim;
@@ -13,37 +13,18 @@ pub struct Database {
     pub tablespace: u32,
     /// The database.
     pub oid: u32,
-    /// Whether a path names something in the directory, or the directory itself.
-    pub inside: bool,
 }
 
-/// A relation cache file: local, never in storage. The startup process unlinks those of *all* databases, which
-/// must not cost a visit to each.
-const RELATION_CACHE_FILE: &[u8] = b"pg_internal.init";
-
 impl Database {
-    /// From a path's components; none if they are no numbers, or if `name` in the directory is certainly local.
-    pub fn named(tablespace: &[u8], database: &[u8], name: &[u8]) -> Option<Database> {
-        if name == RELATION_CACHE_FILE {
-            return None;
-        }
-        Some(Database { tablespace: decimal(tablespace)?, oid: decimal(database)?, inside: !name.is_empty() })
+    /// From a path's components; none if they are no numbers.
+    pub fn named(tablespace: &[u8], database: &[u8]) -> Option<Database> {
+        Some(Database { tablespace: decimal(tablespace)?, oid: decimal(database)? })
     }
 
-    /// Makes sure that whatever storage has in this directory is there. `errno` stays as it is.
-    pub fn materialise(self, shim: &Shim) -> Result<(), Errno> {
-        if KNOWN.contains(self.code()) {
-            return Ok(());
-        }
-        shim.control().counters().materialisations.fetch_add(1, Ordering::Relaxed);
-        let request = Request::MaterialiseDatabase { tablespace: self.tablespace, database: self.oid };
-        match errno::preserved(|| agent::call(shim, &request))? {
-            Answer::Ok | Answer::NotFound => {
-                KNOWN.insert(self.code());
-                Ok(())
-            }
-            _ => Err(Errno(libc::EIO)),
-        }
+    /// Makes sure that whatever storage has of a relation is there. `errno` stays as it is.
+    pub fn materialise_relation(self, shim: &Shim, relation: u32) -> Result<(), Errno> {
+        let Database { tablespace, oid: database } = self;
+        self.ask(shim, &Request::MaterialiseRelation { tablespace, database, relation })
     }
 
     /// Makes sure that a listing of the directory is complete.
@@ -51,12 +32,38 @@ impl Database {
     /// The postmaster is let off: at start it looks through all databases for temporary files that a crash left, which
     /// are local, and must not visit each for it.
     pub fn materialise_for_listing(self, shim: &Shim) -> Result<(), Errno> {
-        if process::is_first() { Ok(()) } else { self.materialise(shim) }
+        if process::is_first() {
+            return Ok(());
+        }
+        let Database { tablespace, oid: database } = self;
+        self.ask(shim, &Request::MaterialiseDatabase { tablespace, database })
+    }
+
+    /// Asks, unless the directory is known to be complete.
+    fn ask(self, shim: &Shim, request: &Request) -> Result<(), Errno> {
+        if KNOWN.contains(self.code()) {
+            return Ok(());
+        }
+        shim.control().counters().materialisations.fetch_add(1, Ordering::Relaxed);
+        match errno::preserved(|| agent::call(shim, request))? {
+            Answer::Ok => Ok(()),
+            Answer::Complete | Answer::NotFound => {
+                KNOWN.insert(self.code());
+                Ok(())
+            }
+            _ => Err(Errno(libc::EIO)),
+        }
     }
 
     fn code(self) -> u64 {
         u64::from(self.tablespace) << 32 | u64::from(self.oid)
     }
+}
+
+/// The number that a name begins with.
+pub(crate) fn leading_number(name: &[u8]) -> Option<u32> {
+    let end = name.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(name.len());
+    decimal(name.get(..end)?)
 }
 
 /// A number in decimal digits.
@@ -102,9 +109,9 @@ mod tests {
 
     #[test]
     fn only_numbers_name_databases() {
-        assert!(Database::named(b"1663", b"5", b"").is_some());
+        assert!(Database::named(b"1663", b"5").is_some());
         for wrong in [&b""[..], b"5x", b"pgsql_tmp", b"4294967296"] {
-            assert!(Database::named(b"1663", wrong, b"").is_none());
+            assert!(Database::named(b"1663", wrong).is_none());
         }
     }
 }

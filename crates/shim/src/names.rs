@@ -5,7 +5,7 @@
 //! kernel as usual, since a meta file has the same path below `meta/` as the path that was used. What lies in a tablespace
 //! may also be named by the tablespace's location, as base backups do ([`crate::locations`]).
 
-use crate::database::{Database, decimal};
+use crate::database::{Database, decimal, leading_number};
 use crate::locations;
 use crate::shim::{self, Shim};
 use libc::{c_char, c_int};
@@ -97,6 +97,8 @@ pub struct Target {
     pub kind: FileKind,
     /// The database directory it is, or lies in.
     pub database: Option<Database>,
+    /// In a database directory, the number of the relation that it may belong to.
+    pub relation: Option<u32>,
 }
 
 impl Target {
@@ -173,27 +175,28 @@ fn classify(relative: Buffer, segment_bytes: u64) -> Target {
         }
         count += 1;
     }
-    let (kind, database) = match (count, parts) {
-        (2, [b"base", database, ..]) => (FileKind::Other, Database::named(b"1663", database, b"")),
-        (3, [b"base", database, name, ..]) => in_database(Database::named(b"1663", database, name), name),
+    let (kind, database, relation) = match (count, parts) {
+        (2, [b"base", database, ..]) => (FileKind::Other, Database::named(b"1663", database), None),
+        (3, [b"base", database, name, ..]) => in_database(Database::named(b"1663", database), name),
         (4, [b"pg_tblspc", tablespace, _, database, ..]) => {
-            (FileKind::Other, Database::named(tablespace, database, b""))
+            (FileKind::Other, Database::named(tablespace, database), None)
         }
         (5, [b"pg_tblspc", tablespace, _, database, name, ..]) => {
-            in_database(Database::named(tablespace, database, name), name)
+            in_database(Database::named(tablespace, database), name)
         }
-        (2, [b"global", name, ..]) => (relation_kind(name), None),
-        (2, [b"pg_xact" | b"pg_commit_ts", name, ..]) => (slru_kind(name), None),
-        (3, [b"pg_multixact", b"offsets" | b"members", name, ..]) => (slru_kind(name), None),
-        (2, [b"pg_wal", name, ..]) => (wal_kind(name, segment_bytes), None),
-        _ => (FileArea::of_path(relative.bytes()).map_or(FileKind::Other, FileKind::Kept), None),
+        (2, [b"global", name, ..]) => (relation_kind(name), None, None),
+        (2, [b"pg_xact" | b"pg_commit_ts", name, ..]) => (slru_kind(name), None, None),
+        (3, [b"pg_multixact", b"offsets" | b"members", name, ..]) => (slru_kind(name), None, None),
+        (2, [b"pg_wal", name, ..]) => (wal_kind(name, segment_bytes), None, None),
+        _ => (FileArea::of_path(relative.bytes()).map_or(FileKind::Other, FileKind::Kept), None, None),
     };
-    Target { relative, kind, database }
+    Target { relative, kind, database, relation }
 }
 
-fn in_database(database: Option<Database>, name: &[u8]) -> (FileKind, Option<Database>) {
+/// Other files than relations' are there from the start, or local.
+fn in_database(database: Option<Database>, name: &[u8]) -> (FileKind, Option<Database>, Option<u32>) {
     let kind = if database.is_some() { relation_kind(name) } else { FileKind::Other };
-    (kind, database)
+    (kind, database, leading_number(name))
 }
 
 /// Relations of storage have names that begin with a digit; temporary ones (`t3_16384`) are local.
@@ -239,9 +242,9 @@ fn hexadecimal(digits: &[u8]) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn kind_of(path: &str) -> (FileKind, Option<(u32, u32, bool)>) {
+    fn kind_of(path: &str) -> (FileKind, Option<(u32, u32, Option<u32>)>) {
         let target = classify(Buffer::normalised(path.as_bytes()).unwrap(), 16 << 20);
-        (target.kind, target.database.map(|database| (database.tablespace, database.oid, database.inside)))
+        (target.kind, target.database.map(|database| (database.tablespace, database.oid, target.relation)))
     }
 
     #[test]
@@ -272,10 +275,12 @@ mod tests {
 
     #[test]
     fn a_database_directory_is_told_from_what_lies_in_it() {
-        assert_eq!(kind_of("base/5").1, Some((1663, 5, false)));
-        assert_eq!(kind_of("base/5/PG_VERSION").1, Some((1663, 5, true)));
-        assert_eq!(kind_of("pg_tblspc/16400/PG_15_202209061/7").1, Some((16400, 7, false)));
-        assert_eq!(kind_of("base/5/pg_internal.init").1, None, "relation cache files are local");
+        assert_eq!(kind_of("base/5").1, Some((1663, 5, None)));
+        assert_eq!(kind_of("base/5/PG_VERSION").1, Some((1663, 5, None)));
+        assert_eq!(kind_of("pg_tblspc/16400/PG_15_202209061/7").1, Some((16400, 7, None)));
+        assert_eq!(kind_of("pg_tblspc/16400/PG_15_202209061/7/16385_fsm").1, Some((16400, 7, Some(16385))));
+        assert_eq!(kind_of("base/5/1259_vm.1").1, Some((1663, 5, Some(1259))));
+        assert_eq!(kind_of("base/5/pg_internal.init").1, Some((1663, 5, None)), "relation cache files are local");
         assert_eq!(kind_of("base/pgsql_tmp").1, None);
         assert_eq!(kind_of("base").1, None);
     }

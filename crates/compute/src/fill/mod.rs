@@ -162,30 +162,38 @@ impl FillServer {
         }
         let outcome = match request {
             Request::MaterialiseDatabase { tablespace, database } => {
-                self.materialise(tablespace, database).await.map_err(FillError::from)
+                self.materialise(tablespace, database, None).await.map_err(FillError::from)
+            }
+            Request::MaterialiseRelation { tablespace, database, relation } => {
+                self.materialise(tablespace, database, Some(relation)).await.map_err(FillError::from)
             }
             Request::Fill { file, first_block, count } => {
-                self.fetcher.fill(file, first_block..first_block + count).await.map(|()| true)
+                self.fetcher.fill(file, first_block..first_block + count).await.map(|()| Answer::Ok)
             }
             Request::Prefetch { file, first_block, count } => {
                 self.fetcher.prefetch(file, first_block..first_block + count);
-                Ok(true)
+                Ok(Answer::Ok)
             }
             Request::Reached { file, block } => {
                 self.fetcher.reached(file, block);
-                Ok(true)
+                Ok(Answer::Ok)
             }
             Request::WalSegment { timeline, segment_number } => self.wal_segment(timeline, segment_number).await,
-            Request::KeepPages { file } => self.keep_pages(file).await.map(|()| true).map_err(FillError::from),
-            Request::KeepFiles { area } => self.kept.keep(area).await.map(|()| true).map_err(FillError::from),
+            Request::KeepPages { file } => self.keep_pages(file).await.map(|()| Answer::Ok).map_err(FillError::from),
+            Request::KeepFiles { area } => self.kept.keep(area).await.map(|()| Answer::Ok).map_err(FillError::from),
         };
         to_answer(request, outcome)
     }
 
-    async fn materialise(&self, tablespace: u32, database: u32) -> Result<bool, Error> {
-        let is_there = self.materialiser.database(tablespace, database).await?;
-        self.guard.laid_out(tablespace, database).await?;
-        Ok(is_there)
+    /// Makes a relation of a database, or all of it. Files under guard are marked before anybody writes them.
+    async fn materialise(&self, tablespace: u32, oid: u32, relation: Option<u32>) -> Result<Answer, Error> {
+        let Some(database) = self.materialiser.database(tablespace, oid) else { return Ok(Answer::NotFound) };
+        let is_complete = match relation {
+            Some(relation) => database.relation(relation).await?,
+            None => database.whole().await.map(|()| true)?,
+        };
+        self.guard.laid_out(tablespace, oid, relation).await?;
+        Ok(if is_complete { Answer::Complete } else { Answer::Ok })
     }
 
     async fn keep_pages(&self, file: FileId) -> Result<(), Error> {
@@ -195,18 +203,18 @@ impl FillServer {
         outcome
     }
 
-    /// Fetches a whole segment of committed WAL; `false` if there is none of it, or not all.
-    async fn wal_segment(&self, timeline: u32, segment_number: u64) -> Result<bool, FillError> {
+    /// Fetches a whole segment of committed WAL; it is not found if there is none of it, or not all.
+    async fn wal_segment(&self, timeline: u32, segment_number: u64) -> Result<Answer, FillError> {
         let segment_bytes = self.control.segment_bytes();
         let begin = Lsn(segment_number.saturating_mul(segment_bytes));
         let end = begin.add(segment_bytes);
         if timeline != self.control.timeline() || begin < self.log_start || end > self.control.commit_lsn() {
-            return Ok(false);
+            return Ok(Answer::NotFound);
         }
         let (quorum, pg_wal, owner) = (self.quorum.clone(), self.pg_wal.clone(), self.owner);
         let fetch = move || fetch_segment(&quorum, LocalWal::new(pg_wal, segment_bytes), owner, segment_number);
         tokio::task::spawn_blocking(fetch).await.map_err(|_| Error::ShuttingDown)??;
-        Ok(true)
+        Ok(Answer::Ok)
     }
 }
 
@@ -224,10 +232,10 @@ fn fetch_segment(quorum: &Quorum, wal: LocalWal, owner: Owner, segment_number: u
     std::fs::rename(&aside, &path).map_err(Error::file("rename", &aside))
 }
 
-fn to_answer(request: Request, outcome: Result<bool, FillError>) -> Answer {
+fn to_answer(request: Request, outcome: Result<Answer, FillError>) -> Answer {
     match outcome {
-        Ok(true) => Answer::Ok,
-        Ok(false) | Err(FillError::File(FileError::Local(_))) => Answer::NotFound,
+        Ok(answer) => answer,
+        Err(FillError::File(FileError::Local(_))) => Answer::NotFound,
         Err(error) => {
             tracing::error!(%error, ?request, "cannot serve a PostgreSQL process; it gets an I/O error");
             Answer::IoError

@@ -1,4 +1,4 @@
-//! Free space maps: sent in the background, put back when a database is materialised.
+//! Free space maps: sent in the background, put back when their relations are materialised.
 //!
 //! A map is a hint that WAL does not restore, and PostgreSQL lives with one that is old: it looks at each page that a map names.
 //! But a page past the end of the relation must not be named, or an insert fails (minor versions from 15.7 on look,
@@ -6,15 +6,15 @@
 //! at least as long now.
 
 use super::{KeptFiles, PATIENCE};
-use crate::owner::Owner;
+use crate::Error;
+use crate::materialise::Database;
 use crate::page_client::PageError;
 use crate::verify::{names, relation_folders};
-use crate::{Error, place};
 use bytes::Bytes;
 use quire_protocol::page::{SMALL_FILE_BYTES_MAX, SmallFile};
 use quire_types::{Fork, Lsn, PAGE_SIZE, RelTag, Writer};
 use quire_wal::DataPath;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,6 @@ struct Changed {
 #[derive(Debug)]
 pub struct FreeSpaceMaps {
     pgdata: PathBuf,
-    owner: Owner,
     kept: Arc<KeptFiles>,
     /// The files whose maps storage has: put back or sent in this session.
     sent: Mutex<HashMap<RelTag, Stamp>>,
@@ -58,53 +57,69 @@ pub struct FreeSpaceMaps {
 
 impl FreeSpaceMaps {
     /// Those of a data directory.
-    pub fn new(pgdata: PathBuf, owner: Owner, kept: Arc<KeptFiles>) -> FreeSpaceMaps {
-        FreeSpaceMaps { pgdata, owner, kept, sent: Mutex::default() }
+    pub fn new(pgdata: PathBuf, kept: Arc<KeptFiles>) -> FreeSpaceMaps {
+        FreeSpaceMaps { pgdata, kept, sent: Mutex::default() }
     }
 
-    /// Puts back the maps of a database's relations, which have these sizes. Going without costs bloat and nothing else.
-    pub async fn restore(&self, tablespace: u32, database: u32, sizes: &BTreeMap<RelTag, u32>) {
-        let restored = self.try_restore(tablespace, database, sizes).await;
-        if let Err(error) = restored {
-            tracing::warn!(%error, tablespace, database, "free space maps begin anew");
+    /// The map that storage has of a relation whose main fork has `blocks` blocks, if it fits. Going without costs bloat and
+    /// nothing else.
+    pub async fn stored(&self, rel: RelTag, blocks: u32) -> Option<Bytes> {
+        if blocks == 0 {
+            return None;
+        }
+        let name = name_of(rel);
+        // Names that only begin so come after it.
+        match self.kept.client.get_files(&name, "", PATIENCE).await {
+            Ok((files, _)) => {
+                files.into_iter().next().filter(|file| file.name == name).and_then(|file| usable(&file.content, blocks))
+            }
+            Err(error) => {
+                tracing::warn!(%error, path = map_path(rel), "starting with an empty free space map");
+                None
+            }
         }
     }
 
-    async fn try_restore(&self, tablespace: u32, database: u32, sizes: &BTreeMap<RelTag, u32>) -> Result<(), Error> {
-        let prefix = format!("fsm/{tablespace}/{database}/");
+    /// The map of a relation is in the data directory as storage has it.
+    pub fn is_restored(&self, rel: RelTag) {
+        let stamp = Stamp::of(&self.pgdata.join(map_path(rel)));
+        self.sent().extend(stamp.map(|stamp| (rel, stamp)));
+    }
+
+    /// Forgets the maps of relations that storage did not have at the start.
+    pub async fn forget_strangers(&self, database: &Database) {
+        if let Err(error) = self.try_forget_strangers(database).await {
+            tracing::debug!(%error, "free space maps of relations that are gone are forgotten later");
+        }
+    }
+
+    async fn try_forget_strangers(&self, database: &Database) -> Result<(), Error> {
+        let (tablespace, oid) = database.id();
+        let prefix = format!("fsm/{tablespace}/{oid}/");
         let mut after = String::new();
         loop {
             let (files, more) = self.kept.client.get_files(&prefix, &after, PATIENCE).await?;
-            after = files.last().map_or(after, |file| file.name.clone());
-            for file in &files {
-                match file.name.strip_prefix(&prefix).and_then(|relation| relation.parse().ok()) {
-                    Some(relation) => {
-                        let rel = RelTag { tablespace, database, relation, fork: Fork::Main };
-                        self.restore_one(rel, file, sizes.get(&rel).copied()).await?;
+            for SmallFile { name, .. } in &files {
+                match name.strip_prefix(&prefix).and_then(|relation| relation.parse().ok()) {
+                    Some(relation) if !self.is_wanted(database, relation).await? => {
+                        self.kept.try_set(name.clone(), None).await?;
                     }
-                    None => tracing::warn!(name = file.name, "no relation is called so"),
+                    Some(_) => {}
+                    None => tracing::warn!(name, "unknown relation in the name of a free space map"),
                 }
             }
+            after = files.last().map_or(after, |file| file.name.clone());
             if !more {
                 return Ok(());
             }
         }
     }
 
-    /// A map whose relation is gone is forgotten.
-    async fn restore_one(&self, rel: RelTag, file: &SmallFile, blocks: Option<u32>) -> Result<(), Error> {
-        match (blocks, usable(&file.content, blocks.unwrap_or(0))) {
-            (None, _) => Ok(self.kept.try_set(file.name.clone(), None).await?),
-            (Some(_), Some(map)) => self.write(rel, map),
-            (Some(_), None) => Ok(()),
-        }
-    }
-
-    fn write(&self, rel: RelTag, map: &[u8]) -> Result<(), Error> {
-        let path = self.pgdata.join(map_path(rel));
-        place::file(&path, map, self.owner)?;
-        self.sent().extend(Stamp::of(&path).map(|stamp| (rel, stamp)));
-        Ok(())
+    /// Whether a map's relation was there at the start or has sent one since.
+    async fn is_wanted(&self, database: &Database, relation: u32) -> Result<bool, Error> {
+        let (tablespace, oid) = database.id();
+        let rel = RelTag { tablespace, database: oid, relation, fork: Fork::Main };
+        Ok(self.sent().contains_key(&rel) || database.has(relation).await?)
     }
 
     /// Sends what changes, for as long as it is polled.
@@ -155,10 +170,10 @@ fn map_path(rel: RelTag) -> String {
 }
 
 /// The map in a value, if it names no block of a relation of `blocks` that is not there.
-fn usable(value: &[u8], blocks: u32) -> Option<&[u8]> {
+fn usable(value: &Bytes, blocks: u32) -> Option<Bytes> {
     let (needed, map) = value.split_first_chunk()?;
     let whole = !map.is_empty() && map.len().is_multiple_of(PAGE_SIZE);
-    (whole && u32::from_le_bytes(*needed) <= blocks).then_some(map)
+    (whole && u32::from_le_bytes(*needed) <= blocks).then(|| value.slice_ref(map))
 }
 
 /// The maps in a folder that are not as they were sent, or put back. Unlogged relations begin anew anyway.
@@ -219,9 +234,9 @@ mod tests {
         let found = changed(folder.path(), &HashMap::new());
         let [Changed { rel: REL, value, .. }] = &found[..] else { panic!("{found:?}") };
         assert_eq!(usable(value, 8), None, "the map may name block 8");
-        assert_eq!(usable(value, 9), Some(&[7; 3 * PAGE_SIZE][..]));
-        assert_eq!(usable(&value[..100], 9), None);
-        assert_eq!(usable(&[], 9), None);
+        assert_eq!(usable(value, 9), Some(vec![7; 3 * PAGE_SIZE].into()));
+        assert_eq!(usable(&value.slice(..100), 9), None);
+        assert_eq!(usable(&Bytes::new(), 9), None);
     }
 
     #[test]

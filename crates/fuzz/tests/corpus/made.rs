@@ -37,6 +37,7 @@ fn messages() -> Vec<Vec<u8>> {
     let slru = FileId::Slru { slru: Slru::Clog, segment: 0 };
     let requests = [
         local::Request::MaterialiseDatabase { tablespace: 1663, database: 5 },
+        local::Request::MaterialiseRelation { tablespace: 1663, database: 5, relation: 16_384 },
         local::Request::Fill { file, first_block: 7, count: 2 },
         local::Request::Prefetch { file: slru, first_block: 7, count: 2 },
         local::Request::WalSegment { timeline: 1, segment_number: 9 },

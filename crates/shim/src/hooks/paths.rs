@@ -1,5 +1,4 @@
-//! Operations on names: a database directory is complete before anything in it is looked at, and meta files go with
-//! their files.
+//! Operations on names: a relation is complete before any file of it is looked at, and meta files go with their files.
 
 use crate::errno::{self, Errno};
 use crate::names::{self, FileKind, Target};
@@ -8,10 +7,10 @@ use crate::{real, tracked, withheld};
 use libc::{c_char, c_int, off_t};
 use quire_cache::Meta;
 
-/// Makes sure that what storage has in the directory of `target` is there.
+/// Makes sure that what storage has of the relation of `target` is there.
 pub(crate) fn prepare(shim: &Shim, target: &Target) -> Result<(), Errno> {
-    match target.database {
-        Some(database) if database.inside => database.materialise(shim),
+    match (target.database, target.relation) {
+        (Some(database), Some(relation)) => database.materialise_relation(shim, relation),
         _ => Ok(()),
     }
 }

@@ -32,7 +32,8 @@ pub struct Agent {
     storage: PathBuf,
     pub control: ControlMap,
     user: User,
-    materialised: Mutex<HashSet<u32>>,
+    /// Databases and relations whose files are made, and databases that are complete.
+    materialised: Mutex<HashSet<(u32, Option<u32>)>>,
     pub blocks_installed: AtomicU64,
     /// Whether flushes are granted at all.
     pub grants: AtomicBool,
@@ -66,7 +67,11 @@ impl Agent {
             stopped: AtomicBool::new(false),
         });
         for folder in ["global", "pg_xact", "pg_multixact/offsets", "pg_multixact/members"] {
-            agent.materialise_folder(Path::new(folder));
+            agent.materialise_folder(Path::new(folder), |_| true);
+        }
+        for database in fs::read_dir(agent.storage.join("base")).expect("storage has databases") {
+            let folder = Path::new("base").join(database.expect("storage can be listed").file_name());
+            agent.materialise_folder(&folder, |name| relation_of(name).is_none());
         }
         agent.control.set_state(AgentState::Running);
         agent.listen();
@@ -151,7 +156,10 @@ impl Agent {
 
     fn answer(&self, request: &Request) -> Answer {
         let done = match *request {
-            Request::MaterialiseDatabase { tablespace, database } => self.materialise(tablespace, database),
+            Request::MaterialiseDatabase { tablespace, database } => self.materialise(tablespace, database, None),
+            Request::MaterialiseRelation { tablespace, database, relation } => {
+                self.materialise(tablespace, database, Some(relation))
+            }
             Request::Fill { file, first_block, count } | Request::Prefetch { file, first_block, count } => {
                 self.fill(file, first_block, count)
             }
@@ -160,6 +168,7 @@ impl Agent {
             Request::Reached { .. } | Request::KeepFiles { .. } | Request::KeepPages { .. } => Ok(()),
         };
         match done {
+            Ok(()) if matches!(request, Request::MaterialiseDatabase { .. }) => Answer::Complete,
             Ok(()) => Answer::Ok,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Answer::NotFound,
             Err(_) => Answer::IoError,
@@ -175,22 +184,30 @@ impl Agent {
         Ok(())
     }
 
-    fn materialise(&self, tablespace: u32, database: u32) -> io::Result<()> {
+    /// Makes the files of one relation of a database, or of all.
+    fn materialise(&self, tablespace: u32, database: u32, relation: Option<u32>) -> io::Result<()> {
         assert_eq!(tablespace, RelTag::DEFAULT_TABLESPACE);
         let folder = PathBuf::from(format!("base/{database}"));
         fs::metadata(self.storage.join(&folder))?;
-        let mut materialised = self.materialised.lock().expect("no thread panicked");
-        if materialised.insert(database) {
-            self.materialise_folder(&folder);
+        let mut made = self.materialised.lock().expect("no thread panicked");
+        if made.contains(&(database, None)) {
+            return Ok(());
         }
+        let is_made = |name: &str| made.contains(&(database, relation_of(name)));
+        let is_wanted = |name: &str| relation.is_none_or(|relation| relation_of(name) == Some(relation));
+        self.materialise_folder(&folder, |name| relation_of(name).is_some() && is_wanted(name) && !is_made(name));
+        made.insert((database, relation));
         Ok(())
     }
 
-    /// Makes every file that storage has in a folder: files of pages sparse with a meta file, others copied.
-    fn materialise_folder(&self, folder: &Path) {
+    /// Makes files that storage has in a folder: files of pages sparse with a meta file, others copied.
+    fn materialise_folder(&self, folder: &Path, is_wanted: impl Fn(&str) -> bool) {
         self.create_meta_folders(folder);
         for entry in fs::read_dir(self.storage.join(folder)).expect("storage has the folder") {
             let entry = entry.expect("storage can be listed");
+            if !is_wanted(&entry.file_name().to_string_lossy()) {
+                continue;
+            }
             let relative = folder.join(entry.file_name());
             let path = self.dir.data_file(&relative);
             match file_id(&relative) {
@@ -313,4 +330,9 @@ fn path_of(file: FileId) -> PathBuf {
             format!("{folder}/{}{}{suffix}", rel.relation, rel.fork.file_suffix()).into()
         }
     }
+}
+
+/// The relation that a file in a database's directory belongs to.
+fn relation_of(name: &str) -> Option<u32> {
+    name.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
