@@ -3,6 +3,7 @@
 use quire_tests::load::{expect_amcheck_clean, expect_sums_agree, fill, start, sums};
 use quire_tests::{Quire, short_or_long};
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use tokio_postgres::Client;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,12 +199,15 @@ async fn first_connection_waits_only_for_the_relations_it_needs_and_the_others_c
     assert_eq!(client.query_one(&read, &[]).await.expect("read").get::<_, i32>(0), TABLES as i32 - 1);
     client.batch_execute(&format!("DROP TABLE t{}", TABLES - 2)).await.expect("dropped");
     client.batch_execute("CREATE TABLE late AS SELECT 7 AS n; INSERT INTO scratch VALUES (1)").await.expect("made");
+    client.batch_execute("CHECKPOINT").await.expect("the files of the dropped table are removed");
+    let inode = || std::fs::metadata(folder.join(last.to_string())).expect("made").ino();
+    let read_from = inode();
     let early = relations_in(&folder);
     assert!(early.contains(&last) && early.len() < TABLES as usize / 2, "{} of {TABLES} are made", early.len());
     let size = "SELECT pg_database_size(current_database()) / 8192 >= $1::int8";
     let whole = client.query_one(size, &[&i64::from(TABLES)]).await.expect("listed");
     assert!(whole.get::<_, bool>(0), "a listing shows all relations");
-    client.batch_execute("CHECKPOINT").await.expect("removed files are gone");
+    assert_eq!(inode(), read_from, "a file in use is not made again");
     let (late, _) = numbers(&client, "late").await;
     let (after, gone) = (relations_in(&folder), BTreeSet::from([dropped]));
     assert_eq!(&before - &after, gone, "nothing is missing, and nothing dropped has come back");
