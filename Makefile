@@ -28,7 +28,7 @@ up: install build ## Start everything in $(DIR), print the URI
 down: ## Stop everything in $(DIR)
 	@$(QUIRE) --dir $(DIR) down
 
-test: install install-tests minors unit e2e ## Run all tests
+test: install install-tests minors check unit e2e ## Run all tests
 
 minors: ## Put minor releases of PostgreSQL aside in target/, without installing them; tests do without those that are not to be had
 	@for minor in $(MINORS); do scripts/postgres-minor.sh $$minor >/dev/null || true; done
@@ -55,13 +55,14 @@ fuzz: ## Run every fuzz target under libFuzzer, FUZZ_SECONDS each (300), with FU
 corpus: install ## Make the seeds of the fuzz targets anew from a server's WAL: some minutes
 	$(CARGO) test --locked -p quire-fuzz --test corpus -- --ignored --nocapture
 
-check: ## Format, lints, documentation, licences and advisories
+check: ## Format, lints, documentation, layers, licences, bans and sources; advisories where the network allows
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
-	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
-	else echo "make check: cargo-deny is not installed, so licences and advisories were NOT checked" \
-		"(cargo install --locked cargo-deny)" >&2; fi
+	scripts/check-layers.sh
+	deny=$$(scripts/cargo-deny.sh) && $$deny --locked --offline check licenses bans sources && \
+	if $$deny --locked fetch db >/dev/null 2>&1; then $$deny --locked check --disable-fetch advisories; \
+	else echo "make check: advisories SKIPPED, their list cannot be fetched" >&2; fi
 
 bench: install build ## Measure beside stock PostgreSQL: TPC-B, selects, cold scans and reads; reports in target/bench
 	@CARGO="$(CARGO)" scripts/bench.sh

@@ -118,6 +118,8 @@
 //! assert_eq!(committed, identity.start.add(8));
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod acceptor;
 pub mod history;
 pub mod proposer;

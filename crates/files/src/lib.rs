@@ -20,6 +20,8 @@
 //!
 //! Two who publish under one name at the same time need a name aside each: [`Staged::create_distinct`].
 
+#![forbid(unsafe_code)]
+
 mod error;
 pub mod fault;
 mod folder;

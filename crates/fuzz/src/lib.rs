@@ -16,6 +16,8 @@
 //! [`corpus`] holds the seeds of each target. They come from a real server's WAL (`tests/corpus`, `make corpus`):
 //! of each kind of record the shortest ones, and the pages they were applied to.
 
+#![forbid(unsafe_code)]
+
 pub mod corpus;
 pub mod files;
 pub mod frames;

@@ -32,6 +32,8 @@
 //!
 //! The list of branches, then a branch's log, then what the branch publishes. The last is held for moments only.
 
+#![forbid(unsafe_code)]
+
 mod branch;
 mod branches;
 mod connection;

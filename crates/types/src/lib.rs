@@ -2,6 +2,8 @@
 //!
 //! Nothing here does I/O, and nothing here knows what a WAL record means.
 
+#![forbid(unsafe_code)]
+
 pub mod codec;
 pub mod id;
 pub mod key;

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Crates that must compile without a library: those that compute and do no I/O, so that a simulation can drive them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+without() {
+    local library=$1 found=0 crate
+    shift
+    for crate; do
+        if cargo tree --locked -q --offline -p "$crate" -e normal --prefix none | grep -q "^$library v"; then
+            echo "check-layers: $crate must compile without $library (cargo tree -p $crate -i $library)" >&2
+            found=1
+        fi
+    done
+    return $found
+}
+
+without tokio quire-types quire-files quire-cache quire-wal quire-redo quire-shim
