@@ -8,7 +8,7 @@ MINORS := 15.18 15.20
 MINORS_ONCE := 15.8 15.3 15.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-tests build up down test minors unit e2e oracle regress fuzz corpus check bench bench-redo torture
+.PHONY: help install install-tests build up down test minors unit e2e oracle regress postgis fuzz corpus check bench bench-redo torture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ oracle: install ## Replay PostgreSQL's own regression suite on several minor rel
 regress: install build ## PostgreSQL's regression suite on a Quire: whole cache, small cache, every page dropped as soon as it may be
 	suite=$$(scripts/postgres-source.sh) && QUIRE_PG_SUITE="$$suite" \
 	$(CARGO) test --locked -p quire-tests --test regression_suite -- --ignored --nocapture --test-threads=1
+
+postgis: install build ## Spatial queries over 100,000 geometries of PostGIS, beside stock PostgreSQL
+	scripts/install-test-packages.sh postgis
+	$(CARGO) test --locked -p quire-tests --test postgis -- --ignored --nocapture
 
 fuzz: ## Run every fuzz target under libFuzzer, FUZZ_SECONDS each (300), with FUZZ_SANITIZER=address too; finds are in fuzz/artifacts
 	CARGO="$(CARGO)" scripts/fuzz.sh $(FUZZ_TARGETS)

@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# Installs what only the tests need from Debian and is not there yet: RUM, an access method that does not log the init forks of
-# its indexes. Takes the newest package that leaves the installed server as it is. Does nothing, quickly, where it is there.
+# Installs from Debian what only the tests need and is not there yet: RUM, an access method that does not log the init forks of
+# its indexes, or the extension whose name is given (postgis). Takes the newest package that leaves the installed server as it
+# is. Does nothing, quickly, where it is there.
 set -euo pipefail
 
-package=postgresql-15-rum
-[ -e /usr/share/postgresql/15/extension/rum.control ] && exit 0
+case "${1:-rum}" in
+    rum) extension=rum package=postgresql-15-rum ;;
+    postgis) extension=postgis package=postgresql-15-postgis-3 ;;
+    *) echo "usage: $0 [rum|postgis]" >&2; exit 2 ;;
+esac
+[ -e "/usr/share/postgresql/15/extension/$extension.control" ] && exit 0
 
 say() { echo "install: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
-command -v apt-get >/dev/null || fail "this is no Debian; install the extension rum for PostgreSQL 15, which the tests need"
+command -v apt-get >/dev/null || fail "this is no Debian; install the extension $extension for PostgreSQL 15, which the tests need"
 as_root=
 if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || fail "as root, install $package, which the tests need"

@@ -1,0 +1,11 @@
+DELETE FROM shapes WHERE id % 7 = 0;
+UPDATE shapes SET shape = ST_Translate(shape, 0.25, -0.25) WHERE id % 5 = 0;
+VACUUM shapes;
+UPDATE shapes SET kind = kind || '' WHERE id % 11 = 0;
+INSERT INTO shapes SELECT i, 'point', ST_SetSRID(ST_MakePoint(place(i, 5), place(i, 6)), 4326) FROM generate_series(100001, 120000) i;
+DELETE FROM roads WHERE id % 3 = 0;
+VACUUM roads;
+INSERT INTO roads SELECT id + 1000000, ST_Translate(path::geometry, 0.1, 0.1)::geography FROM roads WHERE id % 2 = 0;
+SELECT brin_summarize_new_values('shapes_brin');
+VACUUM ANALYZE;
+CHECKPOINT;

@@ -1,0 +1,11 @@
+SELECT count(*)::text || md5(string_agg(id::text, ',' ORDER BY id)) FROM shapes WHERE ST_Intersects(shape, ST_MakeEnvelope(10, 10, 14, 13, 4326));
+SELECT count(*)::text || md5(string_agg(id::text, ',' ORDER BY id)) FROM shapes WHERE kind = 'point' AND shape && ST_MakeEnvelope(30, 30, 33, 40, 4326);
+SELECT count(*)::text || md5(string_agg(a.id || '-' || b.id, ',' ORDER BY a.id, b.id)) FROM shapes a JOIN shapes b ON ST_Intersects(a.shape, b.shape) WHERE a.kind = 'area' AND b.kind = 'line' AND a.id < 80600;
+SELECT md5(string_agg(id::text, ',' ORDER BY at)) FROM (SELECT id, row_number() OVER () AS at FROM (SELECT id FROM shapes ORDER BY shape <-> ST_SetSRID(ST_MakePoint(29.5, 30.5), 4326), id LIMIT 200) nearest) numbered;
+SELECT count(*)::text || md5(string_agg(id::text, ',' ORDER BY id)) FROM shapes WHERE ST_DWithin(shape, ST_SetSRID(ST_MakePoint(20, 20), 4326), 1.5);
+SELECT count(*)::text || md5(string_agg(id::text, ',' ORDER BY id)) FROM roads WHERE ST_DWithin(path, ST_SetSRID(ST_MakePoint(40, 40), 4326)::geography, 120000);
+SELECT md5(ST_AsText(ST_Union(shape), 9)) FROM shapes WHERE kind = 'area' AND shape && ST_MakeEnvelope(0, 0, 8, 8, 4326);
+SELECT count(DISTINCT cluster)::text || ' of ' || count(*) FROM (SELECT ST_ClusterDBSCAN(shape, 0.1, 3) OVER (ORDER BY id) AS cluster FROM shapes WHERE kind = 'point' AND shape && ST_MakeEnvelope(0, 0, 10, 10, 4326)) clusters;
+SELECT md5(string_agg(ST_AsBinary(shape)::text, '' ORDER BY id)) FROM shapes;
+SELECT round(sum(ST_Area(shape))::numeric, 6) || ' ' || round(sum(ST_Length(shape))::numeric, 6) FROM (SELECT shape FROM shapes ORDER BY id) ordered;
+SELECT md5(string_agg(ST_AsText(path::geometry, 9), '' ORDER BY id)) FROM roads;
