@@ -90,6 +90,27 @@ fn relations_are_rewritten_truncated_and_extended() {
     assert!(is_sound(&compute, "bench"));
 }
 
+/// PostgreSQL closes files when there are no more descriptors, and tries again.
+#[test]
+fn a_file_is_made_with_few_descriptors_left() {
+    let compute = Compute::started();
+    for spare in 0..6 {
+        let limit =
+            format!("prlimit --pid $BACKEND --nofile=$(($(ls /proc/$BACKEND/fd | grep -cE '^.{{1,3}}$') + {spare})):");
+        let statements = format!(
+            "CREATE TABLE before{spare} AS SELECT g FROM generate_series(1, 3) g;
+            SELECT pg_backend_pid() AS backend \\gset
+            \\setenv BACKEND :backend
+            \\! {limit}
+            CREATE TABLE after{spare} AS SELECT 7 AS n;
+            SELECT n FROM after{spare};"
+        );
+        let answer = compute.script("postgres", &statements);
+        assert!(!answer.contains("File exists"), "{spare} descriptors left: {answer}");
+        assert!(spare == 0 || answer.trim_end().ends_with('7'), "{spare} descriptors left: {answer}");
+    }
+}
+
 #[test]
 fn a_clean_restart_keeps_the_cache() {
     let mut compute = Compute::started_without_autovacuum();

@@ -46,33 +46,69 @@ fn noted(fd: c_int, descriptor: Descriptor) -> c_int {
     fd
 }
 
+/// A file made here that then cannot be opened is removed again: PostgreSQL closes files when there are no more descriptors, and
+/// tries once more to make it, which must not find it there.
+fn open_pages(shim: &Shim, target: &Target, path: *const c_char, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
+    let is_new = flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0;
+    match make_and_open(shim, target, path, flags, real) {
+        Ok(fd) => fd,
+        Err((is_made, error)) => {
+            if is_new && is_made {
+                remove(shim, target, path);
+            }
+            error.fail()
+        }
+    }
+}
+
+/// Opens a file of pages; if that fails, says also whether the file was made.
+///
 /// `O_TRUNC` is taken out and done afterwards: truncation takes part in the cache's protocols.
 ///
 /// In a bounded cache a file that is to be made is made with its meta file first, under its name at once, so that nobody can open
 /// the one without the other. Files that exist already are opened as always.
-fn open_pages(shim: &Shim, target: &Target, path: *const c_char, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
-    let mut flags = flags;
+fn make_and_open(
+    shim: &Shim,
+    target: &Target,
+    path: *const c_char,
+    mut flags: c_int,
+    real: impl Fn(c_int) -> c_int,
+) -> Result<c_int, (bool, Errno)> {
+    let mut is_made = false;
     if flags & libc::O_CREAT != 0 && shim.control().is_bounded() {
-        match errno::preserved(|| create::with_meta(shim, target, path)) {
-            Ok(true) => flags &= !(libc::O_CREAT | libc::O_EXCL),
-            Ok(false) => {}
-            Err(error) => return error.fail(),
+        is_made = errno::preserved(|| create::with_meta(shim, target, path)).map_err(|error| (false, error))?;
+        if is_made {
+            flags &= !(libc::O_CREAT | libc::O_EXCL);
         }
     }
     let fd = real(flags & !libc::O_TRUNC);
     if fd < 0 {
-        return fd;
+        return Err((is_made, Errno::last()));
     }
-    let meta = match errno::preserved(|| tracked::open_meta(shim, target.relative(), fd)) {
-        Ok(meta) => meta,
-        Err(error) => return given_up(fd, error),
+    let given_up = |error| {
+        close(fd);
+        (true, error)
     };
-    if flags & libc::O_TRUNC != 0
-        && let Err(error) = emptied(shim, meta.as_ref(), fd)
-    {
-        return given_up(fd, error);
+    let meta = errno::preserved(|| tracked::open_meta(shim, target.relative(), fd)).map_err(given_up)?;
+    if flags & libc::O_TRUNC != 0 {
+        emptied(shim, meta.as_ref(), fd).map_err(given_up)?;
     }
-    noted(fd, meta.map_or(Descriptor::Local, |meta| Descriptor::Tracked(meta.into_raw())))
+    let descriptor = meta.map_or(Descriptor::Local, |meta| Descriptor::Tracked(meta.into_raw()));
+    match noted(fd, descriptor) {
+        fd if fd < 0 => Err((true, Errno::last())),
+        fd => Ok(fd),
+    }
+}
+
+/// Removes a file that was just made, and its meta file after it.
+fn remove(shim: &Shim, target: &Target, path: *const c_char) {
+    // SAFETY: C strings. There may be no meta file.
+    unsafe {
+        real::unlink(path);
+        if let Some(meta) = shim.meta_path(target.relative()) {
+            real::unlink(meta.as_ptr());
+        }
+    }
 }
 
 fn emptied(shim: &Shim, meta: Option<&Meta>, fd: c_int) -> Result<(), Errno> {
@@ -82,11 +118,10 @@ fn emptied(shim: &Shim, meta: Option<&Meta>, fd: c_int) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(Errno::last()) }
 }
 
-fn given_up(fd: c_int, error: Errno) -> c_int {
+fn close(fd: c_int) {
     fds::forget(fd);
     // SAFETY: opened just now for a caller who will not get it.
     unsafe { real::close(fd) };
-    error.fail()
 }
 
 fn open_wal(shim: &Shim, timeline: u32, segment_number: u64, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {

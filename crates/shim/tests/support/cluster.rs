@@ -244,6 +244,17 @@ impl Compute {
         output.unwrap_or_else(|said| panic!("{sql}: {said}\n{}", self.log()))
     }
 
+    /// Everything `psql` says to a script, which may have commands of its own in it and may fail.
+    pub fn script(&self, database: &str, script: &str) -> String {
+        let mut psql = self.client("psql");
+        psql.args(["-X", "-A", "-t", "-q", "-d", database]).stdin(Stdio::piped());
+        let mut running = psql.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("psql runs");
+        let mut stdin = running.stdin.take().expect("piped");
+        stdin.write_all(script.as_bytes()).expect("psql reads");
+        drop(stdin);
+        said(&running.wait_with_output().expect("psql ends"))
+    }
+
     /// What `psql` says to some SQL, as an error if it fails.
     pub fn try_sql(&self, database: &str, sql: &str) -> Result<String, String> {
         let mut psql = self.client("psql");
