@@ -16,8 +16,9 @@ help: ## Show this list
 install: ## Install what is missing: PostgreSQL 15, a C compiler (Debian)
 	@scripts/install-debian.sh
 
-install-tests: install ## Install what only the tests need: an extension (Debian)
-	@scripts/install-test-packages.sh
+install-tests: install ## Install what only the tests need: extensions (Debian)
+	@scripts/install-test-packages.sh rum
+	@scripts/install-test-packages.sh plperl || echo "make: the test that needs PL/Perl will be skipped" >&2
 
 build: ## Build the program and the shim
 	$(CARGO) build --release --locked -p quire -p quire-shim

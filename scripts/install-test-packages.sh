@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs from Debian what only the tests need and is not there yet: RUM, an access method that does not log the init forks of
-# its indexes, or the extension whose name is given (postgis). Takes the newest package that leaves the installed server as it
+# its indexes, or the extension whose name is given. Takes the newest package that leaves the installed server as it
 # is. Does nothing, quickly, where it is there.
 set -euo pipefail
 
 case "${1:-rum}" in
     rum) extension=rum package=postgresql-15-rum ;;
+    plperl) extension=plperl package=postgresql-plperl-15 ;;
     postgis) extension=postgis package=postgresql-15-postgis-3 ;;
-    *) echo "usage: $0 [rum|postgis]" >&2; exit 2 ;;
+    *) echo "usage: $0 [rum|plperl|postgis]" >&2; exit 2 ;;
 esac
 [ -e "/usr/share/postgresql/15/extension/$extension.control" ] && exit 0
 

@@ -115,3 +115,33 @@ fn errors_say_what_to_do_and_leave_stdout_empty() {
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
 }
+
+/// Whether a process runs this command.
+fn runs(pid: i32, command: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).replace('\0', " ").trim_end() == command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn program_that_a_function_starts_outlives_its_session() {
+    let quire = Quire::start();
+    let client = quire.connect().await;
+    if let Err(error) = client.batch_execute("CREATE EXTENSION plperlu").await {
+        eprintln!("SKIPPED: PL/Perl is not installed: {error:?}");
+        return;
+    }
+    let function = "CREATE FUNCTION start_program() RETURNS int LANGUAGE plperlu AS $$
+        my $pid = fork();
+        if ($pid == 0) { close(STDIN); close(STDOUT); close(STDERR); exec('sleep', '300'); }
+        return $pid; $$";
+    client.batch_execute(function).await.expect("made");
+    let row = client.query_one("SELECT start_program(), pg_backend_pid()", &[]).await.expect("started");
+    let (program, backend): (i32, i32) = (row.get(0), row.get(1));
+    wait_for("the program", 10, async || runs(program, "sleep 300").then_some(())).await;
+    drop(client);
+    let ended = async || (!std::path::Path::new(&format!("/proc/{backend}")).exists()).then_some(());
+    wait_for("the end of the session", 10, ended).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(runs(program, "sleep 300"), "it has ended with the backend that started it");
+    signal_all(&[program], Signal::SIGKILL);
+}

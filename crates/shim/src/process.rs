@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL must not outlive its agent, nor a backend its postmaster: they would wait for, or serve, a compute that
 //! may have been replaced. The kernel sees to it (`PR_SET_PDEATHSIG`). The postmaster gets a SIGKILL when its agent
-//! ends. A child gets a SIGQUIT when its parent ends, on which all of PostgreSQL's processes exit at once but the one
+//! ends. A child of the postmaster gets a SIGQUIT when that ends, on which all of PostgreSQL's processes exit at once but the one
 //! that collects log lines, which ignores it and may finish its work; once it has opened something in the data
 //! directory, it gets a SIGKILL.
 //!
@@ -132,7 +132,11 @@ extern "C" fn before_fork() {
 extern "C" fn in_child() {
     PID.store(ask_pid(), Ordering::Relaxed);
     BOUND.store(false, Ordering::Relaxed);
-    bind_to(PARENT_PID.load(Ordering::Relaxed), libc::SIGQUIT);
+    let parent = PARENT_PID.load(Ordering::Relaxed);
+    // What a backend forks is going to be a program of a user's function, which may outlive the backend, as on stock.
+    if parent == FIRST_PID.load(Ordering::Relaxed) {
+        bind_to(parent, libc::SIGQUIT);
+    }
     agent::disconnect();
     clients::admit();
 }
