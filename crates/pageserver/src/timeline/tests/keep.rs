@@ -222,3 +222,17 @@ fn a_request_with_a_page_that_cannot_be_meant_changes_nothing() {
     }
     assert!(bench.timeline.pages(&[block(BLOCKS)], bench.end()).is_err());
 }
+
+#[test]
+fn a_page_without_an_lsn_is_kept_over_one_of_its_kind_whatever_older_pages_came_since() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.keep(written(3, Lsn::INVALID, 1)), Keeping::Kept);
+    let older = Lsn(bench.end().0 - 1);
+    assert_eq!(bench.keep(written(3, older, 2)), Keeping::Kept);
+    assert_eq!(bench.keep(written(3, Lsn::INVALID, 3)), Keeping::Kept);
+    bench.check();
+    let end = bench.end();
+    assert_eq!(bench.keep(written(3, end, 4)), Keeping::Kept);
+    assert_eq!(bench.keep(written(3, Lsn::INVALID, 5)), Keeping::Logged);
+    bench.check();
+}
