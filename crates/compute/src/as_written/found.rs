@@ -46,22 +46,26 @@ impl Found {
     }
 }
 
+/// How a page is read.
+type Reader = fn(&CacheFile, u32) -> io::Result<Bytes>;
+
 /// The page of a file, as it is; its mark, if it has one, is taken off. None if it is not there.
-fn take(file: &Arc<CacheFile>, block: u32) -> Option<Found> {
-    let (was_marked, page) = look(file, block, || (file.meta().unmark_undescribed(block), read(file, block)))?;
+fn take(file: &Arc<CacheFile>, block: u32, read: Reader) -> io::Result<Option<Found>> {
+    let looked = look(file, block, || (file.meta().unmark_undescribed(block), read(file, block)));
+    let Some((was_marked, page)) = looked else { return Ok(None) };
     match page {
         // A page of nothing is what storage has where nothing was logged.
-        Ok(page) if page[..] == NOTHING => None,
+        Ok(page) if page[..] == NOTHING => Ok(None),
         Ok(page) => {
             let lsn = lsn_of(&page);
-            Some(Found { file: file.clone(), block, was_marked, key: file.key(block), lsn, page })
+            Ok(Some(Found { file: file.clone(), block, was_marked, key: file.key(block), lsn, page }))
         }
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
-        // It is there and cannot be read: it must not leave the cache, nor be forgotten.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        // It is there and cannot be read: it must not leave the cache, nor be forgotten, and the flush has failed.
         Err(error) => {
             tracing::error!(%error, key = %file.key(block), "cannot read a page that storage is to keep");
             file.meta().mark_undescribed(block);
-            None
+            Err(error)
         }
     }
 }
@@ -91,39 +95,54 @@ fn read(file: &CacheFile, block: u32) -> io::Result<Bytes> {
     Ok(page.into())
 }
 
-/// Up to `pages_max` of the marked pages of a file, and from which block on there may be more.
-pub fn marked(file: &Arc<CacheFile>, blocks: Range<u32>, pages_max: usize) -> (Vec<Found>, u32) {
-    let mut found = Vec::new();
+/// Up to `pages_max` of the marked pages of a file, and from which block on there may be more. If one cannot be read, all of them
+/// stay marked.
+pub fn marked(file: &Arc<CacheFile>, blocks: Range<u32>, pages_max: usize) -> io::Result<(Vec<Found>, u32)> {
+    marked_by(read, file, blocks, pages_max)
+}
+
+fn marked_by(
+    read: Reader,
+    file: &Arc<CacheFile>,
+    blocks: Range<u32>,
+    pages_max: usize,
+) -> io::Result<(Vec<Found>, u32)> {
+    let mut found: Vec<Found> = Vec::new();
     for block in blocks.clone().filter(|block| file.meta().is_undescribed(*block)) {
         if found.len() == pages_max {
-            return (found, block);
+            return Ok((found, block));
         }
         // A mark behind the end of the file is of a page that was cut off.
-        found.extend(take(file, block));
+        let page = take(file, block, read).inspect_err(|_| found.iter().for_each(Found::remark))?;
+        found.extend(page);
     }
-    (found, blocks.end)
+    Ok((found, blocks.end))
 }
 
 /// The same while PostgreSQL runs; none of a sequence, whose page must not take the place of its record then.
-pub fn marked_while_running(file: &Arc<CacheFile>, blocks: Range<u32>, pages_max: usize) -> Option<(Vec<Found>, u32)> {
-    (!is_sequence(file)).then(|| marked(file, blocks, pages_max))
+pub fn marked_while_running(
+    file: &Arc<CacheFile>,
+    blocks: Range<u32>,
+    pages_max: usize,
+) -> io::Result<Option<(Vec<Found>, u32)>> {
+    if is_sequence(file) { Ok(None) } else { marked(file, blocks, pages_max).map(Some) }
 }
 
 /// The page of `key` if it was written since the record that ends at `lsn`. If it is gone it is forgotten.
-pub fn partial(files: &Files, pages: &PartialPages, key: Key, lsn: Lsn) -> Option<Found> {
-    let Key::RelBlock { rel, block } = key else { return None };
+pub fn partial(files: &Files, pages: &PartialPages, key: Key, lsn: Lsn) -> io::Result<Option<Found>> {
+    let Key::RelBlock { rel, block } = key else { return Ok(None) };
     let id = FileId::Relation { rel, segment: block / RELATION_SEGMENT_BLOCKS };
     let Ok(file) = files.get(id) else {
         pages.forget(key, Lsn::MAX);
-        return None;
+        return Ok(None);
     };
-    let found = take(&file, block % RELATION_SEGMENT_BLOCKS)?;
+    let Some(found) = take(&file, block % RELATION_SEGMENT_BLOCKS, read)? else { return Ok(None) };
     if found.lsn >= lsn {
-        return Some(found);
+        return Ok(Some(found));
     }
     // It is in PostgreSQL's buffers alone.
     found.remark();
-    None
+    Ok(None)
 }
 
 /// Whether a file is a sequence's.
@@ -177,16 +196,16 @@ mod tests {
     fn marked_pages_come_in_pieces_and_lose_their_marks_until_they_are_refused() {
         let (_folder, files) = made(&[0, 7, 0]);
         let file = files.get(ID).expect("open");
-        let (first, next) = marked(&file, 0..100, 2);
+        let (first, next) = marked(&file, 0..100, 2).expect("read");
         assert_eq!(
             (first.iter().map(|page| (page.key, page.lsn)).collect::<Vec<_>>(), next),
             (vec![(key(0), Lsn(0)), (key(1), Lsn(7))], 2)
         );
         assert_eq!([0, 1, 2].map(|block| file.meta().is_undescribed(block)), [false, false, true]);
         first[1].remark();
-        let (left, _) = marked(&file, 0..100, 9);
+        let (left, _) = marked(&file, 0..100, 9).expect("read");
         assert_eq!(left.iter().map(|page| page.key).collect::<Vec<_>>(), [key(1), key(2)]);
-        assert!(marked(&file, 0..100, 9).0.is_empty());
+        assert!(marked(&file, 0..100, 9).expect("read").0.is_empty());
     }
 
     #[test]
@@ -194,7 +213,7 @@ mod tests {
         let (_folder, files) = made(&[0, 0]);
         let file = files.get(ID).expect("open");
         file.data().set_len(PAGE_SIZE as u64).expect("cut");
-        assert_eq!(marked(&file, 0..100, 9).0.len(), 1);
+        assert_eq!(marked(&file, 0..100, 9).expect("read").0.len(), 1);
         assert!(!file.meta().is_undescribed(1));
     }
 
@@ -202,7 +221,7 @@ mod tests {
     fn a_sequence_keeps_its_mark_while_postgres_runs() {
         let (_folder, files) = made(&[7]);
         let file = files.get(ID).expect("open");
-        let running = |file| marked_while_running(file, 0..100, 9).map(|(found, _)| found.len());
+        let running = |file| marked_while_running(file, 0..100, 9).expect("read").map(|(found, _)| found.len());
         assert_eq!(running(&file), Some(1), "another page");
         file.meta().mark_undescribed(0);
         let mut page = [0; PAGE_SIZE];
@@ -211,7 +230,7 @@ mod tests {
         file.data().write_all_at(&page, 0).expect("written");
         assert_eq!(running(&file), None);
         assert!(file.meta().is_undescribed(0));
-        assert_eq!(marked(&file, 0..1, 1).0.len(), 1, "after it has shut down");
+        assert_eq!(marked(&file, 0..1, 1).expect("read").0.len(), 1, "after it has shut down");
     }
 
     #[test]
@@ -219,7 +238,22 @@ mod tests {
         let (_folder, files) = made(&[0, 0]);
         let file = files.get(ID).expect("open");
         file.data().write_all_at(&[0; PAGE_SIZE], 0).expect("written");
-        assert_eq!(marked(&file, 0..100, 9).0.iter().map(|page| page.key).collect::<Vec<_>>(), [key(1)]);
+        assert_eq!(marked(&file, 0..100, 9).expect("read").0.iter().map(|page| page.key).collect::<Vec<_>>(), [key(1)]);
         assert!(!file.meta().is_undescribed(0));
+    }
+
+    #[test]
+    fn pages_of_which_one_cannot_be_read_stay_marked_and_that_is_an_error() {
+        let (_folder, files) = made(&[0, 7, 0]);
+        let file = files.get(ID).expect("open");
+        let broken: Reader = |file, block| match block {
+            1 => Err(io::Error::from_raw_os_error(nix::libc::EIO)),
+            _ => read(file, block),
+        };
+        let error = marked_by(broken, &file, 0..100, 9).expect_err("block 1 cannot be read");
+        assert_eq!(error.raw_os_error(), Some(nix::libc::EIO));
+        assert_eq!([0, 1, 2].map(|block| file.meta().is_undescribed(block)), [true; 3]);
+        assert!(file.meta().take_undescribed(), "the next flush looks again");
+        assert_eq!(marked(&file, 0..100, 9).expect("read").0.len(), 3);
     }
 }

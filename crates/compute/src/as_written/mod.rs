@@ -46,6 +46,7 @@ use quire_cache::FileId;
 use quire_protocol::page::{Keeping, MAX_KEYS, WrittenPage};
 use quire_types::{Key, Lsn, RELATION_SEGMENT_BLOCKS, Term};
 use std::collections::BTreeSet;
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -138,36 +139,45 @@ impl AsWritten {
 
     async fn gather<R: Send + 'static>(
         self: Arc<AsWritten>,
-        look: impl FnOnce(&AsWritten) -> R + Send + 'static,
+        look: impl FnOnce(&AsWritten) -> io::Result<R> + Send + 'static,
     ) -> Result<R, Error> {
-        tokio::task::spawn_blocking(move || look(&self)).await.map_err(|_| Error::ShuttingDown)
+        let looked = tokio::task::spawn_blocking(move || look(&self)).await.map_err(|_| Error::ShuttingDown)?;
+        looked.map_err(|error| Error::System("cannot read a page that storage is to keep", error))
     }
 
     /// Those of some partial pages that PostgreSQL has written. Pages of files that are gone are forgotten.
-    fn partial_pages(&self, some: &[(Key, Lsn)]) -> Vec<Found> {
+    fn partial_pages(&self, some: &[(Key, Lsn)]) -> io::Result<Vec<Found>> {
         let Parts { files, partial, .. } = &self.parts;
-        some.iter().filter_map(|(key, lsn)| found::partial(files, partial, *key, *lsn)).collect()
+        let mut pages: Vec<Found> = Vec::new();
+        for (key, lsn) in some {
+            let page = found::partial(files, partial, *key, *lsn);
+            pages.extend(page.inspect_err(|_| pages.iter().for_each(Found::remark))?);
+        }
+        Ok(pages)
     }
 
     /// Some of the pages of a file that are marked, from a block on, and where to go on. Sequences are only noted.
-    fn marked_pages(&self, id: FileId, from: u32) -> (Vec<Found>, u32) {
+    fn marked_pages(&self, id: FileId, from: u32) -> io::Result<(Vec<Found>, u32)> {
         let nothing = (Vec::new(), RELATION_SEGMENT_BLOCKS);
-        let Ok(file) = self.parts.files.get(id) else { return nothing };
+        let Ok(file) = self.parts.files.get(id) else { return Ok(nothing) };
         if from == 0 && !file.meta().take_undescribed() || is_unlogged(&self.parts.pgdata, id) {
-            return nothing;
+            return Ok(nothing);
         }
-        match found::marked_while_running(&file, Range { start: from, end: RELATION_SEGMENT_BLOCKS }, MAX_KEYS) {
-            Some(found) => found,
-            None => {
-                self.sequences().insert(id);
-                nothing
-            }
-        }
+        let blocks = Range { start: from, end: RELATION_SEGMENT_BLOCKS };
+        Ok(found::marked_while_running(&file, blocks, MAX_KEYS)?.unwrap_or_else(|| {
+            self.sequences().insert(id);
+            nothing
+        }))
     }
 
-    fn sequence_pages(&self, files: &[FileId]) -> Vec<Found> {
+    fn sequence_pages(&self, files: &[FileId]) -> io::Result<Vec<Found>> {
         let open = |id: &FileId| self.parts.files.get(*id).ok().filter(|_| !is_unlogged(&self.parts.pgdata, *id));
-        files.iter().filter_map(open).flat_map(|file| found::marked(&file, 0..1, 1).0).collect()
+        let mut pages: Vec<Found> = Vec::new();
+        for file in files.iter().filter_map(open) {
+            let marked = found::marked(&file, 0..1, 1);
+            pages.extend(marked.inspect_err(|_| pages.iter().for_each(Found::remark))?.0);
+        }
+        Ok(pages)
     }
 
     /// Has pages kept, however long storage takes; how many it did not take. Those are marked again.
