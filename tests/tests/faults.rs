@@ -152,33 +152,23 @@ fn shim_of_another_build(quire: &Quire) -> Vec<u8> {
     bytes
 }
 
-/// As with a disk that does not answer, whoever waits goes on waiting, and what was asked of it meanwhile happens then.
+/// As with a disk that does not answer: who waits goes on waiting, and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn agent_that_stands_still_is_waited_for_like_a_disk() {
     let quire = Quire::start();
     run(&quire.connect().await, BIG).await;
     quire.cold_restart();
-    let (reader, ended, writer) = (quire.connect().await, quire.connect().await, quire.connect().await);
-    let sum = "SELECT sum(n) FROM big";
-    let of_length = "SELECT sum(length(t)) FROM big";
-    run(&reader, &format!("EXPLAIN {sum}")).await;
-    run(&ended, &format!("EXPLAIN {of_length}")).await;
+    let (reader, writer) = (quire.connect().await, quire.connect().await);
     run(&writer, "CREATE TABLE small (n int); INSERT INTO small VALUES (0)").await;
-    let backend = number(&ended, "SELECT pg_backend_pid()::int8").await;
     let agent = quire.role("compute-main");
     signal_all(&[agent], Signal::SIGSTOP);
-    let reading = tokio::spawn(async move { number(&reader, sum).await });
-    let ending = tokio::spawn(async move { ended.query_one(of_length, &[]).await.map(|_| ()) });
+    let reading = tokio::spawn(async move { number(&reader, "SELECT sum(n) FROM big").await });
     let writing = tokio::spawn(async move { run(&writer, "INSERT INTO small VALUES (1)").await });
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    signal_all(&[i32::try_from(backend).expect("a pid")], Signal::SIGTERM);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(!reading.is_finished() && !ending.is_finished() && !writing.is_finished(), "all of them wait");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!writing.is_finished(), "a commit was acknowledged without the quorum");
     signal_all(&[agent], Signal::SIGCONT);
     assert_eq!(reading.await.expect("it ends"), 20_000 * 20_001 / 2);
     writing.await.expect("the commit is acknowledged");
-    let error = ending.await.expect("it ends").expect_err("a backend that was told to end does");
-    assert_eq!(error.code(), Some(&SqlState::ADMIN_SHUTDOWN), "{error:?}");
     let client = quire.connect().await;
     assert_eq!(number(&client, "SELECT count(*) FROM small").await, 2);
     quire.verify();
