@@ -197,13 +197,13 @@ async fn first_connection_waits_only_for_the_relations_it_needs_and_the_others_c
     let client = quire.connect().await;
     let read = format!("SELECT n FROM t{}", TABLES - 1);
     assert_eq!(client.query_one(&read, &[]).await.expect("read").get::<_, i32>(0), TABLES as i32 - 1);
+    let early = relations_in(&folder);
+    assert!(early.contains(&last) && early.len() < TABLES as usize / 2, "{} of {TABLES} are made", early.len());
     client.batch_execute(&format!("DROP TABLE t{}", TABLES - 2)).await.expect("dropped");
     client.batch_execute("CREATE TABLE late AS SELECT 7 AS n; INSERT INTO scratch VALUES (1)").await.expect("made");
     client.batch_execute("CHECKPOINT").await.expect("the files of the dropped table are removed");
     let inode = || std::fs::metadata(folder.join(last.to_string())).expect("made").ino();
     let read_from = inode();
-    let early = relations_in(&folder);
-    assert!(early.contains(&last) && early.len() < TABLES as usize / 2, "{} of {TABLES} are made", early.len());
     let size = "SELECT pg_database_size(current_database()) / 8192 >= $1::int8";
     let whole = client.query_one(size, &[&i64::from(TABLES)]).await.expect("listed");
     assert!(whole.get::<_, bool>(0), "a listing shows all relations");
