@@ -4,10 +4,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 without() {
-    local library=$1 found=0 crate
+    local library=$1 found=0 crate tree
     shift
     for crate; do
-        if cargo tree --locked -q --offline -p "$crate" -e normal --prefix none | grep -q "^$library v"; then
+        if ! tree=$(cargo tree --locked -q --offline -p "$crate" -e normal --prefix none); then
+            echo "check-layers: what $crate depends on cannot be told" >&2
+            found=1
+        elif grep -q "^$library v" <<<"$tree"; then
             echo "check-layers: $crate must compile without $library (cargo tree -p $crate -i $library)" >&2
             found=1
         fi
