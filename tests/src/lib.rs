@@ -2,6 +2,8 @@
 //!
 //! The binary is `target/release/quire`, or the one that `QUIRE_BIN` names. `QUIRE_LONG=1` makes the loops of the tests long.
 
+#![forbid(unsafe_code)]
+
 pub mod amcheck;
 pub mod bank;
 pub mod copies;

@@ -16,6 +16,8 @@
 //! - Neither a record nor a page is trusted: what does not fit is a [`RedoError`], never a panic, and the page is to be
 //!   thrown away.
 
+#![forbid(unsafe_code)]
+
 mod brin;
 mod btree;
 pub mod clog;
