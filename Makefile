@@ -35,10 +35,10 @@ minors: ## Put minor releases of PostgreSQL aside in target/, without installing
 	@for minor in $(MINORS); do scripts/postgres-minor.sh $$minor >/dev/null || true; done
 
 unit: ## Run the tests that lie beside the code
-	$(CARGO) test --locked --workspace --exclude quire-tests
+	@scripts/timed.sh unit $(CARGO) test --locked --workspace --exclude quire-tests
 
 e2e: build ## Run the end-to-end tests against the built program
-	$(CARGO) test --locked -p quire-tests -- --test-threads=2
+	@scripts/timed.sh e2e $(CARGO) test --locked -p quire-tests -- --test-threads=2
 
 oracle: install ## Replay PostgreSQL's own regression suite on several minor releases, compare every page; rewrites docs/redo-coverage.md
 	programs() { for minor; do scripts/postgres-minor.sh $$minor || true; done | paste -sd:; }; \
@@ -61,11 +61,13 @@ corpus: install ## Make the seeds of the fuzz targets anew from a server's WAL: 
 	$(CARGO) test --locked -p quire-fuzz --test corpus -- --ignored --nocapture
 
 check: ## Format, lints, documentation, layers, licences, bans and sources; advisories where the network allows
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
-	scripts/check-layers.sh
-	deny=$$(scripts/cargo-deny.sh) && $$deny --locked --offline check licenses bans sources && \
+	@scripts/timed.sh "check: format" $(CARGO) fmt --all --check
+	@scripts/timed.sh "check: width" scripts/check-width.py
+	@scripts/timed.sh "check: layers" scripts/check-layers.sh
+	@scripts/timed.sh "check: clippy" $(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" scripts/timed.sh "check: doc" $(CARGO) doc --locked --workspace --no-deps
+	@scripts/timed.sh "check: cargo-deny is there" scripts/cargo-deny.sh
+	deny=$$(scripts/cargo-deny.sh) && scripts/timed.sh "check: deny" $$deny --locked --offline check licenses bans sources && \
 	if $$deny --locked fetch db >/dev/null 2>&1; then $$deny --locked check --disable-fetch advisories; \
 	else echo "make check: advisories SKIPPED, their list cannot be fetched" >&2; fi
 
