@@ -192,7 +192,9 @@ impl FillServer {
             Some(relation) => database.relation(relation).await?,
             None => database.whole().await.map(|()| true)?,
         };
-        self.guard.laid_out(tablespace, oid, relation).await?;
+        // Of a complete database no process asks again.
+        let laid_out = if is_complete { None } else { relation };
+        self.guard.laid_out(tablespace, oid, laid_out).await?;
         Ok(if is_complete { Answer::Complete } else { Answer::Ok })
     }
 
