@@ -109,3 +109,36 @@ async fn a_compute_whose_disk_is_full_says_so_and_comes_back() {
     clients.stop().await;
     end(disk, quire, &ledger).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_whose_disk_others_have_filled_makes_room_for_what_is_read() {
+    let Some((disk, quire, ledger)) = start_with_disk("compute", 600).await else { return };
+    let client = quire.connect().await;
+    for table in ["one", "two"] {
+        let make =
+            format!("CREATE TABLE {table} AS SELECT n, repeat(md5(n::text), 30) t FROM generate_series(1, 100000) n");
+        run(&client, &make).await;
+        // So that a read sets no hints and writes nothing.
+        run(&client, &format!("VACUUM {table}")).await;
+    }
+    run(&client, "CHECKPOINT").await;
+    drop(client);
+    quire.cold_restart();
+    let client = quire.connect().await;
+    let sum = async |table: &str| {
+        let query = format!("SELECT sum(n)::int8, sum(length(t))::int8 FROM {table}");
+        let row = client.query_one(&query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}"));
+        (row.get::<_, i64>(0), row.get::<_, i64>(1))
+    };
+    let expected = (100_000 * 100_001 / 2, 100_000 * 960);
+    assert_eq!(sum("one").await, expected);
+    disk.fill();
+    let dropped = || quire.branch()["compute"]["cache"]["dropped"].as_u64().unwrap_or_default();
+    wait_for("pages leave", 30, async || (dropped() > 100).then_some(())).await;
+    for table in ["two", "one", "two"] {
+        assert_eq!(sum(table).await, expected);
+    }
+    assert!(dropped() > 1000, "pages had to leave: {}", dropped());
+    disk.free();
+    end(disk, quire, &ledger).await;
+}

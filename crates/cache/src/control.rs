@@ -11,7 +11,7 @@ use quire_types::Lsn;
 use std::fs::{File, OpenOptions};
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -353,7 +353,8 @@ impl ControlMap {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(path).map_err(io("cannot create control.shm"))?;
-        file.set_len(CONTROL_BYTES as u64).map_err(io("cannot size control.shm"))?;
+        // Written, not only sized: a store into a hole would end the process on a full disk.
+        file.write_all_at(&[0; CONTROL_BYTES], 0).map_err(io("cannot write control.shm"))?;
         let map = ControlMap(Mapping::of_fd(file.as_raw_fd())?);
         map.initialise(settings);
         Ok(map)

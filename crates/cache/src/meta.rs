@@ -1,9 +1,9 @@
 //! The meta file: which blocks of one relation or SLRU segment file are in the local cache.
 //!
 //! ```text
-//! offset 0    header, 128 bytes: magic, build, which file, its inode, capacity, remote_nblocks, request_lsn, drops, cuts,
-//!             whether a page has something that WAL does not describe, marks of read-ahead
-//! offset 128  one little-endian u32 for every 16 blocks: two bits each, the lowest for the first block
+//! offset 0    header, 192 bytes: magic, build, which file, its inode, capacity, remote_nblocks, request_lsn, drops, cuts,
+//!             whether a page has something that WAL does not describe, marks of read-ahead, which parts have room on disk
+//! offset 192  one little-endian u32 for every 16 blocks: two bits each, the lowest for the first block
 //! then, in a bounded cache only
 //!             a u32 for each block: the epoch of its last write (0: never written by this compute); the highest bit says
 //!             that the page holds something that WAL does not describe and storage does not have yet
@@ -15,6 +15,7 @@
 //! The inode ties it to that file: one of the same name that was made later is another file, and wholly local.
 
 mod format;
+mod room;
 
 pub use format::{MARKS, MetaSpec};
 
@@ -22,7 +23,7 @@ use crate::error::{CacheError, io};
 use crate::file_id::FileId;
 use crate::mapping::Mapping;
 use crate::protocol::{BlockState, Blocks};
-use format::{ALL_ABSENT, BLOCKS_PER_WORD, HEADER_BYTES, Header, bytes_for, check, epochs_end, states_end};
+use format::{ALL_ABSENT, BLOCKS_PER_WORD, Header, bytes_for, check, epoch_at, state_at, touches_at};
 use quire_types::Lsn;
 use std::fs::OpenOptions;
 use std::ops::Range;
@@ -123,6 +124,23 @@ impl Meta {
         self.header().bounded.load(Ordering::Relaxed) != 0
     }
 
+    /// Makes room on the disk for all that is noted of `blocks`. Without it the notes on a write may be lost, so that whoever
+    /// writes blocks calls this before; an error means that the disk is full.
+    pub fn make_room(&self, blocks: Range<u32>) -> Result<(), CacheError> {
+        let blocks = blocks.start..blocks.end.min(self.capacity());
+        let Some(last) = blocks.end.checked_sub(1).filter(|last| *last >= blocks.start) else { return Ok(()) };
+        let make = |at: fn(u32, u32) -> usize, bytes: usize| {
+            let range = at(self.capacity(), blocks.start)..at(self.capacity(), last) + bytes;
+            room::make(&self.header().room, &self.0, range)
+        };
+        make(state_at, size_of::<u32>())?;
+        if self.is_bounded() {
+            make(epoch_at, size_of::<u32>())?;
+            make(touches_at, size_of::<u8>())?;
+        }
+        Ok(())
+    }
+
     /// Notes that blocks were written in `epoch`; called while they are owned, after the bytes are in the file. A block that
     /// [was marked](Meta::mark_undescribed) stays so.
     pub fn note_written(&self, blocks: Range<u32>, epoch: u32) {
@@ -134,18 +152,23 @@ impl Meta {
         }
     }
 
-    /// The epoch of a block's last write, 0 if this compute never wrote it; a block without one was just written.
+    /// The epoch of a block's last write, 0 if this compute never wrote it; a block of which that is not noted was just written.
     pub fn written_epoch(&self, block: u32) -> u32 {
-        self.epoch_word(block).map_or(u32::MAX, |word| word.load(Ordering::SeqCst) & !UNDESCRIBED)
+        if block >= self.capacity() || !self.is_bounded() {
+            return u32::MAX;
+        }
+        self.epoch_word(block).map_or(0, |word| word.load(Ordering::SeqCst) & !UNDESCRIBED)
     }
 
     /// Marks a page that holds something that WAL does not describe; called while the block is owned. Storage has to be
-    /// given the page as it is.
-    pub fn mark_undescribed(&self, block: u32) {
+    /// given the page as it is. Nothing is marked in an unbounded cache.
+    pub fn mark_undescribed(&self, block: u32) -> Result<(), CacheError> {
+        self.make_room(block..block.saturating_add(1))?;
         if let Some(word) = self.epoch_word(block) {
             word.fetch_or(UNDESCRIBED, Ordering::SeqCst);
             self.header().undescribed.fetch_or(MARKED, Ordering::SeqCst);
         }
+        Ok(())
     }
 
     /// Says that every page that is written from now on is to be marked (for the agent); false if that was said before.
@@ -192,7 +215,9 @@ impl Meta {
     /// A lost count is as good: this is a hint.
     #[inline]
     fn touch(&self, block: u32) {
-        if let Some(touches) = self.touches(block) {
+        if self.has_or_makes_room(block, touches_at)
+            && let Some(touches) = self.touches_byte(block)
+        {
             let now = touches.load(Ordering::Relaxed);
             if now < TOUCHES_MAX {
                 touches.store(now + 1, Ordering::Relaxed);
@@ -200,15 +225,46 @@ impl Meta {
         }
     }
 
-    /// How often a block was touched of late; a block for which that is not counted, always.
-    #[inline]
-    pub fn touches(&self, block: u32) -> Option<&AtomicU8> {
-        if block >= self.capacity() || !self.is_bounded() {
-            return None;
+    /// How often a block was touched of late; 0 where that is not counted.
+    pub fn touches(&self, block: u32) -> u8 {
+        self.touches_byte(block).map_or(0, |touches| touches.load(Ordering::Relaxed))
+    }
+
+    /// Says how often a block was touched, where that is counted.
+    pub fn set_touches(&self, block: u32, count: u8) {
+        if let Some(touches) = self.touches_byte(block) {
+            touches.store(count, Ordering::Relaxed);
         }
-        let offset = epochs_end(self.capacity()) + block as usize;
+    }
+
+    /// None where touches are not counted, or were not since there was room for it.
+    #[inline]
+    fn touches_byte(&self, block: u32) -> Option<&AtomicU8> {
+        let offset = self.offset_with_room(block, touches_at).filter(|_| self.is_bounded())?;
         // SAFETY: `check` made sure that the mapping of a bounded file holds a byte for each block below the capacity.
         Some(unsafe { self.0.start().add(offset).cast::<AtomicU8>().as_ref() })
+    }
+
+    /// Where something is noted of a block; none if nothing was noted there yet, or the block has no notes.
+    #[inline]
+    fn offset_with_room(&self, block: u32, at: impl Fn(u32, u32) -> usize + Copy) -> Option<usize> {
+        let capacity = self.capacity();
+        if block >= capacity {
+            return None;
+        }
+        let offset = at(capacity, block);
+        room::has(&self.header().room, offset).then_some(offset)
+    }
+
+    /// Whether something can be noted of a block.
+    #[inline]
+    fn has_or_makes_room(&self, block: u32, at: impl Fn(u32, u32) -> usize + Copy) -> bool {
+        if self.offset_with_room(block, at).is_some() {
+            return true;
+        }
+        let capacity = self.capacity();
+        let make = |offset| room::make(&self.header().room, &self.0, offset..offset + 1);
+        block < capacity && make(at(capacity, block)).is_ok()
     }
 
     /// Asks to be told when a reader comes to one of `blocks` (for the agent); replaces what the mark said before. An empty
@@ -234,11 +290,9 @@ impl Meta {
         None
     }
 
+    /// None where epochs are not noted, or none was yet.
     fn epoch_word(&self, block: u32) -> Option<&AtomicU32> {
-        if block >= self.capacity() || !self.is_bounded() {
-            return None;
-        }
-        let offset = states_end(self.capacity()) + block as usize * size_of::<u32>();
+        let offset = self.offset_with_room(block, epoch_at).filter(|_| self.is_bounded())?;
         // SAFETY: as for the touches; the offset is a multiple of 4.
         Some(unsafe { self.0.start().add(offset).cast::<AtomicU32>().as_ref() })
     }
@@ -255,16 +309,14 @@ impl Meta {
         unsafe { self.0.start().cast().as_ref() }
     }
 
-    /// The word a block's state is in, and how far to shift it; none for a block past the capacity.
+    /// The word a block's state is in, and how far to shift it; none for a block past the capacity, and where all are present
+    /// because none was ever anything else.
     #[inline]
     fn word(&self, block: u32) -> Option<(&AtomicU32, u32)> {
-        if block >= self.capacity() {
-            return None;
-        }
-        let index = (block / BLOCKS_PER_WORD) as usize;
+        let offset = self.offset_with_room(block, state_at)?;
         // SAFETY: `check` made sure that the mapping holds the words of all blocks below the capacity; the offset is a
         // multiple of 4.
-        let word = unsafe { self.0.start().add(HEADER_BYTES).cast::<AtomicU32>().add(index).as_ref() };
+        let word = unsafe { self.0.start().add(offset).cast::<AtomicU32>().as_ref() };
         Some((word, block % BLOCKS_PER_WORD * 2))
     }
 }
@@ -308,6 +360,9 @@ impl Blocks for Meta {
     }
 
     fn exchange(&self, block: u32, from: BlockState, to: BlockState) -> bool {
+        if !self.has_or_makes_room(block, state_at) {
+            return false;
+        }
         let Some((word, shift)) = self.word(block) else { return false };
         let change = |now: u32| {
             let same = BlockState::from_bits(now >> shift) == from;

@@ -158,6 +158,9 @@ pub enum Request {
         /// The area.
         area: FileArea,
     },
+    /// The disk is full where a page is to go back into the hole that it left: let other pages leave. Answered `Ok` once that has
+    /// begun, `NotFound` where no page may leave.
+    MakeRoom,
 }
 
 impl Request {
@@ -182,6 +185,7 @@ impl Request {
             Request::Reached { file, block } => blocks_words(5, file, block, 1),
             Request::KeepFiles { area } => [6, area as u32, 0, 0, 0, 0, 0, 0, 0, 0],
             Request::KeepPages { file } => blocks_words(7, file, 0, 1),
+            Request::MakeRoom => [9, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         })
     }
 
@@ -198,6 +202,7 @@ impl Request {
             6 => FileArea::from_number(a).map(|area| Request::KeepFiles { area }).ok_or_else(|| wrong("file area", a)),
             7 => blocks_from(words).map(|(file, ..)| Request::KeepPages { file }),
             8 => Ok(Request::MaterialiseRelation { tablespace: a, database: b, relation: c }),
+            9 => Ok(Request::MakeRoom),
             other => Err(wrong("request kind", other)),
         }
     }
@@ -289,6 +294,7 @@ mod tests {
             Request::Reached { file: HEAP, block: 77 },
             Request::KeepFiles { area: FileArea::Settings },
             Request::KeepPages { file: HEAP },
+            Request::MakeRoom,
         ];
         for request in requests {
             assert_eq!(Request::decode(&request.encode()).unwrap(), request);
@@ -308,7 +314,7 @@ mod tests {
             Request::decode(&raw)
         };
         assert!(with(0, 2).is_ok());
-        for (word, value) in [(0, 0), (0, 9), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
+        for (word, value) in [(0, 0), (0, 10), (1, 0), (1, 3), (5, 4), (7, RELATION_SEGMENT_BLOCKS), (8, 0), (8, 129)] {
             assert!(with(word, value).is_err(), "word {word} = {value}");
         }
     }

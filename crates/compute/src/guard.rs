@@ -19,7 +19,7 @@ use crate::materialise::Materialiser;
 use crate::{Error, as_written};
 use bytes::Bytes;
 use quire_cache::protocol::Blocks;
-use quire_cache::{ComputeDir, FileId};
+use quire_cache::{CacheError, ComputeDir, FileId};
 use quire_protocol::page::GUARD_PREFIX;
 use quire_types::{Fork, Lsn, PAGE_SIZE, RelTag};
 use quire_wal::DataPath;
@@ -150,7 +150,9 @@ impl Guard {
     /// flushed again.
     async fn look_after(self: Arc<Guard>, rel: RelTag) -> Result<(), Error> {
         let as_written = self.as_written.clone();
-        let marked = tokio::task::spawn_blocking(move || self.mark_all(rel)).await.map_err(|_| Error::ShuttingDown)?;
+        let guard = self.clone();
+        let marked = tokio::task::spawn_blocking(move || guard.mark_all(rel)).await.map_err(|_| Error::ShuttingDown)?;
+        let marked = marked.map_err(|error| Error::Cache(self.dir.meta(), error))?;
         for file in marked {
             as_written.keep(file).await?;
         }
@@ -158,11 +160,16 @@ impl Guard {
     }
 
     /// Marks all pages of files that are not under guard yet, and says which these are.
-    fn mark_all(&self, rel: RelTag) -> Vec<FileId> {
+    fn mark_all(&self, rel: RelTag) -> Result<Vec<FileId>, CacheError> {
         let segments = |fork| (0..).map(move |segment| FileId::Relation { rel: rel.with_fork(fork), segment });
         let there = |fork| segments(fork).map_while(|id| Some((id, self.files.get(id).ok()?)));
-        let new = FORKS.into_iter().flat_map(there).filter(|(_, file)| file.meta().guard());
-        new.inspect(|(_, file)| mark(file)).map(|(id, _)| id).collect()
+        let mut new = Vec::new();
+        for (id, file) in FORKS.into_iter().flat_map(there) {
+            if mark(&file)? {
+                new.push(id);
+            }
+        }
+        Ok(new)
     }
 
     /// A file that was removed may be seen for a while as an empty one.
@@ -184,11 +191,17 @@ impl Guard {
     }
 }
 
-/// Marks what there is of a file.
-fn mark(file: &CacheFile) {
+/// Puts a file under guard and marks what there is of it; false if it was under guard.
+fn mark(file: &CacheFile) -> Result<bool, CacheError> {
     let bytes = file.data().metadata().map_or(0, |status| status.len());
     let blocks = u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX).min(file.meta().capacity());
-    (0..blocks).for_each(|block| as_written::mark(file, block));
+    // First, so that no mark fails once the file counts as guarded.
+    file.meta().make_room(0..blocks)?;
+    let is_new = file.meta().guard();
+    if is_new {
+        (0..blocks).try_for_each(|block| as_written::mark(file, block))?;
+    }
+    Ok(is_new)
 }
 
 fn name_of(rel: RelTag) -> String {

@@ -215,7 +215,7 @@ mod tests {
         let throttle = Throttle::new(limit, Lsn(0), fullness.clone());
         throttle.wait(Lsn(8 * mib), || false);
         assert!(throttle.throttled(true).is_none() && !throttle.is_lowered());
-        fullness.measured(250);
+        fullness.measured(250, 0);
         assert!(throttle.is_lowered());
         assert_eq!(throttle.throttled(true).map(|held| (held.holds, held.limit_bytes)), Some((true, 4 * mib)));
         // The cache stays as full as it is, and commits go on nevertheless once what was shipped is ingested.

@@ -21,6 +21,10 @@ const FETCHES_MAX: u32 = 10_000;
 const PAUSE_US: i64 = 50;
 const PAUSES_PER_CHECK: u32 = 200;
 
+/// How long to wait until pages have left a full disk, and how long between two looks.
+const ROOM_PATIENCE_NS: u64 = 10_000_000_000;
+const ROOM_NAP_US: i64 = 50_000;
+
 /// The meta file of the file at `relative` that is open as `fd`; none if all of it is local.
 pub fn open_meta(shim: &Shim, relative: &[u8], fd: c_int) -> Result<Option<Meta>, Errno> {
     let Some(path) = shim.meta_path(relative) else { return Ok(None) };
@@ -144,33 +148,54 @@ pub fn write(
     meta: &Meta,
     offset: off_t,
     bytes: usize,
-    pwrite: impl FnOnce() -> ssize_t,
+    pwrite: impl FnMut() -> ssize_t,
     is_undescribed: impl Fn(u32) -> bool,
 ) -> ssize_t {
     shim.control().count_write(process::pid());
     let before = Errno::last();
     let (touched, covered) = (touched(offset, bytes), covered(offset, bytes));
+    if let Err(error) = meta.make_room(touched.clone()) {
+        return Errno(error.errno()).fail();
+    }
     let (first, marked) = (touched.start, touched.clone());
+    let mut pwrite = pwrite;
     let written = protocol::write(meta, touched, &covered, &Process::new(shim, meta), || {
-        before.set();
-        let result = pwrite();
+        let result = write_into_hole(shim, meta, &marked, || {
+            before.set();
+            pwrite()
+        });
         // What was just written was in a buffer before this epoch ends.
         meta.note_written(marked, shim.control().epoch());
         let pages = usize::try_from(result).map_or(first..first, |bytes| self::covered(offset, bytes));
-        mark_undescribed(meta, pages.clone(), is_undescribed);
-        (result, pages.end.max(first))
+        let outcome = mark_undescribed(meta, pages.clone(), is_undescribed);
+        (outcome.map_or_else(|error| Errno(error.errno()).fail(), |()| result), pages.end.max(first))
     });
     written.unwrap_or_else(Errno::fail)
 }
 
+/// Writes `blocks` by `pwrite`. A page that has left the cache needs room again; if the disk is full, other pages leave.
+fn write_into_hole(shim: &Shim, meta: &Meta, blocks: &Range<u32>, mut pwrite: impl FnMut() -> ssize_t) -> ssize_t {
+    let begun = real::monotonic_ns();
+    loop {
+        let result = pwrite();
+        let lacks_room = result < 0 && Errno::last() == Errno(libc::ENOSPC) && blocks.end <= meta.remote_nblocks();
+        let waits = real::monotonic_ns().saturating_sub(begun) < ROOM_PATIENCE_NS;
+        if !lacks_room || !waits || errno::preserved(|| agent::call(shim, &Request::MakeRoom)) != Ok(Answer::Ok) {
+            return result;
+        }
+        real::nap(ROOM_NAP_US);
+    }
+}
+
 /// Marks those of `pages` of which storage has to be given a copy.
-fn mark_undescribed(meta: &Meta, pages: Range<u32>, is_undescribed: impl Fn(u32) -> bool) {
+fn mark_undescribed(meta: &Meta, pages: Range<u32>, is_undescribed: impl Fn(u32) -> bool) -> Result<(), CacheError> {
     let guarded = meta.is_guarded();
     for block in pages.filter(|block| guarded || is_undescribed(*block)) {
         if undescribed::has_described_pages(meta.file()) {
-            meta.mark_undescribed(block);
+            meta.mark_undescribed(block)?;
         }
     }
+    Ok(())
 }
 
 /// Cuts the file to (or extends it to) `length` bytes by `cut`.

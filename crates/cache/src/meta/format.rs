@@ -4,6 +4,7 @@ use crate::BUILD_ID;
 use crate::error::{CacheError, io};
 use crate::file_id::{FILE_ID_WORDS, FileId};
 use crate::mapping::Mapping;
+use crate::meta::room::{self, ROOM_WORDS};
 use quire_types::{Lsn, RELATION_SEGMENT_BLOCKS};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 const META_MAGIC: u64 = 0x7465_4D65_7269_7551;
 
 /// Bytes before the state words.
-pub(super) const HEADER_BYTES: usize = 128;
+pub(super) const HEADER_BYTES: usize = 192;
 
 /// Blocks whose states share a word.
 pub(super) const BLOCKS_PER_WORD: u32 = 16;
@@ -42,6 +43,7 @@ pub(super) struct Header {
     pub(super) bounded: AtomicU32,
     pub(super) undescribed: AtomicU32,
     pub(super) marks: [AtomicU64; MARKS],
+    pub(super) room: [AtomicU64; ROOM_WORDS],
 }
 
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);
@@ -52,21 +54,39 @@ impl Header {
     }
 }
 
-fn words_for(blocks: u32) -> usize {
+const fn words_for(blocks: u32) -> usize {
     blocks.div_ceil(BLOCKS_PER_WORD) as usize
 }
 
 /// Where the epochs begin.
-pub(super) fn states_end(capacity: u32) -> usize {
+const fn states_end(capacity: u32) -> usize {
     HEADER_BYTES + words_for(capacity) * size_of::<u32>()
 }
 
 /// Where the touches begin.
-pub(super) fn epochs_end(capacity: u32) -> usize {
+const fn epochs_end(capacity: u32) -> usize {
     states_end(capacity) + capacity as usize * size_of::<u32>()
 }
 
-pub(super) fn bytes_for(capacity: u32, bounded: bool) -> usize {
+/// Where the word is that a block's state is in.
+#[inline]
+pub(super) fn state_at(_capacity: u32, block: u32) -> usize {
+    HEADER_BYTES + (block / BLOCKS_PER_WORD) as usize * size_of::<u32>()
+}
+
+/// Where a block's epoch is.
+#[inline]
+pub(super) fn epoch_at(capacity: u32, block: u32) -> usize {
+    states_end(capacity) + block as usize * size_of::<u32>()
+}
+
+/// Where a block's touches are.
+#[inline]
+pub(super) fn touches_at(capacity: u32, block: u32) -> usize {
+    epochs_end(capacity) + block as usize
+}
+
+pub(super) const fn bytes_for(capacity: u32, bounded: bool) -> usize {
     if bounded { epochs_end(capacity) + capacity as usize } else { states_end(capacity) }
 }
 
@@ -125,8 +145,11 @@ impl MetaSpec {
         let mut raw = [0; HEADER_BYTES];
         let longs = [META_MAGIC, BUILD_ID, self.inode, self.request_lsn.0, 0];
         let shorts = [self.capacity(), self.remote_nblocks].into_iter().chain(self.file.to_words());
-        let tail = [0, 0, 0, 0, u32::from(self.bounded)];
+        let tail = [0, 0, 0, 0, u32::from(self.bounded), 0];
+        let written = HEADER_BYTES + words_for(self.remote_nblocks) * size_of::<u32>();
+        let rest = [0; MARKS].into_iter().chain(room::of_written(written));
         let bytes = longs.into_iter().flat_map(u64::to_ne_bytes).chain(shorts.chain(tail).flat_map(u32::to_ne_bytes));
+        let bytes = bytes.chain(rest.flat_map(u64::to_ne_bytes));
         for (slot, byte) in raw.iter_mut().zip(bytes) {
             *slot = byte;
         }

@@ -4,8 +4,8 @@ use super::{PartialPages, lsn_of};
 use crate::fill::{CacheFile, Files};
 use crate::verify::NOTHING;
 use bytes::Bytes;
-use quire_cache::FileId;
 use quire_cache::protocol::{self, Look};
+use quire_cache::{CacheError, FileId};
 use quire_protocol::page::WrittenPage;
 use quire_redo::mask::{PageKind, page_kind};
 use quire_types::{Key, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS};
@@ -41,8 +41,15 @@ impl Found {
     /// Puts the mark on again that was taken off.
     pub fn remark(&self) {
         if self.was_marked {
-            self.file.meta().mark_undescribed(self.block);
+            remark(&self.file, self.block);
         }
+    }
+}
+
+/// Where a mark was, there is room for it.
+fn remark(file: &CacheFile, block: u32) {
+    if let Err(error) = file.meta().mark_undescribed(block) {
+        tracing::error!(%error, key = %file.key(block), "a page that storage is to keep is not marked any more");
     }
 }
 
@@ -64,15 +71,15 @@ fn take(file: &Arc<CacheFile>, block: u32, read: Reader) -> io::Result<Option<Fo
         // It is there and cannot be read: it must not leave the cache, nor be forgotten, and the flush has failed.
         Err(error) => {
             tracing::error!(%error, key = %file.key(block), "cannot read a page that storage is to keep");
-            file.meta().mark_undescribed(block);
+            remark(file, block);
             Err(error)
         }
     }
 }
 
 /// Marks a page, if it is in the cache.
-pub fn mark(file: &CacheFile, block: u32) {
-    look(file, block, || file.meta().mark_undescribed(block));
+pub fn mark(file: &CacheFile, block: u32) -> Result<(), CacheError> {
+    look(file, block, || file.meta().mark_undescribed(block)).unwrap_or(Ok(()))
 }
 
 /// Waits until the block belongs to nobody else, and looks; none if it is not in the cache.
@@ -188,7 +195,7 @@ mod tests {
         drop::<File>(spec.create(&dir.meta_file(&path)).expect("made"));
         let files = Files::new(dir);
         let file = files.get(ID).expect("opened");
-        (0..lsns.len() as u32).for_each(|block| file.meta().mark_undescribed(block));
+        (0..lsns.len() as u32).for_each(|block| file.meta().mark_undescribed(block).unwrap());
         (folder, files)
     }
 
@@ -223,7 +230,7 @@ mod tests {
         let file = files.get(ID).expect("open");
         let running = |file| marked_while_running(file, 0..100, 9).expect("read").map(|(found, _)| found.len());
         assert_eq!(running(&file), Some(1), "another page");
-        file.meta().mark_undescribed(0);
+        file.meta().mark_undescribed(0).unwrap();
         let mut page = [0; PAGE_SIZE];
         quire_wal::page::init(&mut page, 8);
         page[PAGE_SIZE - 8..PAGE_SIZE - 6].copy_from_slice(&[0x17, 0x17]);

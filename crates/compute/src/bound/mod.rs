@@ -111,7 +111,7 @@ impl Sweeper {
         let taken = tokio::task::spawn_blocking(move || Inventory::take(&pgdata)).await;
         let inventory = taken.map_err(|_| Error::ShuttingDown)?;
         self.metrics.cache_holds(inventory.bytes);
-        self.fullness.measured(inventory.bytes);
+        self.fullness.measured(inventory.bytes, inventory.free_bytes);
         let everything = self.config.drop_everything;
         if !everything && inventory.bytes <= self.fullness.target() {
             return Ok(0);

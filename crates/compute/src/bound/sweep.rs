@@ -6,6 +6,7 @@
 use crate::as_written::PartialPages;
 use crate::fill::{CacheFile, Files, key_of};
 use crate::verify::{names, relation_folders};
+use nix::sys::statvfs::statvfs;
 use quire_cache::FileId;
 use quire_cache::protocol::{self, Blocks, Dropper};
 use quire_redo::mask::{PageKind, page_kind};
@@ -15,7 +16,6 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 /// Blocks between two looks at whether enough is gone; a multiple of sixteen.
 const STRIDE_BLOCKS: u32 = 1024;
@@ -29,6 +29,8 @@ const UNIT_BYTES: u64 = 512;
 pub struct Inventory {
     /// Bytes that relation files take on the disk, of all kinds.
     pub bytes: u64,
+    /// Bytes that are free on that disk for PostgreSQL's user.
+    pub free_bytes: u64,
     /// Files from which pages may be dropped, and which have any, in order.
     files: Vec<FileId>,
 }
@@ -40,6 +42,8 @@ impl Inventory {
         let folders = relation_folders(pgdata).unwrap_or_default();
         folders.iter().for_each(|folder| inventory.add_folder(pgdata, folder));
         inventory.files.sort_unstable();
+        // One that cannot be asked limits nothing.
+        inventory.free_bytes = statvfs(pgdata).map_or(u64::MAX, |disk| disk.blocks_available() * disk.fragment_size());
         inventory
     }
 
@@ -163,13 +167,12 @@ impl Victim<'_> {
 impl Dropper for Victim<'_> {
     fn wants(&mut self, block: u32) -> bool {
         let meta = self.file.meta();
-        let Some(touches) = meta.touches(block) else { return false };
-        if meta.written_epoch(block) >= self.quota.safe_epoch {
+        if !meta.is_bounded() || meta.written_epoch(block) >= self.quota.safe_epoch {
             return false;
         }
-        let now = touches.load(Ordering::Relaxed);
+        let now = meta.touches(block);
         if now > 1 && !self.quota.everything {
-            touches.store(now - 1, Ordering::Relaxed);
+            meta.set_touches(block, now - 1);
             return false;
         }
         true
@@ -191,7 +194,7 @@ impl Dropper for Victim<'_> {
     }
 
     fn punch(&mut self, blocks: Range<u32>) -> bool {
-        blocks.clone().filter_map(|block| self.file.meta().touches(block)).for_each(|t| t.store(0, Ordering::Relaxed));
+        blocks.clone().for_each(|block| self.file.meta().set_touches(block, 0));
         let (start, count) = (i64::from(blocks.start), i64::from(blocks.end - blocks.start));
         let bytes = PAGE_SIZE as i64;
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

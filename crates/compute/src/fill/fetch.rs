@@ -14,6 +14,7 @@ use crate::page_client::PageClient;
 use quire_cache::FileId;
 use quire_protocol::page::ErrorCode;
 use quire_types::PAGE_SIZE;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,9 @@ use tokio::sync::Semaphore;
 
 /// How long blocks that nobody asked for may be kept from those who do.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait until pages have left a full disk, and how long between two looks.
+const ROOM_PATIENCE: Duration = Duration::from_secs(10);
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
 /// Blocks in one request (512 KiB of pages): large enough that requests cost little, small enough to keep several processors busy.
 const REQUEST_BLOCKS: u32 = 64;
 /// Windows up to this length are fetched together with the block that somebody waits for.
@@ -72,6 +76,11 @@ impl Fetcher {
     /// The files that are filled.
     pub fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// The disk is full: has pages leave, unless none may.
+    pub fn make_room(&self) -> bool {
+        self.fullness.disk_is_full()
     }
 
     /// Whether some process waits for a fetch at this moment.
@@ -162,9 +171,28 @@ impl Fetcher {
         }
     }
 
-    /// Brings in those of `ranges` that are absent and that nobody else brings in. If it is only what somebody waits for, then
-    /// in spite of refusals that may pass.
+    /// Brings in those of `ranges` that are absent and that nobody else brings in. On a full disk other pages have to leave first,
+    /// which whoever waits for these waits for.
     async fn fetch(
+        &self,
+        file: &Arc<CacheFile>,
+        ranges: Vec<Range<u32>>,
+        reason: FetchReason,
+    ) -> Result<(), FillError> {
+        let begun = Instant::now();
+        loop {
+            let outcome = self.fetch_once(file, ranges.clone(), reason).await;
+            let is_full = matches!(&outcome, Err(FillError::Write(error)) if lacks_room(error));
+            let waits = reason == FetchReason::Miss && begun.elapsed() < ROOM_PATIENCE;
+            if !is_full || !self.make_room() || !waits {
+                return outcome;
+            }
+            tokio::time::sleep(ROOM_PAUSE).await;
+        }
+    }
+
+    /// If it is only what somebody waits for, then in spite of refusals that may pass.
+    async fn fetch_once(
         &self,
         file: &Arc<CacheFile>,
         ranges: Vec<Range<u32>>,
@@ -218,4 +246,8 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+fn lacks_room(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }

@@ -180,6 +180,7 @@ impl FillServer {
             }
             Request::WalSegment { timeline, segment_number } => self.wal_segment(timeline, segment_number).await,
             Request::KeepPages { file } => self.keep_pages(file).await.map(|()| Answer::Ok).map_err(FillError::from),
+            Request::MakeRoom => Ok(if self.fetcher.make_room() { Answer::Ok } else { Answer::NotFound }),
             Request::KeepFiles { area } => self.kept.keep(area).await.map(|()| Answer::Ok).map_err(FillError::from),
         };
         to_answer(request, outcome)

@@ -23,7 +23,6 @@ use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 /// `QuireHot` as a little-endian number.
 const MAGIC: u64 = 0x746F_4865_7269_7551;
@@ -203,7 +202,7 @@ fn open_meta(path: &Path) -> Option<Meta> {
 }
 
 fn ranges_of(meta: &Meta, blocks: u32) -> Vec<Range<u32>> {
-    let touched = |block| meta.touches(block).is_none_or(|touches| touches.load(Ordering::Relaxed) > 0);
+    let touched = |block| !meta.is_bounded() || meta.touches(block) > 0;
     let in_use = |block: u32| meta.state(block) == BlockState::Present && touched(block);
     let mut ranges: Vec<Range<u32>> = Vec::new();
     for sixteen in (0..blocks).step_by(16).filter(|first| !meta.are_sixteen_absent(*first)) {

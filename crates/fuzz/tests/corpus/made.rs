@@ -38,6 +38,7 @@ fn messages() -> Vec<Vec<u8>> {
     let requests = [
         local::Request::MaterialiseDatabase { tablespace: 1663, database: 5 },
         local::Request::MaterialiseRelation { tablespace: 1663, database: 5, relation: 16_384 },
+        local::Request::MakeRoom,
         local::Request::Fill { file, first_block: 7, count: 2 },
         local::Request::Prefetch { file: slru, first_block: 7, count: 2 },
         local::Request::WalSegment { timeline: 1, segment_number: 9 },

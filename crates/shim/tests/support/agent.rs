@@ -165,7 +165,9 @@ impl Agent {
             }
             Request::WalSegment { segment_number, .. } => self.wal_segment(segment_number),
             // This agent sets no marks and keeps no files.
-            Request::Reached { .. } | Request::KeepFiles { .. } | Request::KeepPages { .. } => Ok(()),
+            Request::Reached { .. } | Request::KeepFiles { .. } | Request::KeepPages { .. } | Request::MakeRoom => {
+                Ok(())
+            }
         };
         match done {
             Ok(()) if matches!(request, Request::MaterialiseDatabase { .. }) => Answer::Complete,
