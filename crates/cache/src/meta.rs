@@ -1,12 +1,13 @@
 //! The meta file: which blocks of one relation or SLRU segment file are in the local cache.
 //!
 //! ```text
-//! offset 0    header, 192 bytes: magic, build, which file, its inode, capacity, remote_nblocks, request_lsn, drops, cuts,
-//!             whether a page has something that WAL does not describe, marks of read-ahead, which parts have room on disk
+//! offset 0    header, 192 bytes: magic, build, which file, its inode, capacity, remote_nblocks, request_lsn, drops,
+//!             cuts, whether a page has something that WAL does not describe, marks of read-ahead, which parts have
+//!             room on disk
 //! offset 192  one little-endian u32 for every 16 blocks: two bits each, the lowest for the first block
 //! then, in a bounded cache only
-//!             a u32 for each block: the epoch of its last write (0: never written by this compute); the highest bit says
-//!             that the page holds something that WAL does not describe and storage does not have yet
+//!             a u32 for each block: the epoch of its last write (0: never written by this compute); the highest bit
+//!             says that the page holds something that WAL does not describe and storage does not have yet
 //!             a byte for each block: how often it was touched lately, up to [`TOUCHES_MAX`]
 //! ```
 //!
@@ -124,8 +125,8 @@ impl Meta {
         self.header().bounded.load(Ordering::Relaxed) != 0
     }
 
-    /// Makes room on the disk for all that is noted of `blocks`. Without it the notes on a write may be lost, so that whoever
-    /// writes blocks calls this before; an error means that the disk is full.
+    /// Makes room on the disk for all that is noted of `blocks`. Without it the notes on a write may be lost, so that
+    /// whoever writes blocks calls this before; an error means that the disk is full.
     pub fn make_room(&self, blocks: Range<u32>) -> Result<(), CacheError> {
         let blocks = blocks.start..blocks.end.min(self.capacity());
         let Some(last) = blocks.end.checked_sub(1).filter(|last| *last >= blocks.start) else { return Ok(()) };
@@ -152,7 +153,8 @@ impl Meta {
         }
     }
 
-    /// The epoch of a block's last write, 0 if this compute never wrote it; a block of which that is not noted was just written.
+    /// The epoch of a block's last write, 0 if this compute never wrote it; a block of which that is not noted was just
+    /// written.
     pub fn written_epoch(&self, block: u32) -> u32 {
         if block >= self.capacity() || !self.is_bounded() {
             return u32::MAX;
@@ -215,9 +217,8 @@ impl Meta {
     /// A lost count is as good: this is a hint.
     #[inline]
     fn touch(&self, block: u32) {
-        if self.has_or_makes_room(block, touches_at)
-            && let Some(touches) = self.touches_byte(block)
-        {
+        let touches = self.touches_byte(block).or_else(|| self.touches_byte(self.with_room(block)?));
+        if let Some(touches) = touches {
             let now = touches.load(Ordering::Relaxed);
             if now < TOUCHES_MAX {
                 touches.store(now + 1, Ordering::Relaxed);
@@ -247,7 +248,7 @@ impl Meta {
 
     /// Where something is noted of a block; none if nothing was noted there yet, or the block has no notes.
     #[inline]
-    fn offset_with_room(&self, block: u32, at: impl Fn(u32, u32) -> usize + Copy) -> Option<usize> {
+    fn offset_with_room(&self, block: u32, at: impl Fn(u32, u32) -> usize) -> Option<usize> {
         let capacity = self.capacity();
         if block >= capacity {
             return None;
@@ -256,15 +257,10 @@ impl Meta {
         room::has(&self.header().room, offset).then_some(offset)
     }
 
-    /// Whether something can be noted of a block.
-    #[inline]
-    fn has_or_makes_room(&self, block: u32, at: impl Fn(u32, u32) -> usize + Copy) -> bool {
-        if self.offset_with_room(block, at).is_some() {
-            return true;
-        }
-        let capacity = self.capacity();
-        let make = |offset| room::make(&self.header().room, &self.0, offset..offset + 1);
-        block < capacity && make(at(capacity, block)).is_ok()
+    /// The block, now that there is room for all that is noted of it; none if there cannot be.
+    #[cold]
+    fn with_room(&self, block: u32) -> Option<u32> {
+        self.make_room(block..block.saturating_add(1)).ok().map(|()| block)
     }
 
     /// Asks to be told when a reader comes to one of `blocks` (for the agent); replaces what the mark said before. An empty
@@ -309,8 +305,8 @@ impl Meta {
         unsafe { self.0.start().cast().as_ref() }
     }
 
-    /// The word a block's state is in, and how far to shift it; none for a block past the capacity, and where all are present
-    /// because none was ever anything else.
+    /// The word a block's state is in, and how far to shift it; none for a block past the capacity, and where all are
+    /// present because none was ever anything else.
     #[inline]
     fn word(&self, block: u32) -> Option<(&AtomicU32, u32)> {
         let offset = self.offset_with_room(block, state_at)?;
@@ -360,10 +356,8 @@ impl Blocks for Meta {
     }
 
     fn exchange(&self, block: u32, from: BlockState, to: BlockState) -> bool {
-        if !self.has_or_makes_room(block, state_at) {
-            return false;
-        }
-        let Some((word, shift)) = self.word(block) else { return false };
+        let word = self.word(block).or_else(|| self.word(self.with_room(block)?));
+        let Some((word, shift)) = word else { return false };
         let change = |now: u32| {
             let same = BlockState::from_bits(now >> shift) == from;
             same.then_some(now & !(3 << shift) | (to as u32) << shift)

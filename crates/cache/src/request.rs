@@ -158,8 +158,8 @@ pub enum Request {
         /// The area.
         area: FileArea,
     },
-    /// The disk is full where a page is to go back into the hole that it left: let other pages leave. Answered `Ok` once that has
-    /// begun, `NotFound` where no page may leave.
+    /// The disk is full where a page is to go back into the hole that it left: let other pages leave. Answered `Ok`
+    /// once that has begun, `NotFound` where no page may leave.
     MakeRoom,
 }
 

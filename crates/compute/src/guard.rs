@@ -163,13 +163,16 @@ impl Guard {
     fn mark_all(&self, rel: RelTag) -> Result<Vec<FileId>, CacheError> {
         let segments = |fork| (0..).map(move |segment| FileId::Relation { rel: rel.with_fork(fork), segment });
         let there = |fork| segments(fork).map_while(|id| Some((id, self.files.get(id).ok()?)));
-        let mut new = Vec::new();
-        for (id, file) in FORKS.into_iter().flat_map(there) {
-            if mark(&file)? {
-                new.push(id);
-            }
+        let is_new = |(_, file): &(FileId, Arc<CacheFile>)| !file.meta().is_guarded();
+        let new: Vec<_> = FORKS.into_iter().flat_map(there).filter(is_new).collect();
+        // For all of them first: a file that is under guard is not looked at again.
+        for (_, file) in &new {
+            file.meta().make_room(0..blocks_of(file))?;
         }
-        Ok(new)
+        for (_, file) in new.iter().filter(|(_, file)| file.meta().guard()) {
+            (0..blocks_of(file)).try_for_each(|block| as_written::mark(file, block))?;
+        }
+        Ok(new.into_iter().map(|(id, _)| id).collect())
     }
 
     /// A file that was removed may be seen for a while as an empty one.
@@ -191,17 +194,10 @@ impl Guard {
     }
 }
 
-/// Puts a file under guard and marks what there is of it; false if it was under guard.
-fn mark(file: &CacheFile) -> Result<bool, CacheError> {
+/// What there is of a file.
+fn blocks_of(file: &CacheFile) -> u32 {
     let bytes = file.data().metadata().map_or(0, |status| status.len());
-    let blocks = u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX).min(file.meta().capacity());
-    // First, so that no mark fails once the file counts as guarded.
-    file.meta().make_room(0..blocks)?;
-    let is_new = file.meta().guard();
-    if is_new {
-        (0..blocks).try_for_each(|block| as_written::mark(file, block))?;
-    }
-    Ok(is_new)
+    u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX).min(file.meta().capacity())
 }
 
 fn name_of(rel: RelTag) -> String {

@@ -21,9 +21,9 @@ const FETCHES_MAX: u32 = 10_000;
 const PAUSE_US: i64 = 50;
 const PAUSES_PER_CHECK: u32 = 200;
 
-/// How long to wait until pages have left a full disk, and how long between two looks.
-const ROOM_PATIENCE_NS: u64 = 10_000_000_000;
+/// How long to wait until pages have left a full disk, in naps: ten seconds.
 const ROOM_NAP_US: i64 = 50_000;
+const ROOM_NAPS_MAX: u32 = 200;
 
 /// The meta file of the file at `relative` that is open as `fd`; none if all of it is local.
 pub fn open_meta(shim: &Shim, relative: &[u8], fd: c_int) -> Result<Option<Meta>, Errno> {
@@ -148,7 +148,7 @@ pub fn write(
     meta: &Meta,
     offset: off_t,
     bytes: usize,
-    pwrite: impl FnMut() -> ssize_t,
+    mut pwrite: impl FnMut() -> ssize_t,
     is_undescribed: impl Fn(u32) -> bool,
 ) -> ssize_t {
     shim.control().count_write(process::pid());
@@ -158,7 +158,6 @@ pub fn write(
         return Errno(error.errno()).fail();
     }
     let (first, marked) = (touched.start, touched.clone());
-    let mut pwrite = pwrite;
     let written = protocol::write(meta, touched, &covered, &Process::new(shim, meta), || {
         let result = write_into_hole(shim, meta, &marked, || {
             before.set();
@@ -173,18 +172,18 @@ pub fn write(
     written.unwrap_or_else(Errno::fail)
 }
 
-/// Writes `blocks` by `pwrite`. A page that has left the cache needs room again; if the disk is full, other pages leave.
+/// Writes `blocks` by `pwrite`. A page that has left the cache needs room again; if the disk is full, other pages
+/// leave.
 fn write_into_hole(shim: &Shim, meta: &Meta, blocks: &Range<u32>, mut pwrite: impl FnMut() -> ssize_t) -> ssize_t {
-    let begun = real::monotonic_ns();
-    loop {
+    for _ in 0..ROOM_NAPS_MAX {
         let result = pwrite();
         let lacks_room = result < 0 && Errno::last() == Errno(libc::ENOSPC) && blocks.end <= meta.remote_nblocks();
-        let waits = real::monotonic_ns().saturating_sub(begun) < ROOM_PATIENCE_NS;
-        if !lacks_room || !waits || errno::preserved(|| agent::call(shim, &Request::MakeRoom)) != Ok(Answer::Ok) {
+        if !lacks_room || errno::preserved(|| agent::call(shim, &Request::MakeRoom)) != Ok(Answer::Ok) {
             return result;
         }
         real::nap(ROOM_NAP_US);
     }
+    pwrite()
 }
 
 /// Marks those of `pages` of which storage has to be given a copy.

@@ -126,6 +126,28 @@ fn a_block_stays_marked_as_undescribed_until_the_mark_is_taken_off() {
     assert_eq!(agent.written_epoch(7), 4);
 }
 
+/// A store into a part of the mapping that the file does not have is answered as on a full disk: by SIGBUS.
+#[test]
+fn where_there_is_no_room_nothing_is_noted_and_nothing_ends_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m");
+    let file = MetaSpec { bounded: true, ..spec(18) }.create(&path).unwrap();
+    let meta = Meta::open(&path).unwrap();
+    file.set_len(4096).unwrap();
+    let last = RELATION_SEGMENT_BLOCKS - 1;
+    for block in [3, last] {
+        let full = meta.make_room(block..block + 1).unwrap_err();
+        assert_eq!(full.errno(), libc::ENOSPC);
+        meta.note_read(block..block + 1);
+        meta.note_written(block..block + 1, 7);
+        assert!(meta.mark_undescribed(block).is_err() && !meta.is_undescribed(block));
+        assert_eq!((meta.touches(block), meta.written_epoch(block)), (0, 0));
+    }
+    assert!(claim(&meta, 3), "its state has room");
+    assert_eq!(meta.state(last), BlockState::Present);
+    assert!(!meta.exchange(last, BlockState::Present, BlockState::Filling));
+}
+
 #[test]
 fn no_meta_is_made_of_nothing_or_of_more_than_a_segment() {
     let dir = tempfile::tempdir().unwrap();

@@ -34,8 +34,8 @@ impl Fullness {
         self.limit.min(self.allowed.load(Ordering::Relaxed))
     }
 
-    /// There is no room on the disk, although the cache is within its bound: pages leave until it is an eighth smaller. `false` if
-    /// it has no bound, so that none leave.
+    /// There is no room on the disk, although the cache is within its bound: pages leave until it is an eighth smaller.
+    /// `false` if it has no bound, so that none leave.
     pub fn disk_is_full(&self) -> bool {
         if self.limit == u64::MAX {
             return false;

@@ -171,8 +171,8 @@ impl Fetcher {
         }
     }
 
-    /// Brings in those of `ranges` that are absent and that nobody else brings in. On a full disk other pages have to leave first,
-    /// which whoever waits for these waits for.
+    /// Brings in those of `ranges` that are absent and that nobody else brings in. On a full disk other pages have to
+    /// leave first, which whoever waits for these waits for.
     async fn fetch(
         &self,
         file: &Arc<CacheFile>,
