@@ -40,6 +40,12 @@ impl SmallDisk {
         }
     }
 
+    /// Bytes that files take.
+    pub fn used(&self) -> u64 {
+        let counts = nix::sys::statvfs::statvfs(&self.path).expect("it is mounted");
+        (counts.blocks() - counts.blocks_free()) * counts.fragment_size()
+    }
+
     /// Gives the room back.
     pub fn free(&self) {
         fs::remove_file(self.filler()).expect("removed");

@@ -133,6 +133,7 @@ async fn nobody_is_let_into_a_server_over_other_files() {
     );
     let refused = quire.run(&["compute", "start", "main"]);
     assert!(!refused.status.success() && said(&refused).contains("is not this compute's"), "{}", said(&refused));
+    assert!(said(&refused).contains("it works in"), "before it is asked anything: {}", said(&refused));
     // Over the compute's own directory, without the shim.
     replace(&programs.join("postgres"), &format!("#!/bin/bash\nexec env -u LD_PRELOAD {real} \"$@\"\n"));
     let log_begins = quire.log("compute-main").len();
@@ -337,6 +338,26 @@ async fn a_start_that_postgresql_fails_is_told_at_once_and_leaves_storage_runnin
         wait_for("it starts", 60, async || quire.try_up().status.success().then_some(())).await;
         assert_eq!(text(&quire.connect().await, "SHOW shared_buffers").await, "128MB");
         quire.down();
+    }
+}
+
+/// The soft limit of open files of a process.
+fn open_files_limit(limits: &str) -> &str {
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    line.split_whitespace().nth(3).expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_raise_the_limit_of_open_files_and_postgresql_gets_the_one_of_the_shell() {
+    let quire = Quire::new().after("ulimit -S -n 300");
+    quire.up();
+    let client = quire.connect().await;
+    let of_backend = text(&client, "SELECT pg_read_file('/proc/self/limits')").await;
+    assert_eq!(open_files_limit(&of_backend), "300");
+    for role in ["compute-main", "safekeeper-1", "pageserver-1"] {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", quire.role(role))).expect("it runs");
+        let raised: u64 = open_files_limit(&limits).parse().unwrap_or(u64::MAX);
+        assert!(raised > 300, "{role}: {raised}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Pages that WAL does not describe come back as PostgreSQL wrote them: copied databases, init forks that nobody logs, sequences.
 
+use quire_tests::disk::SmallDisk;
+use quire_tests::processes::give_to_server;
 use quire_tests::{Quire, Stock};
 use tokio_postgres::{Client, Row};
 
@@ -128,6 +130,33 @@ async fn a_copied_database_is_the_same_while_every_page_leaves_as_soon_as_it_may
     assert!(all_visible(&app).await >= visible);
     expect_no_mismatch_and_pushdown(&quire).await;
     expect_right_answers(&app).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_database_on_another_file_system_is_the_same_and_its_pages_leave() {
+    let quire = Quire::new().with_option("--cache-size", "16MiB").with_variable("QUIRE_DROP_ALL", "1");
+    let location = quire.beside("location");
+    let Some(disk) = SmallDisk::mount(&location, 512) else { return };
+    give_to_server(&location);
+    quire.up();
+    run(&quire.connect().await, &[&format!("CREATE TABLESPACE far LOCATION '{}'", location.display())]).await;
+    let visible = copy(&quire, "wal_log TABLESPACE far").await;
+    let app = quire.connect_to("app").await;
+    run(&app, CHANGES).await;
+    expect_right_answers(&app).await;
+    run(&app, &["CREATE TABLE made AS SELECT n, repeat('x', 500) x FROM generate_series(1, 60000) n", "CHECKPOINT"])
+        .await;
+    let few_are_left = async || (disk.used() < 24 << 20).then_some(());
+    quire_tests::wait_for("pages leave the other file system", 60, few_are_left).await;
+    expect_right_answers(&app).await;
+    assert_eq!(number(&app, "SELECT sum(n) FROM made").await, 60_000 * 60_001 / 2);
+    assert!(all_visible(&app).await >= visible);
+    expect_no_mismatch_and_pushdown(&quire).await;
+    drop(app);
+    quire.cold_restart();
+    expect_right_answers(&quire.connect_to("app").await).await;
+    expect_no_mismatch_and_pushdown(&quire).await;
+    quire.down();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,14 +21,15 @@ pub fn check(config: &Config, committed: Lsn) -> Result<(), String> {
     let path = layout::control_file(&config.dir);
     let bytes = fs::read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let control = ControlFile::parse(&bytes).map_err(|error| error.to_string())?;
-    is_shut_down(&control, committed)
+    let end = end_of_shutdown(control.checkpoint, control.layout.wal_segment_bytes.into());
+    is_shut_down(control.state, end, committed)
 }
 
-fn is_shut_down(control: &ControlFile, committed: Lsn) -> Result<(), String> {
-    if control.state != DatabaseState::ShutDown {
-        return Err(format!("pg_control says {:?}", control.state));
+/// `end` is where the last checkpoint ends.
+fn is_shut_down(state: DatabaseState, end: Lsn, committed: Lsn) -> Result<(), String> {
+    if state != DatabaseState::ShutDown {
+        return Err(format!("pg_control says {state:?}"));
     }
-    let end = end_of_shutdown(control.checkpoint, control.layout.wal_segment_bytes.into());
     match end == committed {
         true => Ok(()),
         false => Err(format!("its last checkpoint ends at {end} and the log at {committed}")),
@@ -56,6 +57,15 @@ mod tests {
     use quire_wal::checkpoint::encode_shutdown_checkpoint;
 
     const SEGMENT: u64 = 1 << 20;
+
+    #[test]
+    fn it_takes_both_the_state_and_the_end_of_the_log() {
+        let (end, later) = (Lsn(0x100_0078), Lsn(0x100_0080));
+        assert!(is_shut_down(DatabaseState::ShutDown, end, end).is_ok());
+        assert!(is_shut_down(DatabaseState::InProduction, end, end).is_err());
+        assert!(is_shut_down(DatabaseState::ShutDown, end, later).is_err());
+        assert!(is_shut_down(DatabaseState::ShutDown, later, end).is_err());
+    }
 
     #[test]
     fn the_end_is_where_the_record_as_it_is_written_ends() {

@@ -2,8 +2,9 @@
 //!
 //! A process that has a file open without its meta would take the hole of a dropped page for the page. So the meta file is there
 //! before the file has its name: the file is made aside, in the tree of meta files, its meta file is written, and then it
-//! is linked to its place. The name aside is also the lock among those who make the same file. Where linking cannot be
-//! (another file system, a tablespace), the file is made as always and is wholly local.
+//! is linked to its place. The name aside is also the lock among those who make the same file. A file on another file
+//! system, in a tablespace, cannot be linked from there: its maker, who has the lock, makes it under a name beside its
+//! place and links it from that one.
 
 use crate::errno::Errno;
 use crate::names::Target;
@@ -12,23 +13,28 @@ use crate::shim::Shim;
 use libc::{c_char, c_int};
 use quire_cache::layout::ASIDE_SUFFIX;
 use quire_cache::{FileId, MetaSpec};
+use std::ffi::{CStr, CString};
+
+/// What is added to the name of a file that is made beside its place.
+const BESIDE_SUFFIX: &[u8] = b".quire-new";
 
 /// How long to wait for another process that makes the same file, in naps.
 const NAP_US: i64 = 500;
 const NAPS_MAX: u32 = 20_000;
 
-/// Makes the file at `path`, empty and with its meta file; false if it exists, or is to be wholly local.
+/// Makes the file at `path`, empty and with its meta file; false if it exists, is no relation's, or its folder is not there.
 pub fn with_meta(shim: &Shim, target: &Target, path: *const c_char) -> Result<bool, Errno> {
     let Some(file) = target.relation_file() else { return Ok(false) };
     let paths = (shim.meta_path(target.relative()), shim.path_beside(target.relative(), ASIDE_SUFFIX.as_bytes()));
     let (Some(meta), Some(aside)) = paths else { return Ok(false) };
+    let names = Names { path, meta: meta.as_ptr(), aside: aside.as_ptr() };
     for _ in 0..NAPS_MAX {
         if exists(path) {
             return Ok(false);
         }
         match open_new(aside.as_ptr()) {
             Ok(fd) => {
-                let made = make(shim, file, fd, path, meta.as_ptr(), aside.as_ptr());
+                let made = make(shim, file, fd, &names);
                 // SAFETY: a C string; the descriptor is ours and closed once.
                 unsafe {
                     real::unlink(aside.as_ptr());
@@ -44,32 +50,62 @@ pub fn with_meta(shim: &Shim, target: &Target, path: *const c_char) -> Result<bo
     Err(Errno(libc::EIO))
 }
 
-fn make(
-    shim: &Shim,
-    file: FileId,
-    fd: c_int,
+/// The names of one file while it is made.
+struct Names {
+    /// Its own.
     path: *const c_char,
+    /// Its meta file's.
     meta: *const c_char,
+    /// Where it is made.
     aside: *const c_char,
-) -> Result<bool, Errno> {
+}
+
+fn make(shim: &Shim, file: FileId, fd: c_int, names: &Names) -> Result<bool, Errno> {
     // The one who held the lock before may have made it.
-    if exists(path) {
+    if exists(names.path) {
         return Ok(false);
     }
+    match place(shim, file, fd, names) {
+        Err(Errno(libc::EXDEV)) => make_beside(shim, file, names),
+        outcome => outcome,
+    }
+}
+
+/// As [`make`], on the file system that the file is to be on, where one that nobody finished may be left.
+fn make_beside(shim: &Shim, file: FileId, names: &Names) -> Result<bool, Errno> {
+    // SAFETY: a C string.
+    let path = unsafe { CStr::from_ptr(names.path) };
+    let beside = CString::new([path.to_bytes(), BESIDE_SUFFIX].concat()).map_err(|_| Errno(libc::EINVAL))?;
+    // SAFETY: a C string.
+    unsafe { real::unlink(beside.as_ptr()) };
+    let fd = match open_new(beside.as_ptr()) {
+        // Its folder is not there; the caller says so to PostgreSQL.
+        Err(Errno(libc::ENOENT)) => return Ok(false),
+        opened => opened?,
+    };
+    let placed = place(shim, file, fd, &Names { aside: beside.as_ptr(), ..*names });
+    // SAFETY: a C string; the descriptor is ours and closed once.
+    unsafe {
+        real::unlink(beside.as_ptr());
+        real::close(fd);
+    }
+    placed
+}
+
+/// Writes the meta file, then gives the file its name; false if another has it, or its folder is not there.
+fn place(shim: &Shim, file: FileId, fd: c_int, names: &Names) -> Result<bool, Errno> {
     let inode = real::status_of(fd)?.st_ino;
-    write_meta(
-        &MetaSpec { file, inode, remote_nblocks: 0, bounded: true, request_lsn: shim.control().start_lsn() },
-        meta,
-    )?;
+    let request_lsn = shim.control().start_lsn();
+    write_meta(&MetaSpec { file, inode, remote_nblocks: 0, bounded: true, request_lsn }, names.meta)?;
     // SAFETY: C strings.
-    if unsafe { real::link(aside, path) } == 0 {
+    if unsafe { real::link(names.aside, names.path) } == 0 {
         return Ok(true);
     }
     let error = Errno::last();
     // SAFETY: a C string.
-    unsafe { real::unlink(meta) };
+    unsafe { real::unlink(names.meta) };
     match error {
-        Errno(libc::EXDEV | libc::EPERM | libc::ENOENT | libc::EEXIST) => Ok(false),
+        Errno(libc::ENOENT | libc::EEXIST) => Ok(false),
         error => Err(error),
     }
 }
