@@ -5,7 +5,7 @@ DIR ?= .quire
 QUIRE := target/release/quire
 # Minor releases of PostgreSQL between which redo changed, which tests want beside the installed one, and others for the oracle.
 MINORS := 15.18 15.20
-MINORS_ONCE := 15.8 15.3 15.0
+MINORS_ORACLE := $(MINORS) 15.8 15.3 15.0
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-tests build up down test minors unit e2e oracle regress postgis fuzz corpus check bench bench-redo torture
@@ -43,7 +43,7 @@ e2e: build ## Run the end-to-end tests against the built program
 oracle: install ## Replay PostgreSQL's own regression suite on several minor releases, compare every page; rewrites docs/redo-coverage.md
 	programs() { for minor; do scripts/postgres-minor.sh $$minor || true; done | paste -sd:; }; \
 	suite=$$(scripts/postgres-source.sh) && QUIRE_PG_SUITE="$$suite" QUIRE_REDO_COVERAGE="$(CURDIR)/docs/redo-coverage.md" \
-	QUIRE_PG_MINORS=$$(programs $(MINORS)) QUIRE_PG_MINORS_ONCE=$$(programs $(MINORS_ONCE)) \
+	QUIRE_PG_MINORS=$$(programs $(MINORS_ORACLE)) \
 	$(CARGO) test --release --locked -p quire-redo --test oracle -- --ignored --nocapture regress
 
 regress: install build ## PostgreSQL's regression suite on a Quire: whole cache, small cache, every page dropped as soon as it may be

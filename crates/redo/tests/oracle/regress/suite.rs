@@ -54,21 +54,6 @@ pub fn version(folder: &Path) -> Result<ServerVersion> {
     Ok(line.context("the source's configure has no version")?.parse()?)
 }
 
-/// A statement of the suite that hangs, and cannot be cancelled, on servers that came before its fix.
-const HANGING: (&str, &str) = ("sql/select_parallel.sql", "DELETE FROM parallel_hang ");
-const HANGING_FIXED: &str = "15.8";
-
-/// Takes out of a copy of the suite what does not end on this server.
-fn take_out_hanging(suite: &Path, server: ServerVersion) -> Result<()> {
-    if server >= HANGING_FIXED.parse()? {
-        return Ok(());
-    }
-    let (script, statement) = (suite.join(HANGING.0), HANGING.1);
-    let text = fs::read_to_string(&script)?;
-    let kept: String = text.split_inclusive('\n').filter(|line| !line.starts_with(statement)).collect();
-    Ok(fs::write(script, kept)?)
-}
-
 /// Runs the suite in the database `regression`. `folder` has the source in `source` and the compiled modules in
 /// `modules`; both are copied to where the server's user may read and write.
 pub fn run(cluster: &Cluster, folder: &Path) -> Result<SuiteResult> {
@@ -78,7 +63,6 @@ pub fn run(cluster: &Cluster, folder: &Path) -> Result<SuiteResult> {
     }
     cluster.copy_in(&folder.join("source/src/test/regress"), &suite)?;
     cluster.copy_in(&folder.join("modules"), &suite.join("modules"))?;
-    take_out_hanging(&suite, cluster.version()?.1)?;
     let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
     let arguments = [
         option("inputdir", &suite),
