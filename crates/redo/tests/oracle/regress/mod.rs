@@ -118,6 +118,10 @@ impl Run {
             run.outcome.add(more);
         }
         cluster.configure("wal_level = logical\nautovacuum = off\n")?;
+        if rounds == 0 {
+            // The other workloads copy the suite's.
+            run.stage(&cluster, |cluster| cluster.sql("create database regression"))?;
+        }
         run.stage(&cluster, run_the_rest)?;
         run.log_bytes = run.replay.last_record.bytes_since(start);
         Ok(run)
