@@ -65,7 +65,7 @@ impl Phase {
 
 /// A phase, and what went wrong last.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct AgentStatus {
     /// What the compute is doing.
     pub phase: Phase,
     /// Why it is not running, if it should be.
@@ -110,7 +110,7 @@ pub struct Handle {
 struct Inner {
     setting: Setting,
     shim: PathBuf,
-    state: watch::Sender<State>,
+    state: watch::Sender<AgentStatus>,
     commands: mpsc::Sender<Command>,
     active: Mutex<Active>,
     verified: AtomicU64,
@@ -141,7 +141,7 @@ impl Agent {
         let inner = Inner {
             setting,
             shim,
-            state: watch::Sender::new(State { phase: Phase::Starting, error: None, failed_starts: 0 }),
+            state: watch::Sender::new(AgentStatus { phase: Phase::Starting, error: None, failed_starts: 0 }),
             commands: sender,
             active: Mutex::default(),
             verified: AtomicU64::new(0),
@@ -215,7 +215,7 @@ impl Handle {
     }
 
     /// What the compute is doing.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> AgentStatus {
         self.inner.state.borrow().clone()
     }
 

@@ -27,7 +27,7 @@ const BATCHES_AHEAD: usize = 4;
 /// Creates the branch of `config` unless it exists, with a new database cluster in it.
 pub async fn bootstrap(config: &Config) -> Result<(), Error> {
     let config = config.clone().checked()?;
-    let client = PageClient::new(config.pageserver(), config.timeline(), config.shard());
+    let client = PageClient::new(config.pageserver(), config.branch_key(), config.shard());
     let ingested = match client.position(PATIENCE).await {
         Ok((ingested, _)) => ingested,
         Err(error) if error.is_no_such_branch() => import_new_cluster(&config, &client).await?,
@@ -152,6 +152,6 @@ fn create_missing(config: &Config, answers: Vec<Option<Greeted>>, identity: LogI
 type Greeted = (QuorumClient, Welcome);
 
 fn greet(config: &Config, address: SocketAddr) -> Option<Greeted> {
-    let greeted = QuorumClient::connect(address, config.timeline(), config.node, SAFEKEEPER_PATIENCE);
+    let greeted = QuorumClient::connect(address, config.branch_key(), config.node, SAFEKEEPER_PATIENCE);
     greeted.inspect_err(|error| tracing::warn!(%address, %error, "cannot reach a safekeeper")).ok()
 }

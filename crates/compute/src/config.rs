@@ -2,7 +2,7 @@
 
 use crate::Error;
 use quire_cache::layout::TABLESPACES;
-use quire_types::{BranchId, NodeId, ProjectId, ShardId, TimelineKey};
+use quire_types::{BranchId, BranchKey, NodeId, ProjectId, ShardId};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -118,8 +118,8 @@ impl Config {
     }
 
     /// The pair that names the branch.
-    pub fn timeline(&self) -> TimelineKey {
-        TimelineKey { project: self.project, branch: self.branch }
+    pub fn branch_key(&self) -> BranchKey {
+        BranchKey { project: self.project, branch: self.branch }
     }
 
     /// The shard that [`Config::pageserver`] serves.

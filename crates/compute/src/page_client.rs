@@ -2,13 +2,13 @@
 //!
 //! [`PageClient`] is cheap to clone; every clone feeds one driver task. A request waits while the connection is down and is sent
 //! again after a reconnect, until the caller's deadline: all requests may be repeated. A refusal by the pageserver is an
-//! answer, not a fault of the connection, and is handed out at once, unless the caller [insists](PageClient::insist).
+//! answer, not a fault of the connection, and is handed out at once, unless the caller [retries](PageClient::request_retrying).
 
 use bytes::Bytes;
 use quire_protocol::page::{ErrorCode, FileVersion, Keeping, Request, Response, SmallFile, WrittenPage};
 use quire_protocol::page_version::PageVersion;
 use quire_protocol::{Frame, FrameError, FrameReader};
-use quire_types::{Key, Lsn, PAGE_SIZE, ShardId, Term, TimelineKey};
+use quire_types::{BranchKey, Key, Lsn, PAGE_SIZE, ShardId, Term};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -95,7 +95,7 @@ pub struct PageClient {
 #[derive(Debug)]
 struct Shared {
     address: SocketAddr,
-    timeline: TimelineKey,
+    branch: BranchKey,
     shard: ShardId,
     next_id: AtomicU64,
     connected: AtomicBool,
@@ -111,11 +111,11 @@ struct Call {
 
 impl PageClient {
     /// A client of the pageserver at `address`; must be called within a tokio runtime, which drives the connection.
-    pub fn new(address: SocketAddr, timeline: TimelineKey, shard: ShardId) -> PageClient {
+    pub fn new(address: SocketAddr, branch: BranchKey, shard: ShardId) -> PageClient {
         let (calls, queue) = mpsc::channel(QUEUED_CALLS_MAX);
         let shared = Arc::new(Shared {
             address,
-            timeline,
+            branch,
             shard,
             next_id: AtomicU64::new(1),
             connected: AtomicBool::new(false),
@@ -146,7 +146,7 @@ impl PageClient {
 
     /// The same, but asked again as long as the answer is that a disk or a file fails storage. After `patience` the last such
     /// answer is given.
-    pub async fn insist(&self, request: &Request, patience: Duration) -> Result<Response, PageError> {
+    pub async fn request_retrying(&self, request: &Request, patience: Duration) -> Result<Response, PageError> {
         let deadline = Instant::now() + patience;
         let mut pause = BACKOFF_MIN;
         let mut refused = None;
@@ -170,10 +170,15 @@ impl PageClient {
         self.pages(asked, self.call(&Request::GetPages { lsn, keys }, patience).await?)
     }
 
-    /// The same, [insisting](PageClient::insist).
-    pub async fn insist_on_pages(&self, lsn: Lsn, keys: Vec<Key>, patience: Duration) -> Result<Vec<Bytes>, PageError> {
+    /// The same, [insisting](PageClient::request_retrying).
+    pub async fn get_pages_retrying(
+        &self,
+        lsn: Lsn,
+        keys: Vec<Key>,
+        patience: Duration,
+    ) -> Result<Vec<Bytes>, PageError> {
         let asked = keys.len();
-        self.pages(asked, self.insist(&Request::GetPages { lsn, keys }, patience).await?)
+        self.pages(asked, self.request_retrying(&Request::GetPages { lsn, keys }, patience).await?)
     }
 
     fn pages(&self, asked: usize, answer: Response) -> Result<Vec<Bytes>, PageError> {
@@ -219,7 +224,7 @@ impl PageClient {
         to: Key,
         patience: Duration,
     ) -> Result<(Vec<(Key, Bytes)>, bool), PageError> {
-        match self.insist(&Request::Scan { lsn, from, to }, patience).await? {
+        match self.request_retrying(&Request::Scan { lsn, from, to }, patience).await? {
             Response::Values { entries, more } => Ok((entries, more)),
             _ => Err(self.unexpected()),
         }
@@ -337,7 +342,7 @@ async fn connect(shared: &Shared) -> Result<TcpStream, FrameError> {
     let greeting = async {
         let mut stream = TcpStream::connect(shared.address).await?;
         stream.set_nodelay(true)?;
-        let hello = Request::Hello { timeline: shared.timeline, shard: shared.shard };
+        let hello = Request::Hello { branch: shared.branch, shard: shared.shard };
         stream.write_all(&hello.to_frame(0).encode()).await?;
         let answer = Frame::read(&mut stream).await?;
         match Response::from_frame(&answer)? {
@@ -433,7 +438,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     fn client(address: SocketAddr) -> PageClient {
-        PageClient::new(address, TimelineKey::default(), ShardId::UNSHARDED)
+        PageClient::new(address, BranchKey::default(), ShardId::UNSHARDED)
     }
 
     async fn accept(listener: &TcpListener) -> TcpStream {
@@ -511,14 +516,15 @@ mod tests {
             stream
         };
         let asker = async {
-            let mended = client.insist(&Request::GetPosition, PATIENCE).await;
-            (mended, client.insist(&Request::GetPosition, PATIENCE).await)
+            let mended = client.request_retrying(&Request::GetPosition, PATIENCE).await;
+            (mended, client.request_retrying(&Request::GetPosition, PATIENCE).await)
         };
         let ((mended, corrupt), mut stream) = tokio::join!(asker, server);
         assert!(matches!(mended, Ok(Response::Position { .. })), "{mended:?}");
         assert_eq!(corrupt.expect_err("it does not pass").refusal(), Some(ErrorCode::Corrupt));
         let server = async { refuse(&mut stream, ErrorCode::Storage).await };
-        let (late, ()) = tokio::join!(client.insist(&Request::GetPosition, Duration::from_millis(300)), server);
+        let (late, ()) =
+            tokio::join!(client.request_retrying(&Request::GetPosition, Duration::from_millis(300)), server);
         assert!(late.expect_err("never mended").to_string().contains("a layer is damaged"));
     }
 

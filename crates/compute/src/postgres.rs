@@ -132,12 +132,12 @@ impl Postgres {
         tokio::time::timeout(patience, self.exited()).await.ok()
     }
 
-    /// Shuts down: fast; if that takes longer than `fast` (or `hopeless` says that it cannot succeed) by SIGKILL. Whether the end
+    /// Shuts down: fast; if that takes longer than `fast` (or `gives_up` says that it cannot succeed) by SIGKILL. Whether the end
     /// was a clean one is in the status.
-    pub async fn stop(&self, fast: Duration, hopeless: impl Fn() -> bool) -> ExitStatus {
+    pub async fn stop(&self, fast: Duration, gives_up: impl Fn() -> bool) -> ExitStatus {
         let deadline = Instant::now() + fast;
         let mut status = self.end_by(Signal::SIGINT, Duration::from_millis(200)).await;
-        while status.is_none() && Instant::now() < deadline && !hopeless() {
+        while status.is_none() && Instant::now() < deadline && !gives_up() {
             status = tokio::time::timeout(Duration::from_millis(200), self.exited()).await.ok();
         }
         match status {

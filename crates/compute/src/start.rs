@@ -127,7 +127,7 @@ impl Session {
     }
 
     /// PostgreSQL has shut down cleanly: sends what it leaves behind on that way, as far as storage takes it.
-    pub async fn bid_farewell(&self) {
+    pub async fn send_unlogged_state(&self) {
         if let Err(error) = self.as_written.keep_sequences().await {
             tracing::warn!(%error, "storage does not know how far sequences are: after a cold start they leave gaps");
         }
@@ -215,7 +215,7 @@ async fn set_up(
     quorum.set_durable(Lsn::INVALID);
     let won = quorum.elect().await?;
     quorum.committed(won.end_of_log).await?;
-    let client = PageClient::new(config.pageserver(), config.timeline(), config.shard());
+    let client = PageClient::new(config.pageserver(), config.branch_key(), config.shard());
     let answer = client.checkpoint(won.end_of_log, PATIENCE).await?;
     let server = server::installed(setting).await?;
     let told = server::recorded(&client, won.end_of_log, PATIENCE).await?.filter(|recorded| *recorded == server);
@@ -251,7 +251,7 @@ async fn set_up(
     guard.laid_out(RelTag::GLOBAL_TABLESPACE, 0, None).await?;
     let fills = FillThread::start()?;
     // A connection of its own, so that whoever waits for a page waits for nothing else.
-    let pages = fills.within(|| PageClient::new(config.pageserver(), config.timeline(), config.shard()));
+    let pages = fills.within(|| PageClient::new(config.pageserver(), config.branch_key(), config.shard()));
     let fetcher = Arc::new(Fetcher::new(config, files.clone(), pages, metrics, fullness.clone()));
     let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
     let (quorum, start, tasks) = (quorum.clone(), end.start, vec![]);

@@ -92,12 +92,12 @@ impl Supervisor {
         loop {
             let reason = first.as_ref().map(ToString::to_string).unwrap_or_default();
             let bringing_up = bring_up(self.handle.clone(), choice, reason);
-            match self.unless_called_off(bringing_up, shutdown).await {
+            match self.until_cancelled(bringing_up, shutdown).await {
                 Ok(Ok(postgres)) => {
                     if cold {
                         self.handle.metrics().cold_started(begun.elapsed());
                     }
-                    return self.stay(&postgres, shutdown).await;
+                    return self.watch(&postgres, shutdown).await;
                 }
                 Ok(Err(error)) => match self.fall_back(choice, &error, first.as_ref()).await {
                     Some(next) => {
@@ -107,7 +107,7 @@ impl Supervisor {
                     None => return self.failed(first.unwrap_or(error)).await,
                 },
                 Err(next) => {
-                    self.abandon().await;
+                    self.kill_and_drop().await;
                     return Ok(next);
                 }
             }
@@ -137,12 +137,12 @@ impl Supervisor {
             _ => other,
         };
         tracing::error!(%error, with = ?next, "PostgreSQL does not start; trying once more with settings of ALTER SYSTEM");
-        self.abandon().await;
+        self.kill_and_drop().await;
         Some(next)
     }
 
     /// Runs `start` to its end, unless it is not wanted any more; then what to do instead.
-    async fn unless_called_off<T>(
+    async fn until_cancelled<T>(
         &mut self,
         start: impl Future<Output = T>,
         shutdown: &mut Shutdown<'_>,
@@ -165,7 +165,7 @@ impl Supervisor {
     }
 
     /// While PostgreSQL runs.
-    async fn stay(&mut self, postgres: &Arc<Postgres>, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
+    async fn watch(&mut self, postgres: &Arc<Postgres>, shutdown: &mut Shutdown<'_>) -> Result<Next, Error> {
         self.handle.enter(Phase::Running, None);
         let since = Instant::now();
         let session = self.handle.session().ok_or(Error::ShuttingDown)?;
@@ -181,7 +181,7 @@ impl Supervisor {
                 error = session.broken() => return self.failed(error).await,
                 Some(command) = self.commands.recv() => match command.order {
                     Order::Start { .. } => self.take(command, Phase::Running),
-                    Order::Stop | Order::Restart { .. } => return Ok(self.come_down(command, postgres, &session).await),
+                    Order::Stop | Order::Restart { .. } => return Ok(self.stop_for(command, postgres, &session).await),
                 },
                 () = &mut *shutdown => {
                     self.handle.enter(Phase::Stopping, None);
@@ -192,7 +192,7 @@ impl Supervisor {
         }
     }
 
-    async fn come_down(&mut self, command: Command, postgres: &Postgres, session: &Session) -> Next {
+    async fn stop_for(&mut self, command: Command, postgres: &Postgres, session: &Session) -> Next {
         let order = command.order;
         self.take(command, Phase::Stopping);
         let clean = self.stop(postgres, session).await;
@@ -205,17 +205,17 @@ impl Supervisor {
     /// Stops PostgreSQL; whether it left its files in order. If not, the session is of no further use.
     async fn stop(&mut self, postgres: &Postgres, session: &Session) -> bool {
         let begun = Instant::now();
-        let hopeless = || begun.elapsed() > HOPELESS_PATIENCE && session.quorum.status().lost;
-        let status = postgres.stop(STOP_PATIENCE, hopeless).await;
+        let gives_up = || begun.elapsed() > HOPELESS_PATIENCE && session.quorum.status().lost;
+        let status = postgres.stop(STOP_PATIENCE, gives_up).await;
         let shut_down = match status.success() {
             true => stopped::check(self.handle.config(), session.committed()),
             false => Err(status.to_string()),
         };
         match &shut_down {
-            Ok(()) => session.bid_farewell().await,
+            Ok(()) => session.send_unlogged_state().await,
             Err(reason) => {
                 tracing::warn!(reason, "postgres ended without having shut down; the next start is cold");
-                self.abandon().await;
+                self.kill_and_drop().await;
             }
         }
         shut_down.is_ok()
@@ -226,7 +226,7 @@ impl Supervisor {
         let fenced = self.handle.session().and_then(|session| session.fenced());
         let error = fenced.unwrap_or(error);
         tracing::error!(%error, "the compute does not run");
-        self.abandon().await;
+        self.kill_and_drop().await;
         if let Error::Fenced { .. } = error {
             self.handle.enter(Phase::Fenced, Some(&error));
             return Err(error);
@@ -241,7 +241,7 @@ impl Supervisor {
         let delay = BACKOFF_MIN.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(BACKOFF_MAX);
         tokio::select! {
             () = tokio::time::sleep(delay) => Next::Start { cold: true },
-            Some(command) = self.commands.recv() => self.obey_at_rest(command),
+            Some(command) = self.commands.recv() => self.order_while_stopped(command),
             () = &mut *shutdown => Next::End,
         }
     }
@@ -257,7 +257,7 @@ impl Supervisor {
             }
         };
         tokio::select! {
-            Some(command) = self.commands.recv() => Ok(self.obey_at_rest(command)),
+            Some(command) = self.commands.recv() => Ok(self.order_while_stopped(command)),
             error = broken => match error {
                 Error::Fenced { .. } => self.failed(error).await,
                 _ => {
@@ -269,7 +269,7 @@ impl Supervisor {
         }
     }
 
-    fn obey_at_rest(&mut self, command: Command) -> Next {
+    fn order_while_stopped(&mut self, command: Command) -> Next {
         match command.order {
             Order::Stop => {
                 self.take(command, Phase::Stopping);
@@ -292,7 +292,7 @@ impl Supervisor {
     }
 
     /// Lets go of a session that cannot be used any more, and of what runs in it.
-    async fn abandon(&mut self) {
+    async fn kill_and_drop(&mut self) {
         self.kill().await;
         self.drop_session().await;
     }

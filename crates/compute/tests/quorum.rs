@@ -102,10 +102,10 @@ async fn empty_nodes(folder: &Path) -> Vec<Node> {
 async fn nodes(folder: &Path) -> Vec<Node> {
     let nodes = empty_nodes(folder).await;
     let addresses: Vec<_> = nodes.iter().map(|node| node.address).collect();
-    let timeline = config(folder, &nodes).timeline();
+    let branch = config(folder, &nodes).branch_key();
     let created = tokio::task::spawn_blocking(move || {
         for address in addresses {
-            let (mut client, _) = QuorumClient::connect(address, timeline, NodeId(0), PATIENCE).expect("connected");
+            let (mut client, _) = QuorumClient::connect(address, branch, NodeId(0), PATIENCE).expect("connected");
             client.create_log(IDENTITY).expect("created");
         }
     });
@@ -383,9 +383,9 @@ async fn a_lagging_safekeeper_is_given_what_was_committed() {
     writer.everywhere().await;
     let term = writer.quorum.status().term.expect("elected");
     let read = nodes.iter().map(|node| {
-        let (address, timeline) = (node.address, config.timeline());
+        let (address, branch) = (node.address, config.branch_key());
         tokio::task::spawn_blocking(move || {
-            let (mut client, _) = QuorumClient::connect(address, timeline, NodeId(0), PATIENCE).expect("connected");
+            let (mut client, _) = QuorumClient::connect(address, branch, NodeId(0), PATIENCE).expect("connected");
             client.read_wal(term, begin, end).expect("read")
         })
     });
@@ -424,10 +424,9 @@ async fn create_logs(config: &Config) -> Result<(), Error> {
 
 /// Which of the safekeepers that run have the log.
 async fn having(config: &Config) -> Vec<bool> {
-    let (addresses, timeline) = (config.safekeepers.clone(), config.timeline());
+    let (addresses, branch) = (config.safekeepers.clone(), config.branch_key());
     let asked = tokio::task::spawn_blocking(move || {
-        let welcome =
-            |address| QuorumClient::connect(address, timeline, NodeId(0), PATIENCE).map(|(_, welcome)| welcome);
+        let welcome = |address| QuorumClient::connect(address, branch, NodeId(0), PATIENCE).map(|(_, welcome)| welcome);
         let has_log = |address| welcome(address).is_ok_and(|welcome| welcome.identity.is_some());
         addresses.into_iter().map(has_log).collect()
     });

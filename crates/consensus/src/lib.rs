@@ -74,12 +74,12 @@
 //! use bytes::Bytes;
 //! use quire_consensus::{Acceptor, Action, Output, Proposer, proposer};
 //! use quire_protocol::quorum::{LogIdentity, Request};
-//! use quire_types::{Lsn, NodeId, TimelineKey};
+//! use quire_types::{Lsn, NodeId, BranchKey};
 //!
 //! let identity = LogIdentity { system_id: 1, segment_bytes: 16 << 20, start: Lsn(16 << 20) };
 //! let mut acceptors: Vec<Acceptor> = (1..=3).map(|node| Acceptor::create(NodeId(node), identity)).collect();
 //! let config = proposer::Config {
-//!     timeline: TimelineKey::default(),
+//!     branch: BranchKey::default(),
 //!     node: NodeId(100),
 //!     acceptors: 3,
 //!     identity: Some(identity),

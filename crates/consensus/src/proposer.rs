@@ -35,16 +35,16 @@ use bytes::Bytes;
 use leadership::Leadership;
 pub use output::{AcceptorSet, ExtendError, Output, Refusal};
 pub use peer::WINDOW_BYTES;
-use peer::{Ballot, Link, Peer, Stream};
+use peer::{Ballot, Peer, PeerLink, Stream};
 use quire_protocol::quorum::{LogIdentity, Request, Response};
-use quire_types::{Lsn, NodeId, Term, TimelineKey};
+use quire_types::{BranchKey, Lsn, NodeId, Term};
 use std::collections::VecDeque;
 
 /// Who proposes to whom.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The branch.
-    pub timeline: TimelineKey,
+    pub branch: BranchKey,
     /// The compute, for the acceptors' logs.
     pub node: NodeId,
     /// How many acceptors the branch has, 1 to [`AcceptorSet::CAPACITY`], whether or not they can be reached. They are named
@@ -127,7 +127,7 @@ impl Proposer {
 
     /// Acceptors that are connected and take this term's WAL: fewer than a majority of them means that commits wait.
     pub fn streaming(&self) -> AcceptorSet {
-        self.select(|peer| matches!(peer.link, Link::Streaming(_)))
+        self.select(|peer| matches!(peer.link, PeerLink::Streaming(_)))
     }
 
     /// Acceptors that have everything before `lsn` flushed in this proposer's log, for [`Output::ReadWal`].
@@ -144,23 +144,23 @@ impl Proposer {
     pub fn is_waiting_for(&self, acceptor: usize) -> bool {
         let Some(peer) = self.peers.get(acceptor) else { return false };
         match &peer.link {
-            Link::Down | Link::Refused => false,
-            Link::Greeting | Link::Electing => true,
-            Link::Welcomed => matches!(self.role, Role::Candidate(_) | Role::Leader(_)) && peer.vote.is_none(),
-            Link::Streaming(stream) => stream.is_waiting(),
+            PeerLink::Down | PeerLink::Refused => false,
+            PeerLink::Greeting | PeerLink::Electing => true,
+            PeerLink::Welcomed => matches!(self.role, Role::Candidate(_) | Role::Leader(_)) && peer.vote.is_none(),
+            PeerLink::Streaming(stream) => stream.is_waiting(),
         }
     }
 
     /// A connection to the acceptor is open and nothing was said on it.
     pub fn connected(&mut self, acceptor: usize) {
-        self.peers[acceptor].link = Link::Greeting;
-        let hello = Request::Hello { timeline: self.config.timeline, node: self.config.node };
+        self.peers[acceptor].link = PeerLink::Greeting;
+        let hello = Request::Hello { branch: self.config.branch, node: self.config.node };
         self.send(AcceptorSet::one(acceptor), hello);
     }
 
     /// The connection to the acceptor is gone, with all that was under way on it.
     pub fn disconnected(&mut self, acceptor: usize) {
-        self.peers[acceptor].link = Link::Down;
+        self.peers[acceptor].link = PeerLink::Down;
     }
 
     /// Wants to be elected, now or as soon as a majority can be reached. Each call is a new attempt with a higher term. Does
@@ -230,14 +230,14 @@ impl Proposer {
     pub fn announce(&mut self) {
         let Some(commit) = self.leadership().map(|leadership| leadership.commit) else { return };
         let unaware = |stream: &Stream| stream.told_commit < commit && stream.has_room(0);
-        let to = self.select(|peer| matches!(&peer.link, Link::Streaming(stream) if unaware(stream)));
+        let to = self.select(|peer| matches!(&peer.link, PeerLink::Streaming(stream) if unaware(stream)));
         self.send_heartbeats(to);
     }
 
     /// Sends an empty message to each acceptor that has nothing to answer, and asks again for WAL that could not be read.
     pub fn heartbeat(&mut self) {
         self.pump_all();
-        let to = self.select(|peer| matches!(&peer.link, Link::Streaming(stream) if !stream.is_waiting()));
+        let to = self.select(|peer| matches!(&peer.link, PeerLink::Streaming(stream) if !stream.is_waiting()));
         self.send_heartbeats(to);
     }
 }
@@ -259,7 +259,7 @@ impl Proposer {
     }
 
     fn refuse(&mut self, acceptor: usize, reason: Refusal) {
-        self.peers[acceptor].link = Link::Refused;
+        self.peers[acceptor].link = PeerLink::Refused;
         self.outputs.push_back(Output::Refused { acceptor, reason });
     }
 }

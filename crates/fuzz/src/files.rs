@@ -181,12 +181,12 @@ mod tests {
     use super::*;
     use quire_pageserver::image_policy::ImageSettings;
     use quire_pageserver::manifest::Origin;
-    use quire_types::{Lsn, ShardId, TimelineKey};
+    use quire_types::{BranchKey, Lsn, ShardId};
 
     #[test]
     fn a_seed_is_not_changed_by_repair() {
         let origin = Origin {
-            timeline: TimelineKey::default(),
+            branch: BranchKey::default(),
             shard: ShardId::UNSHARDED,
             start: Lsn(16 << 20),
             segment_bytes: 16 << 20,

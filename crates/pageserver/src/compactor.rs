@@ -1,6 +1,6 @@
 //! The thread that compacts, one for all branches of a pageserver.
 
-use crate::timeline::Timeline;
+use crate::shard_pages::ShardPages;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::{self, JoinHandle};
@@ -24,9 +24,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    timelines: VecDeque<Weak<Timeline>>,
+    shards: VecDeque<Weak<ShardPages>>,
     /// Where a merge failed, and when it may be tried again.
-    failed: Vec<(Weak<Timeline>, Instant)>,
+    failed: Vec<(Weak<ShardPages>, Instant)>,
     ended: bool,
 }
 
@@ -37,21 +37,21 @@ impl Compactor {
         thread::Builder::new().name("compaction".into()).spawn(move || compactor.work())
     }
 
-    /// Asks for a timeline to be looked at; not soon after a merge of it has failed.
-    pub fn request(&self, timeline: &Arc<Timeline>) {
-        let timeline = Arc::downgrade(timeline);
+    /// Asks for a shard to be looked at; not soon after a merge of it has failed.
+    pub fn request(&self, pages: &Arc<ShardPages>) {
+        let pages = Arc::downgrade(pages);
         let (mut queue, now) = (self.lock(), Instant::now());
         queue.failed.retain(|(_, until)| *until > now);
-        if queue.failed.iter().any(|(failed, _)| failed.ptr_eq(&timeline)) {
+        if queue.failed.iter().any(|(failed, _)| failed.ptr_eq(&pages)) {
             return;
         }
-        if !queue.timelines.iter().any(|waiting| waiting.ptr_eq(&timeline)) {
-            queue.timelines.push_back(timeline);
+        if !queue.shards.iter().any(|waiting| waiting.ptr_eq(&pages)) {
+            queue.shards.push_back(pages);
             self.shared.changed.notify_one();
         }
     }
 
-    /// Lets the thread end; a merge under way ends early once its timeline is shut down.
+    /// Lets the thread end; a merge under way ends early once its shard is shut down.
     pub fn end(&self) {
         self.lock().ended = true;
         self.shared.changed.notify_all();
@@ -59,27 +59,27 @@ impl Compactor {
 
     fn work(&self) {
         lower_priority();
-        while let Some(timeline) = self.next() {
-            let Some(timeline) = timeline.upgrade() else { continue };
-            match timeline.store().compact() {
-                Ok(true) => self.request(&timeline),
+        while let Some(pages) = self.next() {
+            let Some(pages) = pages.upgrade() else { continue };
+            match pages.store().compact() {
+                Ok(true) => self.request(&pages),
                 Ok(false) => {}
                 Err(reason) if self.lock().ended => tracing::debug!(%reason, "compaction ends"),
                 Err(reason) => {
-                    error!(branch = %timeline.origin().timeline, %reason, "cannot compact; it is tried again");
-                    self.lock().failed.push((Arc::downgrade(&timeline), Instant::now() + FAILURE_PAUSE));
+                    error!(branch = %pages.origin().branch, %reason, "cannot compact; it is tried again");
+                    self.lock().failed.push((Arc::downgrade(&pages), Instant::now() + FAILURE_PAUSE));
                 }
             }
         }
     }
 
-    fn next(&self) -> Option<Weak<Timeline>> {
-        let waiting = |queue: &mut Queue| queue.timelines.is_empty() && !queue.ended;
+    fn next(&self) -> Option<Weak<ShardPages>> {
+        let waiting = |queue: &mut Queue| queue.shards.is_empty() && !queue.ended;
         let queue = self.shared.changed.wait_while(self.lock(), waiting);
         let mut queue = queue.expect("nothing panics while the queue is locked");
         match queue.ended {
             true => None,
-            false => queue.timelines.pop_front(),
+            false => queue.shards.pop_front(),
         }
     }
 

@@ -4,8 +4,8 @@
 //! that they know what they may remove. When the source fails, falls silent, or knows less than others for too long, the
 //! next one becomes the source, from the byte that is needed next: committed WAL is the same everywhere.
 
-use crate::branch::Branch;
 use crate::pipeline::PipelineError;
+use crate::shard::Shard;
 use bytes::Bytes;
 use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response};
 use quire_protocol::{Frame, FrameError};
@@ -66,7 +66,7 @@ impl From<io::Error> for FollowError {
 
 #[derive(Debug)]
 struct Follower {
-    branch: Arc<Branch>,
+    shard: Arc<Shard>,
     config: FollowerConfig,
     /// Which safekeeper sends WAL.
     source: watch::Sender<usize>,
@@ -75,10 +75,10 @@ struct Follower {
 }
 
 /// Follows until shutdown.
-pub async fn follow(branch: Arc<Branch>, config: FollowerConfig, mut shutdown: watch::Receiver<bool>) {
+pub async fn follow(shard: Arc<Shard>, config: FollowerConfig, mut shutdown: watch::Receiver<bool>) {
     let count = config.safekeepers.len();
     let follower =
-        Arc::new(Follower { branch, config, source: watch::Sender::new(0), newest_commit: AtomicU64::new(0) });
+        Arc::new(Follower { shard, config, source: watch::Sender::new(0), newest_commit: AtomicU64::new(0) });
     let mut connections = JoinSet::new();
     for index in 0..count {
         connections.spawn(Arc::clone(&follower).keep_connected(index));
@@ -102,11 +102,11 @@ impl Follower {
     }
 
     fn progress_stopped(&self) -> Option<Arc<str>> {
-        self.branch.timeline().progress().stopped
+        self.shard.pages().progress().stopped
     }
 
     fn note_end(&self, index: usize, is_source: bool, error: &FollowError) {
-        let (branch, safekeeper) = (self.branch.timeline().origin().timeline, self.config.safekeepers[index]);
+        let (branch, safekeeper) = (self.shard.pages().origin().branch, self.config.safekeepers[index]);
         match error {
             FollowError::Ingest(reason) => warn!(%branch, %reason, "ingest stops"),
             FollowError::NoLog => debug!(%branch, %safekeeper, "no log yet"),
@@ -138,7 +138,7 @@ impl Follower {
         let stream = stream.map_err(|_| FollowError::Silent)??;
         stream.set_nodelay(true)?;
         let (mut reader, mut writer) = stream.into_split();
-        let hello = Request::Hello { timeline: self.branch.timeline().origin().timeline, node: self.config.node };
+        let hello = Request::Hello { branch: self.shard.pages().origin().branch, node: self.config.node };
         send(&mut writer, &hello).await?;
         let welcome = timeout(self.config.timeout, Frame::read(&mut reader)).await;
         let welcome = Response::from_frame(&welcome.map_err(|_| FollowError::Silent)??)?;
@@ -147,7 +147,7 @@ impl Follower {
     }
 
     fn check_welcome(&self, welcome: Response) -> Result<(), FollowError> {
-        let origin = self.branch.timeline().origin();
+        let origin = self.shard.pages().origin();
         match welcome {
             Response::Welcome { identity: None, .. } => Err(FollowError::NoLog),
             Response::Welcome { identity: Some(identity), .. }
@@ -162,12 +162,12 @@ impl Follower {
 
     /// Asks for WAL, or only for news, and tells what is durable, now and whenever that changes.
     async fn report(&self, mut writer: OwnedWriteHalf, is_source: bool) -> Result<(), FollowError> {
-        let timeline = self.branch.timeline();
-        let branch = Arc::clone(&self.branch);
-        let from = spawn_blocking(move || branch.wal_position()).await.map_err(|_| FollowError::Panicked)?;
-        let shard = timeline.origin().shard;
+        let pages = self.shard.pages();
+        let shard = Arc::clone(&self.shard);
+        let from = spawn_blocking(move || shard.wal_position()).await.map_err(|_| FollowError::Panicked)?;
+        let shard = pages.origin().shard;
         send(&mut writer, &Request::Follow { from, shard, send_wal: is_source }).await?;
-        let mut durable = timeline.subscribe_durable();
+        let mut durable = pages.subscribe_durable();
         let mut reported = Lsn::INVALID;
         loop {
             let durable = *durable.wait_for(|durable| *durable > reported).await.map_err(|_| FollowError::Panicked)?;
@@ -204,8 +204,8 @@ impl Follower {
 
     /// Ingest is work for a processor, and waits for storage where it must.
     async fn ingest(&self, begin: Lsn, wal: Bytes) -> Result<(), FollowError> {
-        let branch = Arc::clone(&self.branch);
-        let fed = spawn_blocking(move || branch.feed(begin, &wal)).await.map_err(|_| FollowError::Panicked)?;
+        let shard = Arc::clone(&self.shard);
+        let fed = spawn_blocking(move || shard.feed(begin, &wal)).await.map_err(|_| FollowError::Panicked)?;
         fed?;
         Ok(())
     }

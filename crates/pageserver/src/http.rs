@@ -11,18 +11,18 @@
 //! `shard=` and `shards=` name a shard; 0 of 1 is meant where they are missing.
 
 use crate::accounts::Account;
-use crate::branch::{Branch, BranchKey};
-use crate::branches::{Branches, Known};
 use crate::error::ReadError;
 use crate::image_policy::ImageSettings;
-use crate::metrics::{Metrics, TimelineGauges};
+use crate::metrics::{Metrics, ShardGauges};
+use crate::shard::{Shard, ShardKey};
+use crate::shards::{ShardState, Shards};
 use crate::store::StoreSize;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use quire_types::{BranchId, Fork, Key, Lsn, ProjectId, RelTag, ShardId, TimelineKey};
+use quire_types::{BranchId, BranchKey, Fork, Key, Lsn, ProjectId, RelTag, ShardId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
@@ -37,7 +37,7 @@ const HOT_PAGES_MAX: usize = 1000;
 #[derive(Clone, Debug)]
 pub struct HttpState {
     /// The branches.
-    pub branches: Arc<Branches>,
+    pub shards: Arc<Shards>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -66,24 +66,24 @@ struct BranchQuery {
 }
 
 impl BranchQuery {
-    fn find(&self, state: &HttpState) -> Result<Arc<Branch>, Refusal> {
+    fn find(&self, state: &HttpState) -> Result<Arc<Shard>, Refusal> {
         let shard = ShardId { number: self.shard.unwrap_or(0), count: self.shards.unwrap_or(1) };
-        let timeline = TimelineKey { project: self.project, branch: self.branch };
-        match state.branches.get(BranchKey { timeline, shard }) {
-            None => Err((StatusCode::NOT_FOUND, format!("branch {timeline} is not here"))),
-            Some(Known::Failed(reason)) => Err((StatusCode::SERVICE_UNAVAILABLE, reason.to_string())),
-            Some(Known::Open(branch)) => Ok(branch),
+        let branch = BranchKey { project: self.project, branch: self.branch };
+        match state.shards.get(ShardKey { branch, shard }) {
+            None => Err((StatusCode::NOT_FOUND, format!("branch {branch} is not here"))),
+            Some(ShardState::Failed(reason)) => Err((StatusCode::SERVICE_UNAVAILABLE, reason.to_string())),
+            Some(ShardState::Open(shard)) => Ok(shard),
         }
     }
 }
 
 #[derive(Debug, Serialize)]
 struct Status {
-    branches: Vec<BranchStatus>,
+    branches: Vec<ShardStatus>,
 }
 
 #[derive(Debug, Serialize)]
-struct BranchStatus {
+struct ShardStatus {
     project: ProjectId,
     branch: BranchId,
     shard: ShardId,
@@ -139,59 +139,59 @@ struct WalStatus {
 }
 
 async fn status(State(state): State<HttpState>) -> Result<Json<Status>, Refusal> {
-    let all = move || state.branches.list().into_iter().map(|(key, known)| branch_status(key, &known)).collect();
+    let all = move || state.shards.list().into_iter().map(|(key, known)| shard_status(key, &known)).collect();
     let branches = spawn_blocking(all).await.map_err(internal)?;
     Ok(Json(Status { branches }))
 }
 
-fn branch_status(key: BranchKey, known: &Known) -> BranchStatus {
+fn shard_status(key: ShardKey, known: &ShardState) -> ShardStatus {
     let (error, open) = match known {
-        Known::Failed(reason) => (Some(reason.to_string()), None),
-        Known::Open(branch) => {
-            let progress = branch.timeline().progress();
+        ShardState::Failed(reason) => (Some(reason.to_string()), None),
+        ShardState::Open(shard) => {
+            let progress = shard.pages().progress();
             let error = progress.stopped.or(progress.held).or(progress.unread).map(|reason| reason.to_string());
-            (error.or_else(|| branch.timeline().unread()), Some(open_status(branch)))
+            (error.or_else(|| shard.pages().unread()), Some(open_status(shard)))
         }
     };
-    BranchStatus { project: key.timeline.project, branch: key.timeline.branch, shard: key.shard, error, open }
+    ShardStatus { project: key.branch.project, branch: key.branch.branch, shard: key.shard, error, open }
 }
 
-fn open_status(branch: &Branch) -> OpenStatus {
-    let timeline = branch.timeline();
-    let (progress, origin, counted) = (timeline.progress(), timeline.origin(), timeline.metrics());
+fn open_status(shard: &Shard) -> OpenStatus {
+    let pages = shard.pages();
+    let (progress, origin, counted) = (pages.progress(), pages.origin(), pages.metrics());
     OpenStatus {
         lsn: Positions { ingested: progress.ingested, durable: progress.durable },
         start: origin.start,
         postgres_version: origin.postgres_version,
-        pushdown: pushdown(branch),
-        images: image_status(branch),
+        pushdown: pushdown(shard),
+        images: image_status(shard),
         wal: WalStatus {
             records: counted.records(),
             bytes: counted.wal_bytes(),
             full_page_images: counted.full_page_images(),
         },
-        layers: timeline.store().size(),
+        layers: pages.store().size(),
     }
 }
 
-fn pushdown(branch: &Branch) -> Pushdown {
-    match branch.full_page_writes() {
+fn pushdown(shard: &Shard) -> Pushdown {
+    match shard.full_page_writes() {
         Ok(Some(writes)) if writes.on => Pushdown { state: "off", since_lsn: Some(writes.since) },
         Ok(Some(writes)) => Pushdown { state: "on", since_lsn: Some(writes.since) },
         Ok(None) | Err(_) => Pushdown { state: "unknown", since_lsn: None },
     }
 }
 
-fn image_status(branch: &Branch) -> ImageStatus {
-    let timeline = branch.timeline();
-    let (counted, settings) = (timeline.metrics(), timeline.settings());
+fn image_status(shard: &Shard) -> ImageStatus {
+    let pages = shard.pages();
+    let (counted, settings) = (pages.metrics(), pages.settings());
     ImageStatus {
         made: counted.images_made(),
         bytes_written: counted.images_made() * quire_types::PAGE_SIZE as u64,
-        backlog_pages: timeline.image_backlog(),
-        broken_pages: timeline.broken_pages(),
-        incomplete_pages: timeline.incomplete_pages(),
-        longest_chain: timeline.longest_chain().map_or(0, |(_, account)| account.deltas),
+        backlog_pages: pages.image_backlog(),
+        broken_pages: pages.broken_pages(),
+        incomplete_pages: pages.incomplete_pages(),
+        longest_chain: pages.longest_chain().map_or(0, |(_, account)| account.deltas),
         long_chain_reads: counted.long_chain_reads(),
         max_deltas: settings.max_deltas,
         max_bytes: settings.max_bytes,
@@ -199,9 +199,9 @@ fn image_status(branch: &Branch) -> ImageStatus {
 }
 
 async fn metrics(State(state): State<HttpState>) -> Result<Response, Refusal> {
-    for (key, known) in state.branches.list() {
-        if let Known::Open(branch) = known {
-            state.metrics.set_gauges(key.timeline, key.shard, gauges(&branch));
+    for (key, known) in state.shards.list() {
+        if let ShardState::Open(shard) = known {
+            state.metrics.set_gauges(key.branch, key.shard, gauges(&shard));
         }
     }
     let text = state.metrics.encode().map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
@@ -209,16 +209,16 @@ async fn metrics(State(state): State<HttpState>) -> Result<Response, Refusal> {
     Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
 }
 
-fn gauges(branch: &Branch) -> TimelineGauges {
-    let timeline = branch.timeline();
-    let (progress, size) = (timeline.progress(), timeline.store().size());
+fn gauges(shard: &Shard) -> ShardGauges {
+    let pages = shard.pages();
+    let (progress, size) = (pages.progress(), pages.store().size());
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    TimelineGauges {
+    ShardGauges {
         ingested: gauge(progress.ingested.0),
         durable: gauge(progress.durable.0),
-        backlog: gauge(timeline.image_backlog() as u64),
-        longest_chain: timeline.longest_chain().map_or(0, |(_, account)| i64::from(account.deltas)),
-        incomplete_pages: gauge(timeline.incomplete_pages() as u64),
+        backlog: gauge(pages.image_backlog() as u64),
+        longest_chain: pages.longest_chain().map_or(0, |(_, account)| i64::from(account.deltas)),
+        incomplete_pages: gauge(pages.incomplete_pages() as u64),
         layer_bytes: gauge(size.layer_bytes),
         memtable_bytes: gauge(size.memtable_bytes as u64),
         ingest_stopped: progress.stopped.is_some().into(),
@@ -271,9 +271,9 @@ async fn page(
     Query(query): Query<BranchQuery>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<PageStatus>, Refusal> {
-    let (branch, key) = (query.find(&state)?, page.key()?);
-    let lsn = page.lsn.unwrap_or_else(|| branch.timeline().progress().ingested);
-    let read = spawn_blocking(move || branch.timeline().page_chain(key, lsn)).await;
+    let (shard, key) = (query.find(&state)?, page.key()?);
+    let lsn = page.lsn.unwrap_or_else(|| shard.pages().progress().ingested);
+    let read = spawn_blocking(move || shard.pages().page_chain(key, lsn)).await;
     let chain = read.map_err(internal)?.map_err(refuse_read)?.chain;
     let version = |version: &crate::value::Version| VersionStatus {
         lsn: version.lsn,
@@ -298,14 +298,14 @@ struct HotPage {
 }
 
 async fn hot(State(state): State<HttpState>, Query(query): Query<BranchQuery>) -> Result<Json<Vec<HotPage>>, Refusal> {
-    let branch = query.find(&state)?;
+    let shard = query.find(&state)?;
     let hot = |(key, account): (Key, Account)| HotPage {
         page: key.to_string(),
         deltas: account.deltas,
         delta_bytes: account.bytes,
         last_lsn: account.last,
     };
-    let longest = branch.timeline().store().longest_chains(query.count.unwrap_or(HOT_PAGES).min(HOT_PAGES_MAX));
+    let longest = shard.pages().store().longest_chains(query.count.unwrap_or(HOT_PAGES).min(HOT_PAGES_MAX));
     Ok(Json(longest.into_iter().map(hot).collect()))
 }
 
@@ -314,11 +314,11 @@ async fn settings(
     Query(query): Query<BranchQuery>,
     Json(settings): Json<ImageSettings>,
 ) -> Result<StatusCode, Refusal> {
-    let branch = query.find(&state)?;
+    let shard = query.find(&state)?;
     if settings.max_deltas == 0 || settings.max_bytes == 0 {
         return Err((StatusCode::BAD_REQUEST, "thresholds must not be 0".into()));
     }
-    let set = spawn_blocking(move || branch.timeline().set_settings(settings)).await;
+    let set = spawn_blocking(move || shard.pages().set_settings(settings)).await;
     set.map_err(internal)?.map_err(internal)?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,9 +1,9 @@
 //! The threads that make images, shared by all branches of a pageserver.
 //!
-//! Each queued page puts one token with its timeline into the pool. A worker takes a token and makes the next image of
-//! that timeline, so branches are served in the order in which their pages were queued.
+//! Each queued page puts one token with its shard into the pool. A worker takes a token and makes the next image of
+//! that shard, so branches are served in the order in which their pages were queued.
 
-use crate::timeline::{ImageOutcome, Timeline};
+use crate::shard_pages::{ImageOutcome, ShardPages};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::{self, JoinHandle};
@@ -18,7 +18,7 @@ pub struct ImagePool {
 
 #[derive(Debug, Default)]
 struct Inner {
-    tokens: VecDeque<Weak<Timeline>>,
+    tokens: VecDeque<Weak<ShardPages>>,
     ended: bool,
 }
 
@@ -37,9 +37,9 @@ impl ImagePool {
         (0..threads).map(start).collect()
     }
 
-    /// One more page of this timeline waits.
-    pub fn add(&self, timeline: &Weak<Timeline>) {
-        self.lock().tokens.push_back(Weak::clone(timeline));
+    /// One more page of this shard waits.
+    pub fn add(&self, pages: &Weak<ShardPages>) {
+        self.lock().tokens.push_back(Weak::clone(pages));
         self.changed.notify_one();
     }
 
@@ -57,7 +57,7 @@ impl ImagePool {
         }
     }
 
-    fn next(&self) -> Option<Weak<Timeline>> {
+    fn next(&self) -> Option<Weak<ShardPages>> {
         let waiting = |inner: &mut Inner| inner.tokens.is_empty() && !inner.ended;
         let inner = self.changed.wait_while(self.lock(), waiting);
         let mut inner = inner.expect("nothing panics while the pool is locked");

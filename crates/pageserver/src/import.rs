@@ -86,7 +86,7 @@ impl Import {
         let table = std::mem::take(&mut self.table);
         let (id, origin) = (self.manifest.next_layer, self.manifest.origin);
         let path = Manifest::layer_path(&self.dir, id);
-        let mut writer = LayerWriter::create(&path, origin.timeline, origin.shard)?;
+        let mut writer = LayerWriter::create(&path, origin.branch, origin.shard)?;
         for (key, version) in table.entries() {
             writer.add(key, version)?;
         }
@@ -120,11 +120,11 @@ pub fn discard(dir: &Path) -> Result<(), StorageError> {
 mod tests {
     use super::*;
     use quire_files::fault;
-    use quire_types::{Lsn, ShardId, TimelineKey};
+    use quire_types::{BranchKey, Lsn, ShardId};
 
     fn begin(target: &Path) -> Import {
-        let (timeline, shard, start) = (TimelineKey::default(), ShardId::UNSHARDED, Lsn(16 << 20));
-        let origin = Origin { timeline, shard, start, segment_bytes: 16 << 20, postgres_version: 15 };
+        let (branch, shard, start) = (BranchKey::default(), ShardId::UNSHARDED, Lsn(16 << 20));
+        let origin = Origin { branch, shard, start, segment_bytes: 16 << 20, postgres_version: 15 };
         Import::begin(target, origin, ImageSettings::default(), 1 << 20).expect("begun")
     }
 

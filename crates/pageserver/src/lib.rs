@@ -2,7 +2,7 @@
 //!
 //! A pageserver follows the committed WAL of each of its branches ([`follower`]), cuts it into records and those into
 //! changes of keys ([`pipeline`], [`ingest`]), keeps every version of every key ([`store`], [`layer`]), and rebuilds any
-//! page as of any LSN ([`timeline`], [`chain`]). For each page it knows how long a read would take ([`accounts`]), and
+//! page as of any LSN ([`shard_pages`], [`chain`]). For each page it knows how long a read would take ([`accounts`]), and
 //! makes an image of the page where it would take too long ([`image_policy`], [`images`]).
 //!
 //! A branch begins with an [`import`]. Computes ask over TCP ([`server`]), people over HTTP ([`http`]).
@@ -14,8 +14,6 @@
 //! WAL until it is durable here.
 
 pub mod accounts;
-pub mod branch;
-pub mod branches;
 pub mod chain;
 pub mod change;
 pub mod compactor;
@@ -35,9 +33,11 @@ pub mod metrics;
 pub mod pageserver;
 pub mod pipeline;
 pub mod server;
+pub mod shard;
+pub mod shard_pages;
+pub mod shards;
 pub mod small_files;
 pub mod store;
-pub mod timeline;
 pub mod value;
 
 pub use change::Change;

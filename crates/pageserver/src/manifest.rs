@@ -8,7 +8,7 @@ use crate::error::StorageError;
 use crate::image_policy::ImageSettings;
 use bytes::Bytes;
 use quire_files::Durability;
-use quire_types::{BranchId, CodecError, Lsn, ProjectId, Reader, ShardId, TimelineKey, Writer};
+use quire_types::{BranchId, BranchKey, CodecError, Lsn, ProjectId, Reader, ShardId, Writer};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,7 @@ pub struct RunEntry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Origin {
     /// The branch.
-    pub timeline: TimelineKey,
+    pub branch: BranchKey,
     /// The shard.
     pub shard: ShardId,
     /// Ingest began here.
@@ -147,14 +147,14 @@ fn check_magic(input: &mut Reader<'_>) -> Result<(), CodecError> {
 }
 
 fn write_origin(out: &mut Writer, origin: &Origin) {
-    out.bytes(&origin.timeline.project.0).bytes(&origin.timeline.branch.0);
+    out.bytes(&origin.branch.project.0).bytes(&origin.branch.branch.0);
     out.u8(origin.shard.number).u8(origin.shard.count);
     out.u64(origin.start.0).u32(origin.segment_bytes).u32(origin.postgres_version);
 }
 
 fn read_origin(input: &mut Reader<'_>) -> Result<Origin, CodecError> {
     Ok(Origin {
-        timeline: TimelineKey { project: ProjectId(input.array("project")?), branch: BranchId(input.array("branch")?) },
+        branch: BranchKey { project: ProjectId(input.array("project")?), branch: BranchId(input.array("branch")?) },
         shard: ShardId { number: input.u8("shard number")?, count: input.u8("shard count")? },
         start: Lsn(input.u64("start")?),
         segment_bytes: input.u32("segment bytes")?,
@@ -183,7 +183,7 @@ mod tests {
 
     fn manifest() -> Manifest {
         let origin = Origin {
-            timeline: TimelineKey::default(),
+            branch: BranchKey::default(),
             shard: ShardId::UNSHARDED,
             start: Lsn(16 << 20),
             segment_bytes: 16 << 20,

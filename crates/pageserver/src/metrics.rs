@@ -1,13 +1,13 @@
 //! What a pageserver counts. One registry for each pageserver; nothing is global.
 
-use crate::timeline::ImageReason;
+use crate::shard_pages::ImageReason;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use quire_types::{PAGE_SIZE, ShardId, TimelineKey};
+use quire_types::{BranchKey, PAGE_SIZE, ShardId};
 use std::fmt;
 use std::time::Duration;
 
@@ -57,9 +57,9 @@ pub struct Metrics {
     ingest_waits: Counters,
 }
 
-/// The counters of one timeline.
+/// The counters of one shard.
 #[derive(Clone, Debug)]
-pub struct TimelineMetrics {
+pub struct ShardMetrics {
     records: Counter,
     wal_record_bytes: Counter,
     wal_image_bytes: Counter,
@@ -75,9 +75,9 @@ pub struct TimelineMetrics {
     read_seconds: Histogram,
 }
 
-/// Values of one timeline that are looked up when metrics are asked for.
+/// Values of one shard that are looked up when metrics are asked for.
 #[derive(Clone, Copy, Debug)]
-pub struct TimelineGauges {
+pub struct ShardGauges {
     /// Everything before is ingested.
     pub ingested: i64,
     /// Everything before is in layers.
@@ -177,11 +177,11 @@ impl Metrics {
         registry.register_with_unit("memtable", "Size of memtables", Unit::Bytes, self.memtable_bytes.clone());
     }
 
-    /// The counters of one timeline; the same for the same timeline.
-    pub fn timeline(&self, timeline: TimelineKey, shard: ShardId) -> TimelineMetrics {
-        let labels = shard_labels(timeline, shard);
+    /// The counters of one shard; the same for the same shard.
+    pub fn shard(&self, branch: BranchKey, shard: ShardId) -> ShardMetrics {
+        let labels = shard_labels(branch, shard);
         let kind = |family: &KindCounters, kind| family.get_or_create(&kind_labels(&labels, kind)).clone();
-        TimelineMetrics {
+        ShardMetrics {
             records: self.records.get_or_create(&labels).clone(),
             wal_record_bytes: kind(&self.wal_bytes, "record"),
             wal_image_bytes: kind(&self.wal_bytes, "image"),
@@ -199,8 +199,8 @@ impl Metrics {
     }
 
     /// Sets what is looked up rather than counted.
-    pub fn set_gauges(&self, timeline: TimelineKey, shard: ShardId, gauges: TimelineGauges) {
-        let labels = shard_labels(timeline, shard);
+    pub fn set_gauges(&self, branch: BranchKey, shard: ShardId, gauges: ShardGauges) {
+        let labels = shard_labels(branch, shard);
         self.ingested.get_or_create(&labels).set(gauges.ingested);
         self.durable.get_or_create(&labels).set(gauges.durable);
         self.backlog.get_or_create(&labels).set(gauges.backlog);
@@ -231,8 +231,8 @@ impl fmt::Debug for Metrics {
     }
 }
 
-fn shard_labels(timeline: TimelineKey, shard: ShardId) -> ShardLabels {
-    let (project, branch) = (timeline.project.to_string(), timeline.branch.to_string());
+fn shard_labels(branch: BranchKey, shard: ShardId) -> ShardLabels {
+    let (project, branch) = (branch.project.to_string(), branch.branch.to_string());
     ShardLabels { project, branch, shard: shard.number.into() }
 }
 
@@ -241,7 +241,7 @@ fn kind_labels(labels: &ShardLabels, kind: &'static str) -> KindLabels {
     KindLabels { project, branch, shard, kind }
 }
 
-impl TimelineMetrics {
+impl ShardMetrics {
     /// A record was ingested: so many bytes, so many of them in so many page images.
     pub fn record_ingested(&self, bytes: u64, images: u64, image_bytes: u64) {
         self.records.inc();

@@ -1,6 +1,5 @@
 //! One pageserver process: opened, run until it is told to stop.
 
-use crate::branches::{Branches, Known};
 use crate::compactor::Compactor;
 use crate::config::Config;
 use crate::error::StorageError;
@@ -8,6 +7,7 @@ use crate::http::{self, HttpState};
 use crate::images::ImagePool;
 use crate::metrics::Metrics;
 use crate::server;
+use crate::shards::{ShardState, Shards};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::future::Future;
@@ -45,7 +45,7 @@ pub enum PageserverError {
 #[derive(Debug)]
 pub struct Pageserver {
     config: Config,
-    branches: Arc<Branches>,
+    shards: Arc<Shards>,
     metrics: Arc<Metrics>,
     pool: Arc<ImagePool>,
     compactor: Compactor,
@@ -61,10 +61,10 @@ impl Pageserver {
         let lock = lock(&config.data_dir)?;
         let (pages, http) = (listen(config.listen).await?, listen(config.http).await?);
         let (metrics, pool, compactor) = (Arc::new(Metrics::new()), ImagePool::new(), Compactor::default());
-        let branches = Branches::new(config.clone(), Arc::clone(&metrics), Arc::clone(&pool), compactor.clone());
-        let branches = Arc::new(branches);
-        branches.open_all()?;
-        Ok(Pageserver { config, branches, metrics, pool, compactor, pages, http, _lock: lock })
+        let shards = Shards::new(config.clone(), Arc::clone(&metrics), Arc::clone(&pool), compactor.clone());
+        let shards = Arc::new(shards);
+        shards.open_all()?;
+        Ok(Pageserver { config, shards, metrics, pool, compactor, pages, http, _lock: lock })
     }
 
     /// Where computes connect.
@@ -81,20 +81,20 @@ impl Pageserver {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), PageserverError> {
         let mut threads = self.pool.start(self.config.image_workers.max(1))?;
         threads.push(self.compactor.start()?);
-        for (key, known) in self.branches.list() {
-            if let Known::Open(branch) = known {
-                info!(branch = %key.timeline, durable = %branch.timeline().progress().durable, "serving");
-                self.branches.start(&branch);
+        for (key, known) in self.shards.list() {
+            if let ShardState::Open(shard) = known {
+                info!(branch = %key.branch, durable = %shard.pages().progress().durable, "serving");
+                self.shards.start(&shard);
             }
         }
-        self.branches.retry_failed();
-        let state = HttpState { branches: Arc::clone(&self.branches), metrics: Arc::clone(&self.metrics) };
+        self.shards.retry_failed();
+        let state = HttpState { shards: Arc::clone(&self.shards), metrics: Arc::clone(&self.metrics) };
         let served = tokio::select! {
-            () = server::serve(self.pages, Arc::clone(&self.branches), self.config.read_timeout()) => Ok(()),
+            () = server::serve(self.pages, Arc::clone(&self.shards), self.config.read_timeout()) => Ok(()),
             result = async { axum::serve(self.http, http::router(state)).await } => result.map_err(Into::into),
             () = shutdown => Ok(()),
         };
-        self.branches.shut_down().await;
+        self.shards.shut_down().await;
         self.pool.end();
         self.compactor.end();
         join(threads).await;

@@ -1,8 +1,8 @@
-//! From WAL bytes to changes: the one who feeds a timeline.
+//! From WAL bytes to changes: the one who feeds a shard.
 
 use crate::error::ApplyError;
 use crate::ingest::{Ingest, IngestError};
-use crate::timeline::{KeepError, LatestView, MustWait, PatientView, Timeline};
+use crate::shard_pages::{KeepError, LatestView, MustWait, PatientView, ShardPages};
 use quire_protocol::page::{Keeping, WrittenPage};
 use quire_types::Lsn;
 use quire_wal::{CheckpointState, RawRecord, Record, WalError, WalStream};
@@ -65,10 +65,10 @@ pub struct MemtableLimits {
     pub age: Duration,
 }
 
-/// Ingest of one timeline. It alone applies changes and freezes memtables.
+/// Ingest of one shard. It alone applies changes and freezes memtables.
 #[derive(Debug)]
 pub struct Pipeline {
-    timeline: Arc<Timeline>,
+    pages: Arc<ShardPages>,
     limits: MemtableLimits,
     ingest: Ingest,
     stream: WalStream,
@@ -78,12 +78,12 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Goes on where the timeline is durable.
-    pub fn open(timeline: &Arc<Timeline>, limits: MemtableLimits) -> Result<Pipeline, PipelineError> {
-        let origin = timeline.origin();
-        let state = timeline.store().ingest_state();
+    /// Goes on where the shard is durable.
+    pub fn open(pages: &Arc<ShardPages>, limits: MemtableLimits) -> Result<Pipeline, PipelineError> {
+        let origin = pages.origin();
+        let state = pages.store().ingest_state();
         let ingest = match state.is_empty() {
-            true => Ingest::begin(origin.start, &LatestView(timeline))?,
+            true => Ingest::begin(origin.start, &LatestView(pages))?,
             false => Ingest::restore(&state)?,
         };
         let segment_bytes = origin.segment_bytes.into();
@@ -91,8 +91,8 @@ impl Pipeline {
             Some(last) => WalStream::resume(ingest.position(), last, segment_bytes, None),
             None => WalStream::at_boundary(ingest.position(), segment_bytes, None),
         };
-        let (timeline, last_freeze) = (Arc::clone(timeline), Instant::now());
-        Ok(Pipeline { timeline, limits, ingest, stream, last_freeze, wal_failures: 0, is_stopped: false })
+        let (pages, last_freeze) = (Arc::clone(pages), Instant::now());
+        Ok(Pipeline { pages, limits, ingest, stream, last_freeze, wal_failures: 0, is_stopped: false })
     }
 
     /// The next byte of WAL that is needed; once ingest has stopped, the end of the last record before that.
@@ -106,7 +106,7 @@ impl Pipeline {
     /// Takes WAL that starts at `begin`; what came before is skipped. Gives the next byte that is needed.
     ///
     /// After bytes that are not WAL the same bytes may be fed again, from another source, some times. After any other
-    /// error the timeline is told why, and nothing more is taken: ingest never passes a record that it could not take in.
+    /// error the shard is told why, and nothing more is taken: ingest never passes a record that it could not take in.
     pub fn feed(&mut self, begin: Lsn, wal: &[u8]) -> Result<Lsn, PipelineError> {
         self.check_not_stopped()?;
         let expected = self.position();
@@ -116,7 +116,7 @@ impl Pipeline {
         let known = usize::try_from(expected.bytes_since(begin)).unwrap_or(usize::MAX);
         self.stream.feed(wal.get(known..).unwrap_or_default());
         let result = self.take_records();
-        self.timeline.announce_ingested();
+        self.pages.announce_ingested();
         if let Err(error) = &result {
             self.note_failure(error);
         }
@@ -138,7 +138,7 @@ impl Pipeline {
             PipelineError::Wal(_) if self.wal_failures < WAL_FAILURES_MAX => self.stream.rewind_to_boundary(),
             _ => {
                 self.is_stopped = true;
-                self.timeline.stop_ingest(&error.to_string());
+                self.pages.stop_ingest(&error.to_string());
             }
         }
     }
@@ -146,24 +146,24 @@ impl Pipeline {
     fn take_record(&mut self, raw: &RawRecord) -> Result<(), PipelineError> {
         let record = Record::decode(raw.start, raw.end, raw.bytes.clone())
             .map_err(|source| PipelineError::Record { lsn: raw.start, source })?;
-        let changes = self.ingest.ingest_decoded(raw, &record, &PatientView(&self.timeline))?;
-        let must_wait = self.timeline.apply(&changes, raw.end)?;
+        let changes = self.ingest.ingest_decoded(raw, &record, &PatientView(&self.pages))?;
+        let must_wait = self.pages.apply(&changes, raw.end)?;
         self.count(&record);
         let is_full = self.is_full();
         if is_full {
             self.freeze();
         }
         if is_full || must_wait == MustWait::Yes {
-            self.timeline.metrics().ingest_waits();
-            self.timeline.announce_ingested();
-            self.timeline.wait_for_room();
+            self.pages.metrics().ingest_waits();
+            self.pages.announce_ingested();
+            self.pages.wait_for_room();
             self.check_not_stopped()?;
         }
         Ok(())
     }
 
     fn check_not_stopped(&self) -> Result<(), PipelineError> {
-        match self.is_stopped || self.timeline.progress().stopped.is_some() {
+        match self.is_stopped || self.pages.progress().stopped.is_some() {
             true => Err(PipelineError::Stopped),
             false => Ok(()),
         }
@@ -173,7 +173,7 @@ impl Pipeline {
         let images = || record.blocks.iter().filter_map(|block| block.image.as_ref());
         let image_bytes = images().map(|image| image.bytes.len() as u64).sum();
         let bytes = record.end.bytes_since(record.start);
-        self.timeline.metrics().record_ingested(bytes, images().count() as u64, image_bytes);
+        self.pages.metrics().record_ingested(bytes, images().count() as u64, image_bytes);
     }
 
     /// Freezes the open memtable if it is full, as images can make it, or if the last freeze was long ago, so that what
@@ -185,13 +185,13 @@ impl Pipeline {
     }
 
     fn is_full(&self) -> bool {
-        self.timeline.store().open_bytes() >= self.limits.bytes
+        self.pages.store().open_bytes() >= self.limits.bytes
     }
 
     /// Freezes what was taken in so far. After an error ingest's state is not that of the memtable any more.
     pub fn freeze(&mut self) {
         if !self.is_stopped {
-            self.timeline.freeze(self.ingest.state());
+            self.pages.freeze(self.ingest.state());
             self.last_freeze = Instant::now();
         }
     }
@@ -199,7 +199,7 @@ impl Pipeline {
     /// Keeps pages as PostgreSQL wrote them, at the end of the last record, and freezes what was taken in.
     pub fn keep(&mut self, upto: Lsn, pages: &[WrittenPage]) -> Result<Vec<Keeping>, KeepError> {
         self.check_not_stopped().map_err(|_| KeepError::Stopped)?;
-        let kept = self.timeline.keep_pages(upto, pages)?;
+        let kept = self.pages.keep_pages(upto, pages)?;
         kept.grown.into_iter().for_each(|(key, blocks)| self.ingest.note_size(key, blocks));
         if kept.keepings.contains(&Keeping::Kept) {
             self.freeze();
@@ -228,9 +228,9 @@ mod tests {
     use crate::layer::BlockCache;
     use crate::manifest::{Manifest, Origin};
     use crate::metrics::Metrics;
+    use crate::shard_pages::ShardPagesParts;
     use crate::store::Store;
-    use crate::timeline::TimelineParts;
-    use quire_types::{Key, ShardId, TimelineKey};
+    use quire_types::{BranchKey, Key, ShardId};
     use quire_wal::effects::FullPageWrites;
     use quire_wal::record::record_crc;
     use quire_wal::{WalWriter, rmgr};
@@ -240,8 +240,8 @@ mod tests {
     const START: Lsn = Lsn(SEGMENT_BYTES as u64);
 
     fn import(dir: &Path) {
-        let (timeline, shard) = (TimelineKey::default(), ShardId::UNSHARDED);
-        let origin = Origin { timeline, shard, start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 15 };
+        let (branch, shard) = (BranchKey::default(), ShardId::UNSHARDED);
+        let origin = Origin { branch, shard, start: START, segment_bytes: SEGMENT_BYTES, postgres_version: 15 };
         let mut import = Import::begin(dir, origin, ImageSettings::default(), 1 << 20).unwrap();
         import.put(Key::Checkpoint, CheckpointState::default().encode().into()).unwrap();
         import.put(Key::FullPageWrites, FullPageWrites { on: true, since: START }.encode().into()).unwrap();
@@ -250,15 +250,15 @@ mod tests {
 
     fn open(dir: &Path) -> Pipeline {
         let manifest = Manifest::load(dir).unwrap().expect("it was imported");
-        let parts = TimelineParts {
+        let parts = ShardPagesParts {
             redo: native_redo,
             backlog_max: 100,
             pool: ImagePool::new(),
-            metrics: Metrics::new().timeline(TimelineKey::default(), ShardId::UNSHARDED),
+            metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),
         };
-        let timeline = Timeline::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10).unwrap(), parts);
+        let pages = ShardPages::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10).unwrap(), parts);
         let limits = MemtableLimits { bytes: 1 << 20, age: Duration::from_secs(3600) };
-        Pipeline::open(&timeline, limits).unwrap()
+        Pipeline::open(&pages, limits).unwrap()
     }
 
     /// Three records and where each starts; the second has a right checksum and cannot be decoded.
@@ -295,8 +295,8 @@ mod tests {
             }
             assert_eq!(pipeline.position(), bad);
             pipeline.freeze();
-            pipeline.timeline.flush().unwrap();
-            let progress = pipeline.timeline.progress();
+            pipeline.pages.flush().unwrap();
+            let progress = pipeline.pages.progress();
             assert_eq!(progress.ingested, bad);
             assert!(progress.durable <= bad);
             assert!(progress.stopped.expect("it says why").contains(&bad.to_string()));

@@ -3,13 +3,13 @@
 //! Requests on a connection are worked on side by side and answered in any order, up to a bound; beyond it the
 //! connection is not read. Imports are the exception: their messages take effect in the order they come.
 
-use crate::branch::{Branch, BranchKey};
-use crate::branches::{BranchError, Branches, Known};
 use crate::error::{ReadError, StorageError};
 use crate::import::ImportError;
 use crate::manifest::Origin;
+use crate::shard::{Shard, ShardKey};
+use crate::shard_pages::{KeepError, ShardPages};
+use crate::shards::{ShardError, ShardState, Shards};
 use crate::small_files::FileError;
-use crate::timeline::{KeepError, Timeline};
 use quire_protocol::page::{ErrorCode, MAX_CHAIN_BYTES, Request, Response, WrittenPage};
 use quire_protocol::page_version::{self, PageVersion};
 use quire_protocol::{Frame, FrameError};
@@ -63,10 +63,10 @@ impl From<ReadError> for Refusal {
     }
 }
 
-impl From<BranchError> for Refusal {
-    fn from(error: BranchError) -> Refusal {
+impl From<ShardError> for Refusal {
+    fn from(error: ShardError) -> Refusal {
         let code = match &error {
-            BranchError::Storage(_) | BranchError::Import(ImportError::Storage(_)) => ErrorCode::Storage,
+            ShardError::Storage(_) | ShardError::Import(ImportError::Storage(_)) => ErrorCode::Storage,
             _ => ErrorCode::Protocol,
         };
         Refusal::new(code, error)
@@ -102,14 +102,14 @@ impl From<KeepError> for Refusal {
 }
 
 /// Accepts connections for as long as it is polled.
-pub async fn serve(listener: TcpListener, branches: Arc<Branches>, read_timeout: Duration) {
+pub async fn serve(listener: TcpListener, shards: Arc<Shards>, read_timeout: Duration) {
     let mut connections = JoinSet::new();
     let mut told: Option<Instant> = None;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    let connection = Connection { branches: Arc::clone(&branches), read_timeout };
+                    let connection = Connection { shards: Arc::clone(&shards), read_timeout };
                     connections.spawn(async move {
                         match connection.run(stream).await {
                             Ok(()) | Err(FrameError::Closed) => debug!(%peer, "connection ends"),
@@ -132,7 +132,7 @@ pub async fn serve(listener: TcpListener, branches: Arc<Branches>, read_timeout:
 
 #[derive(Debug)]
 struct Connection {
-    branches: Arc<Branches>,
+    shards: Arc<Shards>,
     read_timeout: Duration,
 }
 
@@ -143,7 +143,7 @@ impl Connection {
         let hello = Frame::read(&mut reader).await?;
         let (answers, to_write) = mpsc::channel(IN_FLIGHT_MAX);
         let writing = tokio::spawn(write_answers(writer, to_write));
-        let result = match greet(&self.branches, &hello) {
+        let result = match greet(&self.shards, &hello) {
             Ok((key, welcome)) => {
                 // A writer that has ended shows at the next read or answer.
                 let _ = answers.send(welcome.to_frame(hello.request_id)).await;
@@ -162,7 +162,7 @@ impl Connection {
 
     async fn converse(
         &self,
-        key: BranchKey,
+        key: ShardKey,
         mut reader: tokio::net::tcp::OwnedReadHalf,
         answers: mpsc::Sender<Frame>,
     ) -> Result<(), FrameError> {
@@ -174,11 +174,11 @@ impl Connection {
             let frame = Frame::read(&mut reader).await?;
             let request = Request::from_frame(&frame)?;
             if is_import(&request) {
-                let answer = import(Arc::clone(&self.branches), key, request).await;
+                let answer = import(Arc::clone(&self.shards), key, request).await;
                 let _ = answers.send(to_frame(answer, frame.request_id)).await;
                 continue;
             }
-            let (known, answers, timeout) = (self.branches.get(key), answers.clone(), self.read_timeout);
+            let (known, answers, timeout) = (self.shards.get(key), answers.clone(), self.read_timeout);
             working.spawn(async move {
                 let answer = answer(known, request, timeout).await;
                 let _ = answers.send(to_frame(answer, frame.request_id)).await;
@@ -200,17 +200,17 @@ async fn write_answers(writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Frame
 }
 
 /// Reads the first message.
-fn greet(branches: &Branches, frame: &Frame) -> Result<(BranchKey, Response), Refusal> {
+fn greet(shards: &Shards, frame: &Frame) -> Result<(ShardKey, Response), Refusal> {
     let protocol = |message: String| Refusal { code: ErrorCode::Protocol, message };
     match Request::from_frame(frame).map_err(|error| protocol(error.to_string()))? {
-        Request::Hello { timeline, shard } if shard.number < shard.count => {
-            let key = BranchKey { timeline, shard };
-            match branches.get(key) {
+        Request::Hello { branch, shard } if shard.number < shard.count => {
+            let key = ShardKey { branch, shard };
+            match shards.get(key) {
                 None => Ok((key, Response::Welcome { ingested: None })),
                 // Requests are refused until it can be opened.
-                Some(Known::Failed(_)) => Ok((key, Response::Welcome { ingested: None })),
-                Some(Known::Open(branch)) => {
-                    let ingested = Some(branch.timeline().progress().ingested);
+                Some(ShardState::Failed(_)) => Ok((key, Response::Welcome { ingested: None })),
+                Some(ShardState::Open(shard)) => {
+                    let ingested = Some(shard.pages().progress().ingested);
                     Ok((key, Response::Welcome { ingested }))
                 }
             }
@@ -224,79 +224,79 @@ fn is_import(request: &Request) -> bool {
     matches!(request, Request::ImportBegin { .. } | Request::ImportValues(_) | Request::ImportFinish)
 }
 
-async fn import(branches: Arc<Branches>, key: BranchKey, request: Request) -> Result<Response, Refusal> {
-    let work = move || -> Result<_, BranchError> {
+async fn import(shards: Arc<Shards>, key: ShardKey, request: Request) -> Result<Response, Refusal> {
+    let work = move || -> Result<_, ShardError> {
         match request {
             Request::ImportBegin { start, segment_bytes, postgres_version } => {
-                let BranchKey { timeline, shard } = key;
-                branches.begin_import(Origin { timeline, shard, start, segment_bytes, postgres_version })?;
+                let ShardKey { branch, shard } = key;
+                shards.begin_import(Origin { branch, shard, start, segment_bytes, postgres_version })?;
             }
-            Request::ImportValues(values) => branches.import(key, values)?,
+            Request::ImportValues(values) => shards.import(key, values)?,
             _ => {
-                let branch = branches.finish_import(key)?;
-                return Ok(Some((branches, branch)));
+                let shard = shards.finish_import(key)?;
+                return Ok(Some((shards, shard)));
             }
         }
         Ok(None)
     };
-    if let Some((branches, branch)) = blocking(work).await?? {
-        branches.start(&branch);
+    if let Some((shards, shard)) = blocking(work).await?? {
+        shards.start(&shard);
     }
     Ok(Response::Done)
 }
 
 /// Answers any other request.
-async fn answer(known: Option<Known>, request: Request, timeout: Duration) -> Result<Response, Refusal> {
-    let branch = match known {
+async fn answer(known: Option<ShardState>, request: Request, timeout: Duration) -> Result<Response, Refusal> {
+    let shard = match known {
         None => return Err(Refusal::new(ErrorCode::NoSuchBranch, "the branch is not here")),
-        Some(Known::Failed(reason)) => return Err(Refusal::new(ErrorCode::Storage, reason)),
-        Some(Known::Open(branch)) => branch,
+        Some(ShardState::Failed(reason)) => return Err(Refusal::new(ErrorCode::Storage, reason)),
+        Some(ShardState::Open(shard)) => shard,
     };
     match request {
-        Request::GetPages { lsn, keys } => get_pages(branch, keys, lsn, timeout).await,
-        Request::Scan { lsn, from, to } => scan(branch, from, to, lsn, timeout).await,
+        Request::GetPages { lsn, keys } => get_pages(shard, keys, lsn, timeout).await,
+        Request::Scan { lsn, from, to } => scan(shard, from, to, lsn, timeout).await,
         Request::GetPosition => {
-            let progress = branch.timeline().progress();
+            let progress = shard.pages().progress();
             Ok(Response::Position { ingested: progress.ingested, durable: progress.durable })
         }
-        Request::GetCheckpoint { lsn } => get_checkpoint(branch, lsn, timeout).await,
+        Request::GetCheckpoint { lsn } => get_checkpoint(shard, lsn, timeout).await,
         Request::GetFiles { prefix, after } => {
-            let listed = blocking(move || branch.files().list(&prefix, &after)).await??;
+            let listed = blocking(move || shard.files().list(&prefix, &after)).await??;
             Ok(Response::Files { files: listed.files, more: listed.more })
         }
         Request::FenceFiles { term } => {
-            blocking(move || branch.fence(term)).await??;
+            blocking(move || shard.fence(term)).await??;
             Ok(Response::Done)
         }
-        Request::PutFile { version, file } => write_files(branch, move |branch| branch.put_file(version, &file)).await,
+        Request::PutFile { version, file } => write_files(shard, move |shard| shard.put_file(version, &file)).await,
         Request::RemoveFile { version, name } => {
-            write_files(branch, move |branch| branch.remove_file(version, &name)).await
+            write_files(shard, move |shard| shard.remove_file(version, &name)).await
         }
-        Request::GetChain { lsn, key } => get_chain(branch, key, lsn, timeout).await,
-        Request::KeepPages { term, upto, pages } => keep_pages(branch, term, upto, pages, timeout).await,
+        Request::GetChain { lsn, key } => get_chain(shard, key, lsn, timeout).await,
+        Request::KeepPages { term, upto, pages } => keep_pages(shard, term, upto, pages, timeout).await,
         _ => Err(Refusal::new(ErrorCode::Protocol, "this message has no place here")),
     }
 }
 
-async fn get_pages(branch: Arc<Branch>, keys: Vec<Key>, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
-    branch.timeline().wait_for(lsn, timeout).await?;
-    Ok(Response::Pages(reading(branch, move |timeline| timeline.pages(&keys, lsn)).await?))
+async fn get_pages(shard: Arc<Shard>, keys: Vec<Key>, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
+    shard.pages().wait_for(lsn, timeout).await?;
+    Ok(Response::Pages(reading(shard, move |pages| pages.read_pages(&keys, lsn)).await?))
 }
 
-async fn scan(branch: Arc<Branch>, from: Key, to: Key, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
-    branch.timeline().wait_for(lsn, timeout).await?;
-    let scanned = reading(branch, move |timeline| timeline.scan(from, to, lsn)).await?;
+async fn scan(shard: Arc<Shard>, from: Key, to: Key, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
+    shard.pages().wait_for(lsn, timeout).await?;
+    let scanned = reading(shard, move |pages| pages.scan(from, to, lsn)).await?;
     Ok(Response::Values { entries: scanned.entries, more: scanned.more })
 }
 
-async fn get_checkpoint(branch: Arc<Branch>, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
-    branch.timeline().wait_for(lsn, timeout).await?;
+async fn get_checkpoint(shard: Arc<Shard>, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
+    shard.pages().wait_for(lsn, timeout).await?;
     let end = blocking({
-        let branch = Arc::clone(&branch);
-        move || branch.log_end(lsn)
+        let shard = Arc::clone(&shard);
+        move || shard.log_end(lsn)
     });
     let elsewhere = || {
-        let ingested = branch.timeline().progress().ingested;
+        let ingested = shard.pages().progress().ingested;
         Refusal::new(ErrorCode::Protocol, format!("{lsn} is not the end of the log, {ingested} is ingested"))
     };
     let end = end.await?.ok_or_else(elsewhere)?;
@@ -305,16 +305,16 @@ async fn get_checkpoint(branch: Arc<Branch>, lsn: Lsn, timeout: Duration) -> Res
 }
 
 async fn write_files(
-    branch: Arc<Branch>,
-    write: impl FnOnce(&Branch) -> Result<(), FileError> + Send + 'static,
+    shard: Arc<Shard>,
+    write: impl FnOnce(&Shard) -> Result<(), FileError> + Send + 'static,
 ) -> Result<Response, Refusal> {
-    blocking(move || write(&branch)).await??;
+    blocking(move || write(&shard)).await??;
     Ok(Response::Done)
 }
 
-async fn get_chain(branch: Arc<Branch>, key: Key, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
-    branch.timeline().wait_for(lsn, timeout).await?;
-    let chain = reading(branch, move |timeline| timeline.chain(key, lsn)).await?;
+async fn get_chain(shard: Arc<Shard>, key: Key, lsn: Lsn, timeout: Duration) -> Result<Response, Refusal> {
+    shard.pages().wait_for(lsn, timeout).await?;
+    let chain = reading(shard, move |pages| pages.chain(key, lsn)).await?;
     let versions: Vec<PageVersion> = chain.versions().filter_map(|version| version.to_message()).collect();
     match page_version::encoded_bytes(&versions) {
         0..=MAX_CHAIN_BYTES => Ok(Response::Chain(versions)),
@@ -323,32 +323,32 @@ async fn get_chain(branch: Arc<Branch>, key: Key, lsn: Lsn, timeout: Duration) -
 }
 
 async fn keep_pages(
-    branch: Arc<Branch>,
+    shard: Arc<Shard>,
     term: Term,
     upto: Lsn,
     pages: Vec<WrittenPage>,
     timeout: Duration,
 ) -> Result<Response, Refusal> {
     let newest = pages.iter().map(|written| page::lsn(&written.page)).fold(upto, Lsn::max);
-    branch.timeline().wait_for(newest, timeout).await?;
-    let turn = tokio::time::timeout(timeout, branch.turn_to_keep()).await;
+    shard.pages().wait_for(newest, timeout).await?;
+    let turn = tokio::time::timeout(timeout, shard.turn_to_keep()).await;
     let turn = turn.map_err(|_| Refusal::new(ErrorCode::Timeout, "other pages are still being kept"))?;
     let keep = move || {
         let _turn = turn;
-        branch.keep_pages(term, upto, &pages)
+        shard.keep_pages(term, upto, &pages)
     };
     Ok(Response::KeptPages(blocking(keep).await??))
 }
 
-/// Reads from a timeline; a file that cannot be read is said.
+/// Reads from a shard; a file that cannot be read is said.
 async fn reading<T: Send + 'static>(
-    branch: Arc<Branch>,
-    read: impl FnOnce(&Timeline) -> Result<T, ReadError> + Send + 'static,
+    shard: Arc<Shard>,
+    read: impl FnOnce(&ShardPages) -> Result<T, ReadError> + Send + 'static,
 ) -> Result<T, Refusal> {
     let outcome = blocking(move || {
-        read(branch.timeline()).inspect_err(|error| {
+        read(shard.pages()).inspect_err(|error| {
             if let ReadError::Storage(reason) = error {
-                branch.timeline().note_unread(reason);
+                shard.pages().note_unread(reason);
             }
         })
     });

@@ -8,7 +8,7 @@ use quire_protocol::page::{ErrorCode, FileVersion, Keeping, Request, Response, S
 use quire_protocol::page_version::{PageVersion, VersionKind};
 use quire_protocol::quorum::{self, LogIdentity};
 use quire_protocol::{Frame, FrameError};
-use quire_types::{BranchId, Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Term, TimelineKey};
+use quire_types::{BranchId, BranchKey, Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Term};
 use quire_wal::checkpoint::encode_shutdown_checkpoint;
 use quire_wal::effects::FullPageWrites;
 use quire_wal::record::record_crc;
@@ -140,12 +140,12 @@ struct Client {
 
 impl Client {
     async fn connect(address: SocketAddr) -> (Client, Response) {
-        Client::connect_to(address, TimelineKey::default()).await
+        Client::connect_to(address, BranchKey::default()).await
     }
 
-    async fn connect_to(address: SocketAddr, timeline: TimelineKey) -> (Client, Response) {
+    async fn connect_to(address: SocketAddr, branch: BranchKey) -> (Client, Response) {
         let mut client = Client { stream: TcpStream::connect(address).await.unwrap() };
-        let hello = Request::Hello { timeline, shard: ShardId::UNSHARDED };
+        let hello = Request::Hello { branch, shard: ShardId::UNSHARDED };
         let welcome = client.ask(&hello).await;
         (client, welcome)
     }
@@ -456,10 +456,10 @@ async fn a_record_that_cannot_be_decoded_stops_ingest_at_it_and_again_after_a_re
 #[tokio::test(flavor = "multi_thread")]
 async fn a_branch_that_cannot_be_opened_is_opened_once_its_files_are_whole_and_the_others_before() {
     let dir = tempfile::tempdir().unwrap();
-    let other = TimelineKey { branch: BranchId([7; 16]), ..TimelineKey::default() };
+    let other = BranchKey { branch: BranchId([7; 16]), ..BranchKey::default() };
     let server = Running::start(dir.path(), Vec::new()).await;
-    for timeline in [TimelineKey::default(), other] {
-        import(&mut Client::connect_to(server.pages, timeline).await.0).await;
+    for pages in [BranchKey::default(), other] {
+        import(&mut Client::connect_to(server.pages, pages).await.0).await;
     }
     server.stop().await;
     let folder = dir.path().join("0".repeat(32)).join("0".repeat(32)).join("0-1");

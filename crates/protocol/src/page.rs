@@ -6,7 +6,7 @@ use crate::frame::{Frame, FrameError};
 use crate::page_version::{self, PageVersion};
 use bytes::Bytes;
 use quire_types::key::KEY_BYTES;
-use quire_types::{BranchId, CodecError, Key, Lsn, PAGE_SIZE, ProjectId, Reader, ShardId, Term, TimelineKey, Writer};
+use quire_types::{BranchId, BranchKey, CodecError, Key, Lsn, PAGE_SIZE, ProjectId, Reader, ShardId, Term, Writer};
 
 /// The version said in `Hello`; a pageserver refuses any other.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -80,7 +80,7 @@ pub enum Request {
     /// The first message on a connection. Answer: [`Response::Welcome`], or `Error` and the end.
     Hello {
         /// The branch that all further messages are about.
-        timeline: TimelineKey,
+        branch: BranchKey,
         /// The shard that is asked.
         shard: ShardId,
     },
@@ -260,8 +260,8 @@ impl Request {
     pub fn to_frame(&self, request_id: u64) -> Frame {
         let mut out = Writer::new();
         let kind = match self {
-            Request::Hello { timeline, shard } => {
-                out.u32(PROTOCOL_VERSION).bytes(&timeline.project.0).bytes(&timeline.branch.0);
+            Request::Hello { branch, shard } => {
+                out.u32(PROTOCOL_VERSION).bytes(&branch.project.0).bytes(&branch.branch.0);
                 out.u8(shard.number).u8(shard.count);
                 1
             }
@@ -335,7 +335,7 @@ impl Request {
                 }
                 let (project, branch) = (ProjectId(input.array("project")?), BranchId(input.array("branch")?));
                 let shard = ShardId { number: input.u8("shard number")?, count: input.u8("shard count")? };
-                Request::Hello { timeline: TimelineKey { project, branch }, shard }
+                Request::Hello { branch: BranchKey { project, branch }, shard }
             }
             2 => {
                 let lsn = Lsn(input.u64("lsn")?);
@@ -552,7 +552,7 @@ mod tests {
     #[test]
     fn every_request_reads_back() {
         let requests = [
-            Request::Hello { timeline: TimelineKey::default(), shard: ShardId::UNSHARDED },
+            Request::Hello { branch: BranchKey::default(), shard: ShardId::UNSHARDED },
             Request::GetPages { lsn: Lsn(5), keys: vec![Key::Checkpoint, Key::ControlFile] },
             Request::Scan { lsn: Lsn(5), from: Key::ControlFile, to: Key::Checkpoint },
             Request::GetPosition,

@@ -5,7 +5,7 @@
 
 use crate::frame::{Frame, FrameError};
 use bytes::Bytes;
-use quire_types::{BranchId, CodecError, Lsn, NodeId, ProjectId, Reader, ShardId, Term, TimelineKey, Writer};
+use quire_types::{BranchId, BranchKey, CodecError, Lsn, NodeId, ProjectId, Reader, ShardId, Term, Writer};
 
 /// The version said in `Hello`; a safekeeper refuses any other.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -54,7 +54,7 @@ pub enum Request {
     /// The first message on a connection. Answer: [`Response::Welcome`], or `Error` and the end.
     Hello {
         /// The branch that all further messages are about.
-        timeline: TimelineKey,
+        branch: BranchKey,
         /// Who asks, for logs.
         node: NodeId,
     },
@@ -204,8 +204,8 @@ impl Request {
     pub fn to_frame(&self, request_id: u64) -> Frame {
         let mut out = Writer::new();
         let kind = match self {
-            Request::Hello { timeline, node } => {
-                out.u32(PROTOCOL_VERSION).bytes(&timeline.project.0).bytes(&timeline.branch.0).u64(node.0);
+            Request::Hello { branch, node } => {
+                out.u32(PROTOCOL_VERSION).bytes(&branch.project.0).bytes(&branch.branch.0).u64(node.0);
                 1
             }
             Request::CreateLog(identity) => {
@@ -257,7 +257,7 @@ impl Request {
                     return Err(FrameError::Version { theirs, ours: PROTOCOL_VERSION });
                 }
                 let (project, branch) = (ProjectId(input.array("project")?), BranchId(input.array("branch")?));
-                Request::Hello { timeline: TimelineKey { project, branch }, node: NodeId(input.u64("node")?) }
+                Request::Hello { branch: BranchKey { project, branch }, node: NodeId(input.u64("node")?) }
             }
             2 => Request::CreateLog(read_identity(&mut input)?),
             3 => Request::RequestVote { term: Term(input.u64("term")?) },
@@ -435,7 +435,7 @@ mod tests {
     fn requests() -> Vec<Request> {
         let identity = LogIdentity { system_id: 9, segment_bytes: 16 << 20, start: Lsn(16 << 20) };
         vec![
-            Request::Hello { timeline: TimelineKey::default(), node: NodeId(3) },
+            Request::Hello { branch: BranchKey::default(), node: NodeId(3) },
             Request::CreateLog(identity),
             Request::RequestVote { term: Term(5) },
             Request::Elected { term: Term(5), stream_from: Lsn(1), history: history() },

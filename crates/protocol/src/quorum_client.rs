@@ -6,7 +6,7 @@
 use crate::frame::{Frame, FrameError};
 use crate::quorum::{ErrorCode, LogIdentity, MAX_WAL_BYTES, Request, Response};
 use bytes::{Bytes, BytesMut};
-use quire_types::{Lsn, NodeId, ShardId, Term, TimelineKey};
+use quire_types::{BranchKey, Lsn, NodeId, ShardId, Term};
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -89,13 +89,13 @@ impl QuorumClient {
     /// Connects and says `Hello`.
     pub fn connect(
         address: SocketAddr,
-        timeline: TimelineKey,
+        branch: BranchKey,
         node: NodeId,
         timeout: Duration,
     ) -> Result<(QuorumClient, Welcome), ClientError> {
         let reader = BufReader::with_capacity(64 << 10, open(address, timeout)?);
         let mut client = QuorumClient { reader, last_request: 0 };
-        let welcome = client.expect_welcome(&Request::Hello { timeline, node })?;
+        let welcome = client.expect_welcome(&Request::Hello { branch, node })?;
         Ok((client, welcome))
     }
 

@@ -3,8 +3,8 @@
 //! A folder without a branch has nothing of use in it, and what a start has left half-made would be in the way of one that is
 //! told something else. What was there before the start is never touched, and the logs stay: they say why it failed.
 
+use crate::deployment::Deployment;
 use crate::home::Home;
-use crate::state::State;
 use crate::user::compute_dirs;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
@@ -22,19 +22,22 @@ pub struct Beginning {
 impl Beginning {
     /// Looks at it.
     pub fn note(home: &Home) -> Result<Beginning> {
-        Ok(Beginning { is_new: State::load(home)?.is_none(), before: names(home.root())? })
+        Ok(Beginning { is_new: Deployment::load(home)?.is_none(), before: names(home.root())? })
     }
 
     /// Takes away what has come since, if this was a first start and there is still no branch.
     pub fn undo(&self, home: &Home) -> Result<()> {
-        let state = State::load(home)?;
-        if !self.is_new || state.iter().flat_map(|state| &state.branches).any(|branch| branch.created) {
+        let deployment = Deployment::load(home)?;
+        if !self.is_new || deployment.iter().flat_map(|deployment| &deployment.branches).any(|branch| branch.created) {
             return Ok(());
         }
         for name in names(home.root())?.difference(&self.before) {
             remove(&home.root().join(name))?;
         }
-        for dir in state.iter().flat_map(|state| compute_dirs(home, state)).filter(|dir| !dir.starts_with(home.root()))
+        for dir in deployment
+            .iter()
+            .flat_map(|deployment| compute_dirs(home, deployment))
+            .filter(|dir| !dir.starts_with(home.root()))
         {
             remove(&dir)?;
         }
@@ -79,7 +82,7 @@ mod tests {
         let (_folder, home) = home();
         fs::create_dir(home.root().join("safekeeper-1")).expect("made");
         let beginning = Beginning::note(&home).expect("noted");
-        State::new("/bin".into(), 3, 1).expect("new").save(&home).expect("saved");
+        Deployment::new("/bin".into(), 3, 1).expect("new").save(&home).expect("saved");
         fs::create_dir_all(home.root().join("compute/main")).expect("made");
         fs::write(home.root().join("run/safekeeper-1.json"), "{}").expect("written");
         beginning.undo(&home).expect("undone");
@@ -92,11 +95,11 @@ mod tests {
     fn a_folder_with_a_branch_is_left_as_it_is() {
         let (_folder, home) = home();
         let beginning = Beginning::note(&home).expect("noted");
-        let mut state = State::new("/bin".into(), 3, 1).expect("new");
-        state.branches.push(state.new_branch("main").expect("new"));
-        state.branches[0].created = true;
-        state.save(&home).expect("saved");
+        let mut deployment = Deployment::new("/bin".into(), 3, 1).expect("new");
+        deployment.branches.push(deployment.new_branch("main").expect("new"));
+        deployment.branches[0].created = true;
+        deployment.save(&home).expect("saved");
         beginning.undo(&home).expect("nothing to undo");
-        assert!(State::load(&home).expect("loaded").is_some());
+        assert!(Deployment::load(&home).expect("loaded").is_some());
     }
 }

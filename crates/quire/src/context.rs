@@ -1,7 +1,7 @@
 //! What every command is given: the folder, and how to answer.
 
+use crate::deployment::{Branch, Deployment};
 use crate::home::Home;
-use crate::state::{Branch, State};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
@@ -18,19 +18,19 @@ pub struct Context {
 
 impl Context {
     /// What is known of this folder; an error that says how to begin if nothing is.
-    pub fn state(&self) -> Result<State> {
+    pub fn deployment(&self) -> Result<Deployment> {
         let root = self.home.root().display();
-        let state = State::load(&self.home)?;
-        state.with_context(|| format!("there is no Quire in {root}; start one with `quire up --dir {root}`"))
+        let deployment = Deployment::load(&self.home)?;
+        deployment.with_context(|| format!("there is no Quire in {root}; start one with `quire up --dir {root}`"))
     }
 
     /// A branch by name, `main` if none is given.
     pub fn branch(&self, name: Option<&str>) -> Result<Branch> {
-        let state = self.state()?;
+        let deployment = self.deployment()?;
         let name = name.unwrap_or(FIRST_BRANCH);
-        match state.branches.iter().find(|branch| branch.name == name) {
+        match deployment.branches.iter().find(|branch| branch.name == name) {
             Some(branch) => Ok(branch.clone()),
-            None if state.branches.is_empty() => bail!("no branch exists yet; `quire up` creates the branch main"),
+            None if deployment.branches.is_empty() => bail!("no branch exists yet; `quire up` creates the branch main"),
             None => bail!("there is no branch {name:?}; `quire status` lists those that exist"),
         }
     }

@@ -1,8 +1,8 @@
 //! The roles of a folder: how each is configured, started, asked and ended.
 
+use crate::deployment::{Branch, Deployment, Node};
 use crate::home::Home;
 use crate::http::Peer;
-use crate::state::{Branch, Node, State};
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use quire_files::{Durability, publish};
@@ -97,9 +97,9 @@ pub fn safekeeper_config(home: &Home, node: &Node) -> quire_safekeeper::Config {
 }
 
 /// The configuration of a pageserver.
-pub fn pageserver_config(home: &Home, state: &State, node: &Node) -> quire_pageserver::Config {
+pub fn pageserver_config(home: &Home, deployment: &Deployment, node: &Node) -> quire_pageserver::Config {
     let name = Role::Pageserver(node.clone()).name();
-    let safekeepers = state.safekeepers.iter().map(Node::address).collect();
+    let safekeepers = deployment.safekeepers.iter().map(Node::address).collect();
     quire_pageserver::Config::new(node.node, node.address(), node.http_address(), home.data_dir(&name), safekeepers)
 }
 
@@ -107,9 +107,9 @@ pub fn pageserver_config(home: &Home, state: &State, node: &Node) -> quire_pages
 const DROP_ALL_VARIABLE: &str = "QUIRE_DROP_ALL";
 
 /// The configuration of the compute of a branch.
-pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) -> quire_compute::Config {
+pub fn compute_config(deployment: &Deployment, branch: &Branch, options: &ComputeOptions) -> quire_compute::Config {
     quire_compute::Config {
-        project: state.project,
+        project: deployment.project,
         branch: branch.id,
         branch_name: branch.name.clone(),
         node: quire_types::NodeId::default(),
@@ -120,8 +120,8 @@ pub fn compute_config(state: &State, branch: &Branch, options: &ComputeOptions) 
         listen: std::net::Ipv4Addr::LOCALHOST.into(),
         socket_dir: None,
         http: branch.http_address(),
-        safekeepers: state.safekeepers.iter().map(Node::address).collect(),
-        pageservers: state.pageservers.iter().map(Node::address).collect(),
+        safekeepers: deployment.safekeepers.iter().map(Node::address).collect(),
+        pageservers: deployment.pageservers.iter().map(Node::address).collect(),
         run_as_user: None,
         settings: Vec::new(),
         // A new project starts with full-page writes off; what is switched later is kept beside the compute.

@@ -3,9 +3,9 @@
 //! The names in it are a promise to scripts: `safekeepers[]`, `pageservers[]` and `branches[]` with `compute`, `pushdown`, `lsn` and
 //! `images`. A role that does not answer is shown as `down`, and what only it knows as null.
 
+use crate::deployment::{Branch, Deployment, Node};
 use crate::http::Peer;
 use crate::roles::Role;
-use crate::state::{Branch, Node, State};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::thread;
@@ -45,29 +45,30 @@ impl Quorum {
 }
 
 /// Asks all roles at once.
-pub fn collect(state: &State, supervisor: Option<u32>) -> Status {
-    let safekeepers = ask_all(state.safekeepers.iter().cloned().map(Role::Safekeeper));
-    let pageservers = ask_all(state.pageservers.iter().cloned().map(Role::Pageserver));
-    let computes = ask_all(state.branches.iter().cloned().map(Role::Compute));
+pub fn collect(deployment: &Deployment, supervisor: Option<u32>) -> Status {
+    let safekeepers = ask_all(deployment.safekeepers.iter().cloned().map(Role::Safekeeper));
+    let pageservers = ask_all(deployment.pageservers.iter().cloned().map(Role::Pageserver));
+    let computes = ask_all(deployment.branches.iter().cloned().map(Role::Compute));
     let up = safekeepers.iter().filter(|answer| answer.is_some()).count();
     let stored: Vec<&Value> = pageservers.iter().flatten().collect();
-    let node = |(node, answer): (&Node, &Option<Value>)| node_entry(state, node, answer.as_ref());
-    let branch = |(branch, compute): (&Branch, &Option<Value>)| branch_entry(state, branch, compute.as_ref(), &stored);
+    let node = |(node, answer): (&Node, &Option<Value>)| node_entry(deployment, node, answer.as_ref());
+    let branch =
+        |(branch, compute): (&Branch, &Option<Value>)| branch_entry(deployment, branch, compute.as_ref(), &stored);
     Status {
         supervisor,
-        project: state.project.to_string(),
-        quorum: Quorum::new(up, state.safekeepers.len()),
-        branches: state.branches.iter().zip(&computes).map(branch).collect(),
-        safekeepers: state.safekeepers.iter().zip(&safekeepers).map(node).collect(),
-        pageservers: state.pageservers.iter().zip(&pageservers).map(node).collect(),
+        project: deployment.project.to_string(),
+        quorum: Quorum::new(up, deployment.safekeepers.len()),
+        branches: deployment.branches.iter().zip(&computes).map(branch).collect(),
+        safekeepers: deployment.safekeepers.iter().zip(&safekeepers).map(node).collect(),
+        pageservers: deployment.pageservers.iter().zip(&pageservers).map(node).collect(),
     }
 }
 
 /// What the pageserver says about a branch, none if it does not answer or does not know it.
-pub fn stored_branch(state: &State, branch: &Branch) -> Option<Value> {
-    let node = state.pageservers.first()?;
+pub fn stored_branch(deployment: &Deployment, branch: &Branch) -> Option<Value> {
+    let node = deployment.pageservers.first()?;
     let answer: Value = Role::Pageserver(node.clone()).peer().get("/status").ok()?;
-    find_branch(state, branch, [&answer])
+    find_branch(deployment, branch, [&answer])
 }
 
 fn ask_all(roles: impl Iterator<Item = Role>) -> Vec<Option<Value>> {
@@ -78,9 +79,9 @@ fn ask_all(roles: impl Iterator<Item = Role>) -> Vec<Option<Value>> {
 
 /// Where a node is, whether it answers, and what it says of the branches that exist. It names branches as
 /// people do.
-fn node_entry(state: &State, node: &Node, answer: Option<&Value>) -> Value {
+fn node_entry(deployment: &Deployment, node: &Node, answer: Option<&Value>) -> Value {
     let told = |branch: &Branch| {
-        let mut entry = find_branch(state, branch, answer)?;
+        let mut entry = find_branch(deployment, branch, answer)?;
         entry["name"] = json!(branch.name);
         Some(entry)
     };
@@ -89,12 +90,12 @@ fn node_entry(state: &State, node: &Node, answer: Option<&Value>) -> Value {
         "state": if answer.is_some() { "up" } else { "down" },
         "address": node.address(),
         "http": node.http_address(),
-        "branches": state.branches.iter().filter_map(told).collect::<Vec<Value>>(),
+        "branches": deployment.branches.iter().filter_map(told).collect::<Vec<Value>>(),
     })
 }
 
-fn branch_entry(state: &State, branch: &Branch, compute: Option<&Value>, stored: &[&Value]) -> Value {
-    let stored = find_branch(state, branch, stored.iter().copied()).unwrap_or_default();
+fn branch_entry(deployment: &Deployment, branch: &Branch, compute: Option<&Value>, stored: &[&Value]) -> Value {
+    let stored = find_branch(deployment, branch, stored.iter().copied()).unwrap_or_default();
     let down = json!({ "state": "down" });
     let compute = compute.unwrap_or(&down);
     json!({
@@ -142,9 +143,13 @@ fn branch_entry(state: &State, branch: &Branch, compute: Option<&Value>, stored:
     })
 }
 
-fn find_branch<'a>(state: &State, branch: &Branch, answers: impl IntoIterator<Item = &'a Value>) -> Option<Value> {
+fn find_branch<'a>(
+    deployment: &Deployment,
+    branch: &Branch,
+    answers: impl IntoIterator<Item = &'a Value>,
+) -> Option<Value> {
     let id = branch.id.to_string();
-    let project = state.project.to_string();
+    let project = deployment.project.to_string();
     let all = answers.into_iter().filter_map(|answer| answer["branches"].as_array()).flatten();
     let mut same = all.filter(|entry| entry["branch"] == id.as_str() && entry["project"] == project.as_str());
     same.next().cloned()
@@ -154,10 +159,10 @@ fn find_branch<'a>(state: &State, branch: &Branch, answers: impl IntoIterator<It
 mod tests {
     use super::*;
 
-    fn state() -> State {
-        let mut state = State::new("/bin".into(), 3, 1).expect("new");
-        state.branches.push(state.new_branch("main").expect("branch"));
-        state
+    fn deployment() -> Deployment {
+        let mut deployment = Deployment::new("/bin".into(), 3, 1).expect("new");
+        deployment.branches.push(deployment.new_branch("main").expect("branch"));
+        deployment
     }
 
     #[test]
@@ -168,15 +173,15 @@ mod tests {
 
     #[test]
     fn branch_shows_what_compute_and_storage_say() {
-        let state = state();
-        let branch = &state.branches[0];
+        let deployment = deployment();
+        let branch = &deployment.branches[0];
         let compute = json!({ "state": "running", "pid": 7, "lsn": { "written": "0/3", "committed": "0/2" } });
         let stored = json!({ "branches": [
-            { "project": state.project, "branch": "another", "lsn": { "ingested": "0/9" } },
-            { "project": state.project, "branch": branch.id, "lsn": { "ingested": "0/1", "durable": "0/0" },
+            { "project": deployment.project, "branch": "another", "lsn": { "ingested": "0/9" } },
+            { "project": deployment.project, "branch": branch.id, "lsn": { "ingested": "0/1", "durable": "0/0" },
               "pushdown": { "state": "on", "since_lsn": "0/1" }, "images": { "made": 4 } },
         ]});
-        let entry = branch_entry(&state, branch, Some(&compute), &[&stored]);
+        let entry = branch_entry(&deployment, branch, Some(&compute), &[&stored]);
         let lsn = json!({ "written": "0/3", "committed": "0/2", "ingested": "0/1", "durable": "0/0" });
         assert_eq!(entry["lsn"], lsn);
         assert_eq!((&entry["compute"]["state"], &entry["compute"]["pid"]), (&json!("running"), &json!(7)));
@@ -185,7 +190,7 @@ mod tests {
 
     #[test]
     fn everything_that_does_not_answer_is_down() {
-        let status = collect(&state(), None);
+        let status = collect(&deployment(), None);
         assert_eq!(status.quorum.state, "lost");
         assert!(status.safekeepers.iter().chain(&status.pageservers).all(|node| node["state"] == "down"));
         assert_eq!(status.branches[0]["compute"]["state"], "down");

@@ -1,8 +1,8 @@
 //! The user PostgreSQL runs as, and where that user can keep its cache.
 
 use crate::context::FIRST_BRANCH;
+use crate::deployment::Deployment;
 use crate::home::{Home, create_dir};
-use crate::state::State;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::{User, geteuid};
 use quire_types::ProjectId;
@@ -60,8 +60,8 @@ pub fn check_folder(home: &Home) -> Result<()> {
 }
 
 /// Every directory that may hold the cache of a branch of this folder, wherever it was chosen.
-pub fn compute_dirs(home: &Home, state: &State) -> Vec<PathBuf> {
-    let outside = Path::new(SYSTEM_CACHE).join(state.project.to_string());
+pub fn compute_dirs(home: &Home, deployment: &Deployment) -> Vec<PathBuf> {
+    let outside = Path::new(SYSTEM_CACHE).join(deployment.project.to_string());
     vec![home.compute_root(), outside]
 }
 

@@ -1,14 +1,14 @@
 //! A connection of a proposer, a reader or a follower, served by a thread of its own.
 //!
 //! Requests are answered in order. All that has arrived by the time the thread looks is taken together, so that WAL sent in
-//! several messages is flushed once; see [`crate::branch::Branch::handle`].
+//! several messages is flushed once; see [`crate::branch_log::BranchLog::handle`].
 
-use crate::branch::Branch;
+use crate::branch_log::BranchLog;
 use crate::follower::Follower;
 use crate::safekeeper::Shared;
 use quire_protocol::frame::{Frame, FrameError};
 use quire_protocol::quorum::{ErrorCode, MAX_WAL_BYTES, Request, Response};
-use quire_types::{Lsn, NodeId, ShardId, Term, TimelineKey};
+use quire_types::{BranchKey, Lsn, NodeId, ShardId, Term};
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,9 +34,9 @@ struct Connection {
     shared: Arc<Shared>,
     reader: BufReader<TcpStream>,
     sender: Sender,
-    timeline: TimelineKey,
+    branch: BranchKey,
     peer: NodeId,
-    branch: Option<Arc<Branch>>,
+    log: Option<Arc<BranchLog>>,
     follower: Option<(ShardId, Follower)>,
 }
 
@@ -58,17 +58,17 @@ impl Connection {
         let hello = Request::from_frame(&frame).inspect_err(|error| {
             let _ = sender.send(&protocol_error(error.to_string()).to_frame(frame.request_id).encode());
         })?;
-        let Request::Hello { timeline, node: peer } = hello else {
+        let Request::Hello { branch, node: peer } = hello else {
             return Err(FrameError::Unexpected(frame.kind));
         };
-        let branch = shared.branches.get(timeline);
-        let connection = Connection { shared, reader, sender, timeline, peer, branch, follower: None };
+        let log = shared.logs.get(branch);
+        let connection = Connection { shared, reader, sender, branch, peer, log, follower: None };
         let welcome = connection.welcome();
         connection.sender.send(&welcome.to_frame(frame.request_id).encode())?;
         if matches!(welcome, Response::Error { .. }) {
             return Err(FrameError::Closed);
         }
-        tracing::info!(branch = %timeline, peer = %connection.peer, "connected");
+        tracing::info!(branch = %branch, peer = %connection.peer, "connected");
         Ok(connection)
     }
 
@@ -114,8 +114,8 @@ impl Connection {
         if requests.is_empty() {
             return;
         }
-        let responses = match &self.branch {
-            Some(branch) => branch.handle(requests),
+        let responses = match &self.log {
+            Some(log) => log.handle(requests),
             None => vec![no_such_log(); requests.len()],
         };
         for (response, id) in responses.iter().zip(ids.drain(..)) {
@@ -137,35 +137,35 @@ impl Connection {
     }
 
     fn welcome(&self) -> Response {
-        match &self.branch {
-            Some(branch) => branch.welcome(),
+        match &self.log {
+            Some(log) => log.welcome(),
             None => Response::Welcome { node: self.shared.node, term: Term(0), identity: None },
         }
     }
 
     fn create_log(&mut self, identity: quire_protocol::quorum::LogIdentity) -> Response {
-        let created = self.shared.branches.get_or_create(self.timeline, identity);
-        let created = created.and_then(|branch| branch.identity().map(|present| (branch, present)));
+        let created = self.shared.logs.get_or_create(self.branch, identity);
+        let created = created.and_then(|log| log.identity().map(|present| (log, present)));
         match created {
-            Ok((branch, present)) if present == identity => {
-                self.branch = Some(branch);
+            Ok((log, present)) if present == identity => {
+                self.log = Some(log);
                 self.welcome()
             }
-            Ok((branch, _)) => branch.handle(&[Request::CreateLog(identity)]).remove(0),
+            Ok((log, _)) => log.handle(&[Request::CreateLog(identity)]).remove(0),
             Err(error) => {
-                tracing::error!(branch = %self.timeline, %error, "the log cannot be created");
+                tracing::error!(branch = %self.branch, %error, "the log cannot be created");
                 Response::Error { code: ErrorCode::Storage, message: error.to_string() }
             }
         }
     }
 
     fn read_wal(&self, term: Term, begin: Lsn, end: Lsn) -> Response {
-        match &self.branch {
+        match &self.log {
             None => no_such_log(),
             Some(_) if end.bytes_since(begin) > MAX_WAL_BYTES as u64 => {
                 protocol_error(format!("at most {MAX_WAL_BYTES} bytes are read at once"))
             }
-            Some(branch) => branch.read(term, begin, end),
+            Some(log) => log.read(term, begin, end),
         }
     }
 
@@ -173,21 +173,21 @@ impl Connection {
         if self.follower.is_some() {
             return Err(protocol_error("this connection follows already".into()));
         }
-        let branch = self.branch.as_ref().ok_or_else(no_such_log)?;
-        branch.follow(shard, from)?;
-        let reader = branch.reader().map_err(|error| storage_error(&error))?;
+        let log = self.log.as_ref().ok_or_else(no_such_log)?;
+        log.follow(shard, from)?;
+        let reader = log.reader().map_err(|error| storage_error(&error))?;
         let (sender, metrics) = (self.sender.clone(), self.shared.metrics.clone());
-        let follower = Follower::start(branch.clone(), reader, sender, metrics, from, send_wal);
+        let follower = Follower::start(log.clone(), reader, sender, metrics, from, send_wal);
         let follower = follower.map_err(|error| protocol_error(format!("no thread for a follower: {error}")))?;
         self.follower = Some((shard, follower));
         Ok(())
     }
 
     fn report_durable(&self, lsn: Lsn) -> Result<(), Response> {
-        let (Some(branch), Some((shard, _))) = (&self.branch, &self.follower) else {
+        let (Some(log), Some((shard, _))) = (&self.log, &self.follower) else {
             return Err(protocol_error("only followers report what is durable".into()));
         };
-        branch.report_durable(*shard, lsn).map_err(|error| storage_error(&error))
+        log.report_durable(*shard, lsn).map_err(|error| storage_error(&error))
     }
 }
 
@@ -207,6 +207,6 @@ fn protocol_error(message: String) -> Response {
     Response::Error { code: ErrorCode::Protocol, message }
 }
 
-fn storage_error(error: &crate::error::BranchError) -> Response {
+fn storage_error(error: &crate::error::BranchLogError) -> Response {
     Response::Error { code: ErrorCode::Storage, message: error.to_string() }
 }

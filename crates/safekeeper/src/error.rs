@@ -43,7 +43,7 @@ pub enum SafekeeperError {
 
 /// Why a branch's log cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum BranchError {
+pub enum BranchLogError {
     /// It could not be opened, or the disk failed since: what is on it is known again once it can be opened.
     #[error("the log cannot be used: {0}")]
     Unusable(String),

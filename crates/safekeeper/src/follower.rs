@@ -1,6 +1,6 @@
 //! Sending committed WAL to a pageserver as it is committed.
 
-use crate::branch::{Branch, Published};
+use crate::branch_log::{BranchLog, Published};
 use crate::connection::Sender;
 use crate::metrics::Metrics;
 use crate::segments::SegmentReader;
@@ -25,7 +25,7 @@ pub(crate) struct Follower {
 }
 
 struct Stream {
-    branch: Arc<Branch>,
+    log: Arc<BranchLog>,
     sender: Sender,
     metrics: Arc<Metrics>,
     reader: SegmentReader,
@@ -38,7 +38,7 @@ struct Stream {
 impl Follower {
     /// Starts to send what is committed from `from` on, or heartbeats only.
     pub fn start(
-        branch: Arc<Branch>,
+        log: Arc<BranchLog>,
         reader: SegmentReader,
         sender: Sender,
         metrics: Arc<Metrics>,
@@ -48,7 +48,7 @@ impl Follower {
         let stopped = Arc::new(AtomicBool::new(false));
         let last_piece = Instant::now();
         let stream =
-            Stream { branch, sender, metrics, reader, position: from, send_wal, stopped: stopped.clone(), last_piece };
+            Stream { log, sender, metrics, reader, position: from, send_wal, stopped: stopped.clone(), last_piece };
         thread::Builder::new().name("follower".into()).spawn(move || stream.run())?;
         Ok(Follower { stopped })
     }
@@ -67,7 +67,7 @@ impl Stream {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    tracing::info!(branch = %self.branch.key(), position = %self.position, %error, "follower lost");
+                    tracing::info!(branch = %self.log.key(), position = %self.position, %error, "follower lost");
                     break;
                 }
             }
@@ -89,9 +89,9 @@ impl Stream {
     /// Waits until a piece or a heartbeat is due.
     fn wait(&mut self) -> Published {
         if !self.send_wal {
-            return self.branch.wait_closed(HEARTBEAT);
+            return self.log.wait_closed(HEARTBEAT);
         }
-        let published = self.branch.wait_committed(self.position, HEARTBEAT);
+        let published = self.log.wait_committed(self.position, HEARTBEAT);
         let pause = PACE.saturating_sub(self.last_piece.elapsed());
         let has_whole_piece = published.commit >= self.position.add(MAX_WAL_BYTES as u64);
         if published.closed || has_whole_piece || pause.is_zero() {
@@ -100,6 +100,6 @@ impl Stream {
         }
         thread::sleep(pause);
         self.last_piece = Instant::now();
-        self.branch.published()
+        self.log.published()
     }
 }

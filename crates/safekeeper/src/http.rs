@@ -1,6 +1,6 @@
 //! `/status` and `/metrics`.
 
-use crate::branch::Branch;
+use crate::branch_log::BranchLog;
 use crate::safekeeper::Shared;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -51,8 +51,8 @@ pub struct FollowerStatus {
 }
 
 impl BranchStatus {
-    fn of(branch: &Branch) -> BranchStatus {
-        let (key, published) = (branch.key(), branch.published());
+    fn of(log: &BranchLog) -> BranchStatus {
+        let (key, published) = (log.key(), log.published());
         let follower = |(shard, durable): (&quire_types::ShardId, &Lsn)| FollowerStatus {
             shard: format!("{}/{}", shard.number, shard.count),
             durable: *durable,
@@ -76,12 +76,12 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
-    let branches = shared.branches.all().iter().map(|branch| BranchStatus::of(branch)).collect();
+    let branches = shared.logs.all().iter().map(|log| BranchStatus::of(log)).collect();
     Json(Status { node: shared.node, branches })
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.metrics.encode(&shared.branches.all()) {
+    match shared.metrics.encode(&shared.logs.all()) {
         Ok(text) => {
             let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, open_metrics)], text).into_response()

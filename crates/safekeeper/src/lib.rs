@@ -34,23 +34,23 @@
 
 #![forbid(unsafe_code)]
 
-mod branch;
-mod branches;
+mod branch_log;
+mod branch_logs;
 mod connection;
 mod error;
 mod flush_mark;
 mod follower;
-mod helper;
 mod http;
 mod log;
 mod metrics;
 mod prepared;
 mod recover;
 mod safekeeper;
+mod segment_thread;
 mod segments;
 mod state_file;
 
-pub use error::{BranchError, SafekeeperError, StateError};
+pub use error::{BranchLogError, SafekeeperError, StateError};
 pub use http::{BranchStatus, FollowerStatus, Status};
 pub use safekeeper::{Config, Safekeeper};
 pub use state_file::StateFile;

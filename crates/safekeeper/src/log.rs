@@ -1,11 +1,11 @@
 //! An acceptor with its disk: carries out the acceptor's actions on the state file and the WAL segments.
 
-use crate::branch::Published;
-use crate::branches::sync_names;
-use crate::error::BranchError;
+use crate::branch_log::Published;
+use crate::branch_logs::sync_names;
+use crate::error::BranchLogError;
 use crate::flush_mark::FlushMark;
-use crate::helper::Helper;
 use crate::recover::{cut_and_flush, find_end};
+use crate::segment_thread::SegmentThread;
 use crate::segments::{SegmentFolder, SegmentWriter};
 use crate::state_file::StateFile;
 use quire_consensus::acceptor::ReadRefused;
@@ -23,7 +23,7 @@ pub(crate) struct LogContext {
     /// This safekeeper.
     pub node: NodeId,
     /// Prepares and removes segments.
-    pub helper: Helper,
+    pub segment_thread: SegmentThread,
     /// Segments kept before the one that holds the last committed byte, whoever needs them.
     pub keep_segments: u64,
 }
@@ -55,7 +55,7 @@ pub(crate) struct Served {
 
 impl Log {
     /// Creates the log of a branch in its folder, which exists and is empty.
-    pub fn create(path: &Path, identity: LogIdentity, context: LogContext) -> Result<Log, BranchError> {
+    pub fn create(path: &Path, identity: LogIdentity, context: LogContext) -> Result<Log, BranchLogError> {
         let acceptor = Acceptor::create(context.node, identity);
         let mut log = Log::assemble(path.to_owned(), acceptor, BTreeMap::new(), context)?;
         log.persist()?;
@@ -63,14 +63,14 @@ impl Log {
     }
 
     /// Opens the log in a folder, as a crash may have left it.
-    pub fn open(path: &Path, context: LogContext) -> Result<Log, BranchError> {
+    pub fn open(path: &Path, context: LogContext) -> Result<Log, BranchLogError> {
         remove_leftovers(path)?;
         // A crash of the process may have come between a rename and the flush of the folder, and whoever hears of what is read relies on it.
         sync_names(path)?;
         let StateFile { acceptor: state, followers } = StateFile::read(path)?;
         let folder = SegmentFolder { path: path.to_owned(), segment_bytes: state.identity.segment_bytes.into() };
         let (end, commit) = (find_end(&folder, &state)?, state.commit);
-        let acceptor = Acceptor::restore(context.node, state, end).map_err(|lost| BranchError::LostWal {
+        let acceptor = Acceptor::restore(context.node, state, end).map_err(|lost| BranchLogError::LostWal {
             path: folder.file(lost.flush.segment_number(folder.segment_bytes)),
             at: lost.flush,
             durable: lost.commit,
@@ -87,10 +87,10 @@ impl Log {
         acceptor: Acceptor,
         followers: BTreeMap<ShardId, Lsn>,
         context: LogContext,
-    ) -> Result<Log, BranchError> {
+    ) -> Result<Log, BranchLogError> {
         let mark = FlushMark::open(&path)?;
         let segment_bytes = acceptor.state().identity.segment_bytes.into();
-        let writer = SegmentWriter::new(SegmentFolder { path, segment_bytes }, context.helper.clone());
+        let writer = SegmentWriter::new(SegmentFolder { path, segment_bytes }, context.segment_thread.clone());
         let persisted_commit = acceptor.state().commit;
         Ok(Log { acceptor, writer, mark, followers, context, removable: Lsn::INVALID, persisted_commit })
     }
@@ -130,7 +130,7 @@ impl Log {
     }
 
     /// Carries out requests, with one flush at the end for all that want one. No answer is given out before it.
-    pub fn handle(&mut self, requests: &[Request]) -> Result<Served, BranchError> {
+    pub fn handle(&mut self, requests: &[Request]) -> Result<Served, BranchLogError> {
         let mut served =
             Served { responses: Vec::with_capacity(requests.len()), appended_bytes: 0, flush_duration: None };
         let mut wants_flush = false;
@@ -145,7 +145,7 @@ impl Log {
         Ok(served)
     }
 
-    fn carry_out(&mut self, action: Action, wants_flush: &mut bool, served: &mut Served) -> Result<(), BranchError> {
+    fn carry_out(&mut self, action: Action, wants_flush: &mut bool, served: &mut Served) -> Result<(), BranchLogError> {
         match action {
             Action::WriteWal { begin, wal } => {
                 served.appended_bytes += wal.len() as u64;
@@ -167,7 +167,7 @@ impl Log {
         Ok(())
     }
 
-    fn flush_if(&mut self, wanted: &mut bool, served: &mut Served) -> Result<(), BranchError> {
+    fn flush_if(&mut self, wanted: &mut bool, served: &mut Served) -> Result<(), BranchLogError> {
         let started = Instant::now();
         if std::mem::take(wanted) && self.writer.flush()? {
             served.flush_duration = Some(served.flush_duration.unwrap_or_default() + started.elapsed());
@@ -185,7 +185,7 @@ impl Log {
     }
 
     /// Makes the state durable as it is now. Everything the acceptor says to be flushed must be.
-    pub fn persist(&mut self) -> Result<(), BranchError> {
+    pub fn persist(&mut self) -> Result<(), BranchLogError> {
         let state = StateFile { acceptor: self.acceptor.state().clone(), followers: self.followers.clone() };
         state.write(&self.writer.folder().path)?;
         self.persisted_commit = self.acceptor.state().commit;
@@ -193,7 +193,7 @@ impl Log {
     }
 
     /// Adds a follower, which holds WAL back from now on.
-    pub fn add_follower(&mut self, shard: ShardId) -> Result<(), BranchError> {
+    pub fn add_follower(&mut self, shard: ShardId) -> Result<(), BranchLogError> {
         if self.followers.contains_key(&shard) {
             return Ok(());
         }
@@ -202,7 +202,7 @@ impl Log {
     }
 
     /// Takes a follower's report. It becomes durable with the next state that is written: WAL goes only then.
-    pub fn report_durable(&mut self, shard: ShardId, lsn: Lsn) -> Result<(), BranchError> {
+    pub fn report_durable(&mut self, shard: ShardId, lsn: Lsn) -> Result<(), BranchLogError> {
         if let Some(durable) = self.followers.get_mut(&shard) {
             *durable = lsn.max(*durable);
         }
@@ -210,7 +210,7 @@ impl Log {
     }
 
     /// Keeps recovery short and the disk small: once per segment, the commit position is persisted and old WAL removed.
-    fn tidy(&mut self) -> Result<(), BranchError> {
+    fn tidy(&mut self) -> Result<(), BranchLogError> {
         let segment_bytes = self.folder().segment_bytes;
         let commit = self.acceptor.state().commit;
         let keep_from = Lsn(self.first_segment_to_keep() * segment_bytes);
@@ -222,7 +222,7 @@ impl Log {
             self.persist()?;
         }
         if removes {
-            self.context.helper.remove_before(self.folder().clone(), keep_from.segment_number(segment_bytes));
+            self.context.segment_thread.remove_before(self.folder().clone(), keep_from.segment_number(segment_bytes));
         }
         Ok(())
     }

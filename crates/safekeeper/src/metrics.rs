@@ -1,6 +1,6 @@
 //! What a safekeeper measures.
 
-use crate::branch::Branch;
+use crate::branch_log::BranchLog;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -96,15 +96,15 @@ impl Metrics {
     }
 
     /// Everything in the OpenMetrics text format.
-    pub fn encode(&self, branches: &[Arc<Branch>]) -> Result<String, std::fmt::Error> {
-        branches.iter().for_each(|branch| self.observe(branch));
+    pub fn encode(&self, logs: &[Arc<BranchLog>]) -> Result<String, std::fmt::Error> {
+        logs.iter().for_each(|log| self.observe(log));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
-    fn observe(&self, branch: &Branch) {
-        let (key, published) = (branch.key(), branch.published());
+    fn observe(&self, log: &BranchLog) {
+        let (key, published) = (log.key(), log.published());
         let labels = BranchLabels { project: key.project.to_string(), branch: key.branch.to_string() };
         self.term.get_or_create(&labels).set(published.term.0);
         self.flush_lsn.get_or_create(&labels).set(published.flush.0);

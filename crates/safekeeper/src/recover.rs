@@ -6,7 +6,7 @@
 //! not lead to the commit position, or the log not reach its [flush mark](crate::flush_mark), WAL that others rely on is lost,
 //! and that must not pass as an end.
 
-use crate::error::BranchError;
+use crate::error::BranchLogError;
 use crate::flush_mark::FlushMark;
 use crate::segments::{SegmentFolder, SegmentReader, SegmentWriter};
 use quire_consensus::AcceptorState;
@@ -17,7 +17,7 @@ use std::io;
 const READ_BYTES: u64 = 256 << 10;
 
 /// The end of the last complete record, or the commit position if none follows it.
-pub(crate) fn find_end(folder: &SegmentFolder, state: &AcceptorState) -> Result<Lsn, BranchError> {
+pub(crate) fn find_end(folder: &SegmentFolder, state: &AcceptorState) -> Result<Lsn, BranchLogError> {
     check_committed(folder, state)?;
     let mut stream = WalStream::at_boundary(state.commit, folder.segment_bytes, Some(state.identity.system_id));
     if let Some(error) = decode(folder, &mut stream, Lsn::MAX)? {
@@ -28,12 +28,12 @@ pub(crate) fn find_end(folder: &SegmentFolder, state: &AcceptorState) -> Result<
 }
 
 /// The damage is in the record that follows `at`, or in the page header before it.
-fn lost(folder: &SegmentFolder, at: Lsn, durable: Lsn) -> BranchError {
-    BranchError::LostWal { path: folder.file(at.segment_number(folder.segment_bytes)), at, durable }
+fn lost(folder: &SegmentFolder, at: Lsn, durable: Lsn) -> BranchLogError {
+    BranchLogError::LostWal { path: folder.file(at.segment_number(folder.segment_bytes)), at, durable }
 }
 
 /// Refuses a log whose records do not lead up to the commit position.
-fn check_committed(folder: &SegmentFolder, state: &AcceptorState) -> Result<(), BranchError> {
+fn check_committed(folder: &SegmentFolder, state: &AcceptorState) -> Result<(), BranchLogError> {
     let commit = state.commit;
     if commit == state.identity.start {
         return Ok(());

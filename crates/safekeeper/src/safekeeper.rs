@@ -1,12 +1,12 @@
 //! The role: configuration, listeners, shutdown.
 
-use crate::branches::Branches;
+use crate::branch_logs::BranchLogs;
 use crate::connection;
 use crate::error::SafekeeperError;
-use crate::helper::Helper;
 use crate::http::router;
 use crate::log::LogContext;
 use crate::metrics::Metrics;
+use crate::segment_thread::SegmentThread;
 use nix::sys::socket::{setsockopt, sockopt};
 use quire_types::NodeId;
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,7 @@ fn default_keep_segments() -> u64 {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub node: NodeId,
-    pub branches: Branches,
+    pub logs: BranchLogs,
     pub metrics: Arc<Metrics>,
 }
 
@@ -67,9 +67,13 @@ impl Safekeeper {
     /// Opens the logs, each at the end that a crash may have left, and takes the ports.
     pub fn open(config: Config) -> Result<Safekeeper, SafekeeperError> {
         let metrics = Arc::new(Metrics::new());
-        let context = LogContext { node: config.node, helper: Helper::start()?, keep_segments: config.keep_segments };
-        let branches = Branches::open(&config.data_dir, context, metrics.clone())?;
-        let shared = Arc::new(Shared { node: config.node, branches, metrics });
+        let context = LogContext {
+            node: config.node,
+            segment_thread: SegmentThread::start()?,
+            keep_segments: config.keep_segments,
+        };
+        let logs = BranchLogs::open(&config.data_dir, context, metrics.clone())?;
+        let shared = Arc::new(Shared { node: config.node, logs, metrics });
         Ok(Safekeeper { shared, quorum: listen(config.listen)?, http: listen(config.http)? })
     }
 
@@ -218,9 +222,9 @@ fn close(shared: &Shared, connections: Connections) {
             tracing::error!("a connection's thread has panicked");
         }
     }
-    for branch in shared.branches.all() {
-        if let Err(error) = branch.close() {
-            tracing::warn!(branch = %branch.key(), %error, "the state could not be written at shutdown");
+    for log in shared.logs.all() {
+        if let Err(error) = log.close() {
+            tracing::warn!(branch = %log.key(), %error, "the state could not be written at shutdown");
         }
     }
     tracing::info!(node = %shared.node, "safekeeper has stopped");

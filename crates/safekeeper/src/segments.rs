@@ -1,12 +1,12 @@
 //! WAL in segment files, as PostgreSQL lays it out and names it: timeline 1, zeroes after the end.
 //!
 //! A segment file always has its full length and was zeroed and made durable before it got its name, so that flushing WAL
-//! into it changes no file metadata. The next one is prepared by the [`Helper`] thread when the current one is half full.
+//! into it changes no file metadata. The next one is prepared by the [`SegmentThread`] thread when the current one is half full.
 //!
 //! WAL is written only into a segment whose *name* is durable, too: flushing a file does not flush the folder that names it.
 
-use crate::helper::Helper;
 use crate::prepared::Prepared;
+use crate::segment_thread::SegmentThread;
 use bytes::{Bytes, BytesMut};
 use quire_files::{Durability, PublishError, Staged, sync_content, sync_folder_of};
 use quire_types::Lsn;
@@ -102,19 +102,19 @@ fn write_zeroes(staged: &mut Staged, length: u64) -> Result<(), PublishError> {
 #[derive(Debug)]
 pub(crate) struct SegmentWriter {
     folder: SegmentFolder,
-    helper: Helper,
+    segment_thread: SegmentThread,
     prepared: Arc<Prepared>,
     current: Option<(u64, File)>,
     /// Whether the current segment has bytes that were not flushed; earlier ones never have.
     dirty: bool,
-    /// The highest segment that the helper was asked for.
+    /// The highest segment that the segment_thread was asked for.
     asked_for: u64,
 }
 
 impl SegmentWriter {
     /// A writer into the folder.
-    pub fn new(folder: SegmentFolder, helper: Helper) -> SegmentWriter {
-        SegmentWriter { folder, helper, prepared: Arc::default(), current: None, dirty: false, asked_for: 0 }
+    pub fn new(folder: SegmentFolder, segment_thread: SegmentThread) -> SegmentWriter {
+        SegmentWriter { folder, segment_thread, prepared: Arc::default(), current: None, dirty: false, asked_for: 0 }
     }
 
     /// Where it writes.
@@ -140,7 +140,7 @@ impl SegmentWriter {
         self.switch_to(segment)?.write_all_at(part, offset)?;
         if offset + part.len() as u64 >= self.folder.segment_bytes / 2 && self.asked_for <= segment {
             self.asked_for = segment + 1;
-            self.helper.prepare(self.folder.clone(), segment + 1, self.prepared.clone());
+            self.segment_thread.prepare(self.folder.clone(), segment + 1, self.prepared.clone());
         }
         Ok(())
     }
@@ -161,7 +161,7 @@ impl SegmentWriter {
                 self.folder.open(segment)
             }
             Ok(file) if !self.prepared.take(segment) => {
-                // The helper may be just about to, or has failed; a crash may have left it, too.
+                // The segment_thread may be just about to, or has failed; a crash may have left it, too.
                 self.folder.sync_names()?;
                 Ok(file)
             }
@@ -276,7 +276,7 @@ mod tests {
     fn fixture() -> Fixture {
         let temporary = tempfile::tempdir().expect("folder");
         let folder = SegmentFolder { path: temporary.path().to_owned(), segment_bytes: MIB };
-        let writer = SegmentWriter::new(folder.clone(), Helper::start().expect("thread"));
+        let writer = SegmentWriter::new(folder.clone(), SegmentThread::start().expect("thread"));
         Fixture { _folder: temporary, writer, reader: SegmentReader::new(folder) }
     }
 
@@ -335,10 +335,10 @@ mod tests {
     fn the_next_segment_is_prepared_when_half_of_one_is_written() {
         let mut log = fixture();
         log.writer.write(Lsn(5 * MIB), &vec![7; MIB as usize / 2 - 1]).expect("write");
-        log.writer.helper.wait_idle();
+        log.writer.segment_thread.wait_idle();
         assert!(!log.writer.folder().file(6).exists());
         log.writer.write(Lsn(5 * MIB + MIB / 2 - 1), &[7]).expect("write");
-        log.writer.helper.wait_idle();
+        log.writer.segment_thread.wait_idle();
         assert!(log.writer.folder().file(6).exists());
     }
 
@@ -365,7 +365,7 @@ mod tests {
     fn a_segment_that_was_prepared_whole_is_used_without_another_sync() {
         let mut log = fixture();
         log.writer.write(Lsn(5 * MIB), &vec![7; MIB as usize]).expect("write");
-        log.writer.helper.wait_idle();
+        log.writer.segment_thread.wait_idle();
         fault::fail_after(Some(1));
         let used = log.writer.write(Lsn(6 * MIB), &[7]);
         fault::fail_after(None);
@@ -376,9 +376,9 @@ mod tests {
     fn a_segment_whose_preparation_failed_halfway_is_used_only_once_its_name_is_durable() {
         let mut log = fixture();
         log.writer.write(Lsn(5 * MIB), &[7]).expect("write");
-        log.writer.helper.fail_after(Some(2));
+        log.writer.segment_thread.fail_after(Some(2));
         log.writer.write(Lsn(5 * MIB + 1), &vec![7; MIB as usize - 1]).expect("write");
-        log.writer.helper.wait_idle();
+        log.writer.segment_thread.wait_idle();
         assert!(log.writer.folder().file(6).exists(), "it has its name");
         log.writer.flush().expect("flushed");
         fault::fail_after(Some(1));
@@ -391,11 +391,11 @@ mod tests {
     #[test]
     fn a_segment_that_was_removed_is_not_prepared_any_more() {
         let mut log = fixture();
-        let release = log.writer.helper.hold();
+        let release = log.writer.segment_thread.hold();
         log.writer.write(Lsn(5 * MIB), &vec![7; MIB as usize]).expect("write");
         log.writer.truncate(Lsn(5 * MIB + 10)).expect("truncate");
         drop(release);
-        log.writer.helper.wait_idle();
+        log.writer.segment_thread.wait_idle();
         assert_eq!(log.writer.folder().list().expect("list"), [5]);
     }
 
@@ -403,7 +403,7 @@ mod tests {
     fn a_segment_prepared_before_a_removal_does_not_vouch_for_the_one_after_it() {
         let mut log = fixture();
         log.writer.write(Lsn(5 * MIB), &vec![7; MIB as usize]).expect("write");
-        log.writer.helper.wait_idle();
+        log.writer.segment_thread.wait_idle();
         log.writer.truncate(Lsn(5 * MIB + 10)).expect("truncate");
         fs::write(log.writer.folder().file(6), vec![0; MIB as usize]).expect("write");
         assert!(without_syncs(|| log.writer.write(Lsn(6 * MIB), &[7])).is_err());

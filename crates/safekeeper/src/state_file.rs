@@ -1,6 +1,6 @@
 //! The state file of a branch: what must survive apart from the WAL. `docs/format-safekeeper.md` has the bytes.
 
-use crate::error::{BranchError, StateError};
+use crate::error::{BranchLogError, StateError};
 use quire_consensus::AcceptorState;
 use quire_files::{Durability, publish};
 use quire_protocol::quorum::{LogIdentity, read_history, write_history};
@@ -26,7 +26,7 @@ pub struct StateFile {
 
 impl StateFile {
     /// Reads the state of the branch in `folder`.
-    pub(crate) fn read(folder: &Path) -> Result<StateFile, BranchError> {
+    pub(crate) fn read(folder: &Path) -> Result<StateFile, BranchLogError> {
         let path = folder.join(STATE_FILE);
         let unreadable =
             |error: io::Error| io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()));
@@ -34,7 +34,7 @@ impl StateFile {
     }
 
     /// Makes this the state of the branch in `folder`.
-    pub(crate) fn write(&self, folder: &Path) -> Result<(), BranchError> {
+    pub(crate) fn write(&self, folder: &Path) -> Result<(), BranchLogError> {
         Ok(publish(&folder.join(STATE_FILE), &self.encode(), Durability::Machine).map_err(io::Error::from)?)
     }
 

@@ -9,7 +9,7 @@ use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response, TermHist
 use quire_protocol::quorum_client::{QuorumClient, open};
 use quire_safekeeper::{Config, Safekeeper, SafekeeperError};
 use quire_types::lsn::segment_file_name;
-use quire_types::{BranchId, Lsn, NodeId, ProjectId, ShardId, Term, TimelineKey};
+use quire_types::{BranchId, BranchKey, Lsn, NodeId, ProjectId, ShardId, Term};
 use quire_wal::writer::WalWriter;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 const SEGMENT_BYTES: u64 = 1 << 20;
 const IDENTITY: LogIdentity =
     LogIdentity { system_id: 7, segment_bytes: SEGMENT_BYTES as u32, start: Lsn(3 * SEGMENT_BYTES) };
-const TIMELINE: TimelineKey = TimelineKey { project: ProjectId([1; 16]), branch: BranchId([2; 16]) };
+const BRANCH: BranchKey = BranchKey { project: ProjectId([1; 16]), branch: BranchId([2; 16]) };
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running safekeeper; stopped in good order when dropped.
@@ -53,7 +53,7 @@ impl Running {
     }
 
     fn client(&self) -> Result<QuorumClient> {
-        Ok(QuorumClient::connect(self.quorum, TIMELINE, NodeId(9), TIMEOUT)?.0)
+        Ok(QuorumClient::connect(self.quorum, BRANCH, NodeId(9), TIMEOUT)?.0)
     }
 
     fn stop(mut self) -> Result<()> {
@@ -89,7 +89,7 @@ impl Drop for Running {
 }
 
 fn branch_dir(data_dir: &Path) -> PathBuf {
-    data_dir.join(TIMELINE.project.to_string()).join(TIMELINE.branch.to_string())
+    data_dir.join(BRANCH.project.to_string()).join(BRANCH.branch.to_string())
 }
 
 fn segment(data_dir: &Path, number: u64) -> PathBuf {
@@ -350,7 +350,7 @@ fn messages_that_arrive_together_are_flushed_once_and_answered_each() -> Result<
     let (bytes, ends) = wal(2, 100);
     let cut = ends[0].bytes_since(IDENTITY.start) as usize;
     let requests = [
-        Request::Hello { timeline: TIMELINE, node: NodeId(9) },
+        Request::Hello { branch: BRANCH, node: NodeId(9) },
         append(1, IDENTITY.start, Lsn::INVALID, bytes.slice(..cut)),
         append(1, ends[0], Lsn::INVALID, bytes.slice(cut..)),
     ];
@@ -406,7 +406,7 @@ fn another_version_is_told_so() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let running = Running::start(dir.path())?;
     let mut stream = open(running.quorum, TIMEOUT)?;
-    let mut frame = Request::Hello { timeline: TIMELINE, node: NodeId(9) }.to_frame(5);
+    let mut frame = Request::Hello { branch: BRANCH, node: NodeId(9) }.to_frame(5);
     let mut payload = frame.payload.to_vec();
     payload[0] = 99;
     frame.payload = payload.into();

@@ -65,14 +65,14 @@ identity! {
 
 /// The pair that names a branch everywhere: in files, messages and metrics.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct TimelineKey {
+pub struct BranchKey {
     /// The project the branch belongs to.
     pub project: ProjectId,
     /// The branch.
     pub branch: BranchId,
 }
 
-impl fmt::Display for TimelineKey {
+impl fmt::Display for BranchKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.project, self.branch)
     }

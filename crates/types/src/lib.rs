@@ -10,7 +10,7 @@ pub mod key;
 pub mod lsn;
 
 pub use codec::{CodecError, Reader, Writer};
-pub use id::{BranchId, NodeId, ProjectId, ShardId, Term, TimelineKey};
+pub use id::{BranchId, BranchKey, NodeId, ProjectId, ShardId, Term};
 pub use key::{Fork, Key, RelTag, Slru};
 pub use lsn::Lsn;
 

@@ -185,7 +185,7 @@ impl AsWritten {
         if pages.is_empty() {
             return Ok(0);
         }
-        let outcome = self.insist(pages.iter().map(Found::to_message).collect()).await;
+        let outcome = self.send_retrying(pages.iter().map(Found::to_message).collect()).await;
         let answers = outcome.inspect_err(|_| pages.iter().for_each(Found::remark))?;
         let mut refused = 0;
         for (page, answer) in pages.iter().zip(answers) {
@@ -203,7 +203,7 @@ impl AsWritten {
         Ok(refused)
     }
 
-    async fn insist(&self, pages: Vec<WrittenPage>) -> Result<Vec<Keeping>, PageError> {
+    async fn send_retrying(&self, pages: Vec<WrittenPage>) -> Result<Vec<Keeping>, PageError> {
         // Everything that the pages say was committed before they were written.
         let Parts { client, quorum, term, .. } = &self.parts;
         let upto = pages.iter().fold(quorum.committed_lsn(), |upto, page| upto.max(lsn_of(&page.page)));

@@ -198,7 +198,7 @@ impl Fetcher {
         ranges: Vec<Range<u32>>,
         reason: FetchReason,
     ) -> Result<(), FillError> {
-        let insists = reason == FetchReason::Miss && ranges.len() == 1;
+        let retries = reason == FetchReason::Miss && ranges.len() == 1;
         let claims = file.claim(ranges);
         if claims.blocks().is_empty() {
             return Ok(());
@@ -207,8 +207,8 @@ impl Fetcher {
         let begun = Instant::now();
         // Read after the claim: whoever dropped a block raised the LSN before.
         let lsn = file.meta().request_lsn();
-        let pages = match insists {
-            true => self.client.insist_on_pages(lsn, claims.keys(), patience).await?,
+        let pages = match retries {
+            true => self.client.get_pages_retrying(lsn, claims.keys(), patience).await?,
             false => self.client.get_pages(lsn, claims.keys(), patience).await?,
         };
         self.metrics.fetched(reason, pages.len(), begun.elapsed());

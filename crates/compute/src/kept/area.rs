@@ -11,19 +11,19 @@ use std::path::Path;
 
 /// What storage has of a file, as far as it takes to see that it has changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Known {
+pub enum KnownContent {
     /// All of it: the file is replaced by others of the same length.
     Content(Bytes),
     /// How long it is: the file is written once, or appended to.
     Length(u64),
 }
 
-impl Known {
+impl KnownContent {
     /// What to know of a file with this content.
-    pub fn of(area: FileArea, content: &Bytes) -> Known {
+    pub fn of(area: FileArea, content: &Bytes) -> KnownContent {
         match area {
-            FileArea::Slots | FileArea::Settings => Known::Content(content.clone()),
-            FileArea::Snapshots | FileArea::Mappings => Known::Length(content.len() as u64),
+            FileArea::Slots | FileArea::Settings => KnownContent::Content(content.clone()),
+            FileArea::Snapshots | FileArea::Mappings => KnownContent::Length(content.len() as u64),
         }
     }
 }
@@ -38,7 +38,7 @@ pub struct Changes {
 }
 
 /// How `area` differs from what is known of it.
-pub fn changes(pgdata: &Path, area: FileArea, known: &BTreeMap<String, Known>) -> Result<Changes, Error> {
+pub fn changes(pgdata: &Path, area: FileArea, known: &BTreeMap<String, KnownContent>) -> Result<Changes, Error> {
     let paths = paths(pgdata, area).map_err(Error::file("list", pgdata))?;
     let mut changes = Changes::default();
     let mut present = BTreeSet::new();
@@ -56,16 +56,16 @@ pub fn changes(pgdata: &Path, area: FileArea, known: &BTreeMap<String, Known>) -
 }
 
 /// None if there is no such file; an empty option if it is as known.
-fn changed_content(path: &Path, known: Option<&Known>) -> Result<Option<Option<Bytes>>, Error> {
+fn changed_content(path: &Path, known: Option<&KnownContent>) -> Result<Option<Option<Bytes>>, Error> {
     let Some(bytes) = unless_gone(path, fs::metadata(path))?.map(|metadata| metadata.len()) else { return Ok(None) };
-    if known == Some(&Known::Length(bytes)) {
+    if known == Some(&KnownContent::Length(bytes)) {
         return Ok(Some(None));
     }
     if bytes > SMALL_FILE_BYTES_MAX as u64 {
         return Err(Error::KeptFileTooLong { path: path.to_owned(), bytes, bytes_max: SMALL_FILE_BYTES_MAX as u64 });
     }
     let content = unless_gone(path, fs::read(path))?.map(Bytes::from);
-    Ok(content.map(|content| (known != Some(&Known::Content(content.clone()))).then_some(content)))
+    Ok(content.map(|content| (known != Some(&KnownContent::Content(content.clone()))).then_some(content)))
 }
 
 fn unless_gone<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Error> {
@@ -116,10 +116,10 @@ mod tests {
         folder
     }
 
-    fn take(pgdata: &Path, area: FileArea, known: &mut BTreeMap<String, Known>) -> (Vec<String>, Vec<String>) {
+    fn take(pgdata: &Path, area: FileArea, known: &mut BTreeMap<String, KnownContent>) -> (Vec<String>, Vec<String>) {
         let found = changes(pgdata, area, known).expect("looked at");
         for (path, content) in &found.changed {
-            known.insert(path.clone(), Known::of(area, content));
+            known.insert(path.clone(), KnownContent::of(area, content));
         }
         known.retain(|path, _| !found.gone.contains(path));
         (found.changed.into_iter().map(|(path, _)| path).collect(), found.gone)

@@ -26,7 +26,7 @@ pub mod statistics;
 use crate::owner::Owner;
 use crate::page_client::{PageClient, PageError};
 use crate::{Error, descriptors, place};
-use area::Known;
+use area::KnownContent;
 use bytes::Bytes;
 use quire_cache::{ComputeDir, FileArea};
 use quire_protocol::page::{FileVersion, SmallFile};
@@ -60,7 +60,7 @@ pub struct KeptFiles {
 struct State {
     sequence: u64,
     /// What storage has, by the path in the data directory.
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<String, KnownContent>,
 }
 
 impl KeptFiles {
@@ -99,12 +99,12 @@ impl KeptFiles {
         let state = self.state.clone().lock_owned().await;
         let (mut state, changes) = self.look(state, area).await?;
         for (path, content) in changes.changed {
-            let known = Known::of(area, &content);
-            self.insist(&mut state, &path, Some(content)).await?;
+            let known = KnownContent::of(area, &content);
+            self.set_retrying(&mut state, &path, Some(content)).await?;
             state.known.insert(path, known);
         }
         for path in changes.gone {
-            self.insist(&mut state, &path, None).await?;
+            self.set_retrying(&mut state, &path, None).await?;
             state.known.remove(&path);
         }
         if area == FileArea::Slots {
@@ -130,7 +130,7 @@ impl KeptFiles {
     }
 
     /// Keeps a file, or forgets it, however long storage takes.
-    async fn insist(&self, state: &mut State, path: &str, content: Option<Bytes>) -> Result<(), Error> {
+    async fn set_retrying(&self, state: &mut State, path: &str, content: Option<Bytes>) -> Result<(), Error> {
         let file = (format!("{PGDATA}{path}"), content.map(|content| (Lsn::INVALID, content)));
         loop {
             match self.attempt(state, file.clone()).await {
@@ -180,9 +180,9 @@ async fn list(client: &PageClient, prefix: &str, patience: Duration) -> Result<V
     }
 }
 
-fn known_as(file: &SmallFile) -> Option<(String, Known)> {
+fn known_as(file: &SmallFile) -> Option<(String, KnownContent)> {
     let path = data_path(&file.name)?;
-    Some((path.to_owned(), Known::of(FileArea::of_path(path.as_bytes())?, &file.content)))
+    Some((path.to_owned(), KnownContent::of(FileArea::of_path(path.as_bytes())?, &file.content)))
 }
 
 /// The path in the data directory that a name stands for; none if it leads elsewhere.
@@ -200,13 +200,13 @@ fn write(pgdata: &Path, path: &str, content: &[u8], owner: Owner) -> Result<(), 
 }
 
 /// From where on the slots among the files need WAL. One that cannot be read may need all there is.
-fn wal_needed(known: &BTreeMap<String, Known>) -> Option<Lsn> {
+fn wal_needed(known: &BTreeMap<String, KnownContent>) -> Option<Lsn> {
     let slots = known.iter().filter(|(path, _)| FileArea::of_path(path.as_bytes()) == Some(FileArea::Slots));
     slots.filter_map(|(path, known)| slot_needs(path, known)).min()
 }
 
-fn slot_needs(path: &str, known: &Known) -> Option<Lsn> {
-    let Known::Content(content) = known else { return Some(Lsn::INVALID) };
+fn slot_needs(path: &str, known: &KnownContent) -> Option<Lsn> {
+    let KnownContent::Content(content) = known else { return Some(Lsn::INVALID) };
     replication_slot::restart_lsn(content).unwrap_or_else(|error| {
         tracing::warn!(%error, path, "all WAL is kept for a replication slot that cannot be read");
         Some(Lsn::INVALID)

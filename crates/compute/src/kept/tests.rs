@@ -1,7 +1,7 @@
 use super::*;
 use quire_protocol::Frame;
 use quire_protocol::page::{ErrorCode, Request, Response};
-use quire_types::{ShardId, TimelineKey};
+use quire_types::{BranchKey, ShardId};
 use std::fs;
 use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
@@ -18,8 +18,8 @@ fn a_name_that_leads_out_of_the_data_directory_is_none() {
 #[test]
 fn a_slot_that_cannot_be_read_holds_back_all_wal() {
     let slot = |name: &str| format!("pg_replslot/{name}/state");
-    let damaged = Known::Content(Bytes::from_static(b"damaged"));
-    let others = BTreeMap::from([("pg_logical/snapshots/0-1.snap".to_owned(), Known::Length(7))]);
+    let damaged = KnownContent::Content(Bytes::from_static(b"damaged"));
+    let others = BTreeMap::from([("pg_logical/snapshots/0-1.snap".to_owned(), KnownContent::Length(7))]);
     assert_eq!(wal_needed(&others), None);
     assert_eq!(wal_needed(&BTreeMap::from([(slot("a"), damaged)])), Some(Lsn::INVALID));
 }
@@ -50,7 +50,7 @@ fn refusal(code: ErrorCode) -> Response {
 async fn opened(folder: &Path, address: SocketAddr) -> KeptFiles {
     fs::create_dir_all(folder.join("pgdata/pg_replslot/a")).expect("made");
     fs::write(folder.join("pgdata/pg_replslot/a/state"), b"state").expect("written");
-    let client = PageClient::new(address, TimelineKey::default(), ShardId::UNSHARDED);
+    let client = PageClient::new(address, BranchKey::default(), ShardId::UNSHARDED);
     KeptFiles::open(ComputeDir::new(folder), client, Term(4), PATIENCE).await.expect("opened").0
 }
 

@@ -191,7 +191,7 @@ impl Database {
         let keys: Vec<Key> = (0..relation.blocks(Fork::Init)).map(|block| Key::RelBlock { rel, block }).collect();
         let mut pages = Vec::new();
         for some in keys.chunks(MAX_KEYS) {
-            pages.extend(client.insist_on_pages(maker.start, some.to_vec(), PATIENCE).await?);
+            pages.extend(client.get_pages_retrying(maker.start, some.to_vec(), PATIENCE).await?);
         }
         Ok(pages)
     }

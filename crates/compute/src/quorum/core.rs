@@ -4,7 +4,7 @@
 //! take what they take, WAL to be read is asked of the reader thread. So the lock is held for microseconds, and the thread that
 //! ships a flush and the one that receives the answers share it without a queue between them.
 
-use super::link::{Link, Progress};
+use super::link::{LinkProgress, SafekeeperLink};
 use super::reader::ReadJob;
 use super::shipped::Shipped;
 use super::{LinkStatus, QuorumStatus, View, Won};
@@ -45,7 +45,7 @@ struct PendingFlush {
 #[derive(Debug)]
 pub struct Core {
     proposer: Proposer,
-    links: Vec<Link>,
+    links: Vec<SafekeeperLink>,
     flushes: VecDeque<PendingFlush>,
     control: Option<Arc<ControlMap>>,
     reads: Option<mpsc::Sender<ReadJob>>,
@@ -79,7 +79,7 @@ impl Core {
         let now = Instant::now();
         Core {
             proposer: Proposer::new(config),
-            links: addresses.iter().map(|address| Link::new(*address, now)).collect(),
+            links: addresses.iter().map(|address| SafekeeperLink::new(*address, now)).collect(),
             flushes: VecDeque::new(),
             control: None,
             reads: Some(reads),
@@ -97,7 +97,7 @@ impl Core {
     }
 
     /// The connections, to be waited on.
-    pub fn links(&self) -> &[Link] {
+    pub fn links(&self) -> &[SafekeeperLink] {
         &self.links
     }
 
@@ -120,7 +120,7 @@ impl Core {
     }
 
     /// Why no election can be won, if too many acceptors say so.
-    pub fn hopeless(&self) -> Result<(), Error> {
+    pub fn election_blocker(&self) -> Result<(), Error> {
         let refusals = || self.refusals.iter().flatten();
         if refusals().filter(|reason| **reason == Refusal::NoLog).count() >= self.proposer.majority() {
             return Err(Error::NoLog);
@@ -234,7 +234,7 @@ impl Core {
             let trouble = self.links[acceptor].trouble().unwrap_or("connection broken").to_owned();
             self.close(acceptor, &trouble, now);
         }
-        if self.links[acceptor].advance(now) == Progress::Opened {
+        if self.links[acceptor].advance(now) == LinkProgress::Opened {
             self.proposer.connected(acceptor);
         }
         if is_ready {
@@ -281,7 +281,7 @@ impl Core {
 
     /// When [`Core::tick`] or a link has something to do next.
     pub fn next_wake_up(&self) -> Instant {
-        let links = self.links.iter().filter_map(Link::wake_up);
+        let links = self.links.iter().filter_map(SafekeeperLink::wake_up);
         let clocks = [self.announce_at, self.campaign_at].into_iter().flatten();
         links.chain(clocks).fold(self.heartbeat_at, Instant::min)
     }
@@ -383,7 +383,7 @@ mod tests {
     use super::*;
     use quire_cache::ControlSettings;
     use quire_protocol::quorum::{LogIdentity, Response, TermHistory};
-    use quire_types::{NodeId, TimelineKey};
+    use quire_types::{BranchKey, NodeId};
     use std::path::Path;
 
     const START: Lsn = Lsn(1 << 20);
@@ -391,12 +391,8 @@ mod tests {
 
     /// The only acceptor has voted and taken the term.
     fn elected() -> Core {
-        let config = proposer::Config {
-            timeline: TimelineKey::default(),
-            node: NodeId(9),
-            acceptors: 1,
-            identity: Some(IDENTITY),
-        };
+        let config =
+            proposer::Config { branch: BranchKey::default(), node: NodeId(9), acceptors: 1, identity: Some(IDENTITY) };
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         let (view, committed) = (watch::Sender::default(), watch::Sender::new(Lsn::INVALID));
         let mut core = Core::new(config, &[address], mpsc::channel().0, view, committed);

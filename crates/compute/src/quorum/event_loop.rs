@@ -68,7 +68,7 @@ fn try_right(shared: &Shared) -> Option<Right<'_>> {
 /// Waits until a socket is ready, something is due, another thread asks for attention, or `patience` is over; then serves all links.
 fn turn(shared: &Shared, _right: &Right<'_>, patience: Option<Duration>) {
     let (sockets, due) = shared.with_core(|core| {
-        let sockets: Vec<_> = core.links().iter().map(super::link::Link::interest).collect();
+        let sockets: Vec<_> = core.links().iter().map(super::link::SafekeeperLink::interest).collect();
         (sockets, core.next_wake_up())
     });
     let until_due = due.saturating_duration_since(Instant::now());

@@ -22,16 +22,16 @@ const READ_BYTES: usize = 4 << 10;
 
 /// The connection to one safekeeper, or the wish for one.
 #[derive(Debug)]
-pub struct Link {
+pub struct SafekeeperLink {
     address: SocketAddr,
-    state: State,
+    state: LinkState,
     backoff: Duration,
     /// Why the last connection ended, for people.
     trouble: Option<String>,
 }
 
 #[derive(Debug)]
-enum State {
+enum LinkState {
     Down {
         retry: Instant,
     },
@@ -54,17 +54,17 @@ struct Conversation {
 
 /// What became of an attempt to connect.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum LinkProgress {
     /// Nothing yet.
     Pending,
     /// The connection is open, nothing was said on it.
     Opened,
 }
 
-impl Link {
+impl SafekeeperLink {
     /// A link that will connect at once.
-    pub fn new(address: SocketAddr, now: Instant) -> Link {
-        Link { address, state: State::Down { retry: now }, backoff: BACKOFF_MIN, trouble: None }
+    pub fn new(address: SocketAddr, now: Instant) -> SafekeeperLink {
+        SafekeeperLink { address, state: LinkState::Down { retry: now }, backoff: BACKOFF_MIN, trouble: None }
     }
 
     /// The safekeeper's address.
@@ -79,69 +79,69 @@ impl Link {
 
     /// Whether a conversation ended that the proposer was not told about.
     pub fn is_broken(&self) -> bool {
-        matches!(self.state, State::Broken)
+        matches!(self.state, LinkState::Broken)
     }
 
     /// The socket to wait on, and whether to wait until it takes bytes too.
     pub fn interest(&self) -> Option<(Arc<TcpStream>, bool)> {
         match &self.state {
-            State::Connecting { socket, .. } => Some((socket.clone(), true)),
-            State::Open(conversation) => Some((conversation.socket.clone(), !conversation.outgoing.is_empty())),
-            State::Down { .. } | State::Broken => None,
+            LinkState::Connecting { socket, .. } => Some((socket.clone(), true)),
+            LinkState::Open(conversation) => Some((conversation.socket.clone(), !conversation.outgoing.is_empty())),
+            LinkState::Down { .. } | LinkState::Broken => None,
         }
     }
 
     /// When to look at the link even if nothing happens on its socket.
     pub fn wake_up(&self) -> Option<Instant> {
         match &self.state {
-            State::Down { retry } => Some(*retry),
-            State::Connecting { since, .. } => Some(*since + CONNECT_PATIENCE),
-            State::Open(_) | State::Broken => None,
+            LinkState::Down { retry } => Some(*retry),
+            LinkState::Connecting { since, .. } => Some(*since + CONNECT_PATIENCE),
+            LinkState::Open(_) | LinkState::Broken => None,
         }
     }
 
     /// When the safekeeper was last heard from.
     pub fn heard(&self) -> Option<Instant> {
         match &self.state {
-            State::Open(conversation) => Some(conversation.heard),
+            LinkState::Open(conversation) => Some(conversation.heard),
             _ => None,
         }
     }
 
     /// Goes on with connecting where that is due.
-    pub fn advance(&mut self, now: Instant) -> Progress {
+    pub fn advance(&mut self, now: Instant) -> LinkProgress {
         match &self.state {
-            State::Down { retry } if *retry <= now => self.begin(now),
-            State::Connecting { .. } => return self.finish_connecting(now),
+            LinkState::Down { retry } if *retry <= now => self.begin(now),
+            LinkState::Connecting { .. } => return self.finish_connecting(now),
             _ => {}
         }
-        Progress::Pending
+        LinkProgress::Pending
     }
 
     fn begin(&mut self, now: Instant) {
         match begin_connecting(self.address) {
-            Ok(socket) => self.state = State::Connecting { socket: Arc::new(socket), since: now },
+            Ok(socket) => self.state = LinkState::Connecting { socket: Arc::new(socket), since: now },
             Err(error) => self.close(&error.to_string(), now),
         }
     }
 
-    fn finish_connecting(&mut self, now: Instant) -> Progress {
-        let State::Connecting { socket, since } = &self.state else { return Progress::Pending };
+    fn finish_connecting(&mut self, now: Instant) -> LinkProgress {
+        let LinkState::Connecting { socket, since } = &self.state else { return LinkProgress::Pending };
         let late = now.duration_since(*since) > CONNECT_PATIENCE;
         match is_connected(socket) {
             Ok(true) => {
                 let socket = socket.clone();
-                self.state = State::Open(Conversation::new(socket, now));
-                Progress::Opened
+                self.state = LinkState::Open(Conversation::new(socket, now));
+                LinkProgress::Opened
             }
-            Ok(false) if !late => Progress::Pending,
+            Ok(false) if !late => LinkProgress::Pending,
             Ok(false) => {
                 self.close("no answer to the attempt to connect", now);
-                Progress::Pending
+                LinkProgress::Pending
             }
             Err(error) => {
                 self.close(&error.to_string(), now);
-                Progress::Pending
+                LinkProgress::Pending
             }
         }
     }
@@ -149,26 +149,26 @@ impl Link {
     /// Closes the connection; the next attempt comes after a growing delay.
     pub fn close(&mut self, trouble: &str, now: Instant) {
         self.trouble = Some(trouble.to_owned());
-        self.state = State::Down { retry: now + self.backoff };
+        self.state = LinkState::Down { retry: now + self.backoff };
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }
 
     /// Sends a frame, or keeps what the socket does not take; whether something was kept or broke, so that the thread that
     /// waits on the sockets has to look at this one anew.
     pub fn send(&mut self, frame: &Bytes) -> bool {
-        let State::Open(conversation) = &mut self.state else { return false };
+        let LinkState::Open(conversation) = &mut self.state else { return false };
         conversation.outgoing.push_back(frame.clone());
         self.flush() || self.is_broken()
     }
 
     /// Sends what was kept; whether something is left.
     pub fn flush(&mut self) -> bool {
-        let State::Open(conversation) = &mut self.state else { return false };
+        let LinkState::Open(conversation) = &mut self.state else { return false };
         match conversation.write() {
             Ok(()) => !conversation.outgoing.is_empty(),
             Err(error) => {
                 self.trouble = Some(error.to_string());
-                self.state = State::Broken;
+                self.state = LinkState::Broken;
                 false
             }
         }
@@ -176,7 +176,7 @@ impl Link {
 
     /// Takes what the safekeeper sent.
     pub fn receive(&mut self, now: Instant) -> Result<Vec<Response>, FrameError> {
-        let State::Open(conversation) = &mut self.state else { return Ok(Vec::new()) };
+        let LinkState::Open(conversation) = &mut self.state else { return Ok(Vec::new()) };
         conversation.read()?;
         let mut responses = Vec::new();
         while let Some(frame) = take_frame(&mut conversation.incoming)? {
@@ -281,18 +281,18 @@ mod tests {
     use quire_types::{Lsn, NodeId, Term};
     use std::net::TcpListener;
 
-    fn connected() -> (Link, TcpStream) {
+    fn connected() -> (SafekeeperLink, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let mut link = Link::new(listener.local_addr().expect("bound"), Instant::now());
+        let mut link = SafekeeperLink::new(listener.local_addr().expect("bound"), Instant::now());
         let mut progress = link.advance(Instant::now());
         let (server, _) = listener.accept().expect("a client");
-        while progress != Progress::Opened {
+        while progress != LinkProgress::Opened {
             progress = link.advance(Instant::now());
         }
         (link, server)
     }
 
-    fn receive_some(link: &mut Link) -> Vec<Response> {
+    fn receive_some(link: &mut SafekeeperLink) -> Vec<Response> {
         loop {
             let responses = link.receive(Instant::now()).expect("valid");
             if !responses.is_empty() {
@@ -341,9 +341,9 @@ mod tests {
     #[test]
     fn nobody_listening_leads_to_another_attempt_later() {
         let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-        let mut link = Link::new(gone, Instant::now());
+        let mut link = SafekeeperLink::new(gone, Instant::now());
         while link.trouble().is_none() {
-            assert_eq!(link.advance(Instant::now()), Progress::Pending);
+            assert_eq!(link.advance(Instant::now()), LinkProgress::Pending);
         }
         assert!(link.wake_up().is_some_and(|retry| retry > Instant::now()));
     }

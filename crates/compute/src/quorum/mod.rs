@@ -38,7 +38,7 @@ use quire_cache::ControlMap;
 use quire_consensus::proposer;
 use quire_protocol::quorum::LogIdentity;
 use quire_protocol::quorum_client::{ClientError, QuorumClient};
-use quire_types::{Lsn, NodeId, Term, TimelineKey};
+use quire_types::{BranchKey, Lsn, NodeId, Term};
 use quire_wal::WalStream;
 use serde::Serialize;
 pub use shipper::Source;
@@ -118,7 +118,7 @@ struct Shared {
     waker: EventFd,
     local_wal: Mutex<Option<LocalWal>>,
     stopping: AtomicBool,
-    timeline: TimelineKey,
+    branch: BranchKey,
     node: NodeId,
 }
 
@@ -140,7 +140,7 @@ impl Quorum {
         let (view_sender, view) = watch::channel(View::default());
         let (committed_sender, committed) = watch::channel(Lsn::INVALID);
         let proposer = proposer::Config {
-            timeline: config.timeline(),
+            branch: config.branch_key(),
             node: config.node,
             acceptors: config.safekeepers.len(),
             identity: None,
@@ -152,7 +152,7 @@ impl Quorum {
             waker: waker.map_err(|error| Error::System("cannot make an eventfd", error.into()))?,
             local_wal: Mutex::new(None),
             stopping: AtomicBool::new(false),
-            timeline: config.timeline(),
+            branch: config.branch_key(),
             node: config.node,
         });
         let quorum = Quorum {
@@ -184,7 +184,7 @@ impl Quorum {
             if let Some(won) = elected {
                 return Ok(won);
             }
-            self.shared.with_core(|core| core.hopeless())?;
+            self.shared.with_core(|core| core.election_blocker())?;
             // Refusals do not change the view; they are looked at a few times a second.
             let _ = tokio::time::timeout(Duration::from_millis(200), view.changed()).await;
         }
@@ -316,7 +316,7 @@ impl Shared {
     }
 
     fn connect(&self, address: SocketAddr) -> Result<QuorumClient, ClientError> {
-        QuorumClient::connect(address, self.timeline, self.node, READ_PATIENCE).map(|(client, _)| client)
+        QuorumClient::connect(address, self.branch, self.node, READ_PATIENCE).map(|(client, _)| client)
     }
 }
 

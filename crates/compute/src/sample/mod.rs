@@ -6,8 +6,8 @@
 //!
 //! ```text
 //! a few times a second: draw pages from the cache ([`inventory`]) -> compare ([`compare`]) -> equal: counted
-//!     differs -> compared again, both copies read anew, several times -> differs every time: believed
-//!     believed -> counted, logged, put aside with its chain ([`crate::evidence`]); its relation goes under guard ([`crate::guard`])
+//!     differs -> compared again, both copies read anew, several times -> differs every time: confirmed
+//!     confirmed -> counted, logged, put aside with its chain ([`crate::evidence`]); its relation goes under guard ([`crate::guard`])
 //!     a second relation, or storage does not keep up -> image generation goes back to PostgreSQL
 //! ```
 //!
@@ -137,7 +137,7 @@ impl Sampler {
     }
 
     /// A page differs. It may have been read while it was being written, or be about to go away; what still differs when both copies
-    /// were read anew a few times is believed.
+    /// were read anew a few times is confirmed.
     async fn suspect(&mut self, session: &Arc<Session>, page: &CachedPage, first: &Mismatch) -> Result<(), Error> {
         if self.known.contains(&identity(page, first)) {
             return Ok(());
@@ -153,12 +153,12 @@ impl Sampler {
         // The files may have become another term's in the meantime.
         let is_current = self.handle.session().is_some_and(|current| Arc::ptr_eq(&current, session));
         if let Some(mismatch) = last.filter(|_| is_current) {
-            self.believe(session, page, &mismatch).await;
+            self.confirm(session, page, &mismatch).await;
         }
         Ok(())
     }
 
-    async fn believe(&mut self, session: &Session, page: &CachedPage, mismatch: &Mismatch) {
+    async fn confirm(&mut self, session: &Session, page: &CachedPage, mismatch: &Mismatch) {
         if self.known.len() >= KNOWN_MAX || !self.known.insert(identity(page, mismatch)) {
             return;
         }

@@ -1,7 +1,7 @@
 //! Winning a term, and announcing it to acceptors that come later.
 
 use super::leadership::Leadership;
-use super::peer::{Ballot, Link, Peer};
+use super::peer::{Ballot, Peer, PeerLink};
 use super::{AcceptorSet, Output, Proposer, Refusal, Role};
 use crate::history::{common_point, history_of_new_term};
 use quire_protocol::quorum::{LogIdentity, MAX_TERM_HISTORY, Request, TermHistory};
@@ -26,7 +26,7 @@ impl Proposer {
             return self.refuse(acceptor, refusal);
         }
         self.peers[acceptor].node = Some(node);
-        self.peers[acceptor].link = Link::Welcomed;
+        self.peers[acceptor].link = PeerLink::Welcomed;
         if !self.observe(term) {
             return;
         }
@@ -41,7 +41,7 @@ impl Proposer {
     }
 
     fn check_welcome(&mut self, acceptor: usize, node: NodeId, identity: Option<LogIdentity>) -> Result<(), Refusal> {
-        if !matches!(self.peers[acceptor].link, Link::Greeting) {
+        if !matches!(self.peers[acceptor].link, PeerLink::Greeting) {
             return Err(Refusal::Unexpected("a second welcome"));
         }
         if self.peers[acceptor].node.is_some_and(|known| known != node) {
@@ -132,7 +132,7 @@ impl Proposer {
         let start = self.config.identity.map_or(Lsn::INVALID, |identity| identity.start);
         let stream_from = common_point(start, log.flush, &log.history, history);
         let elected = Request::Elected { term: *term, stream_from, history: history.clone() };
-        self.peers[acceptor].link = Link::Electing;
+        self.peers[acceptor].link = PeerLink::Electing;
         self.send(AcceptorSet::one(acceptor), elected);
     }
 }

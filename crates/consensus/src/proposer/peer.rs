@@ -17,7 +17,7 @@ pub(super) struct Peer {
     /// Who answered there; learnt once, never to change.
     pub node: Option<NodeId>,
     /// The connection.
-    pub link: Link,
+    pub link: PeerLink,
     /// The vote for the term of the running campaign.
     pub vote: Option<Ballot>,
     /// What it last said to have flushed after it adopted this proposer's term. It stays true when the connection breaks.
@@ -37,7 +37,7 @@ pub(super) struct Ballot {
 
 /// How far the conversation on the connection has come.
 #[derive(Debug, Default)]
-pub(super) enum Link {
+pub(super) enum PeerLink {
     /// There is no connection.
     #[default]
     Down,
@@ -104,7 +104,7 @@ impl Peer {
     /// The stream, if the acceptor takes WAL.
     pub fn stream(&mut self) -> Option<&mut Stream> {
         match &mut self.link {
-            Link::Streaming(stream) => Some(stream),
+            PeerLink::Streaming(stream) => Some(stream),
             _ => None,
         }
     }
@@ -116,11 +116,11 @@ impl Peer {
             return Err(Refusal::LostWal { flush, known });
         }
         let expected = match &mut self.link {
-            Link::Electing => {
-                self.link = Link::Streaming(Stream::new(flush));
+            PeerLink::Electing => {
+                self.link = PeerLink::Streaming(Stream::new(flush));
                 true
             }
-            Link::Streaming(stream) => stream.answered(),
+            PeerLink::Streaming(stream) => stream.answered(),
             _ => false,
         };
         self.flush = Some(flush);
@@ -129,6 +129,6 @@ impl Peer {
 
     /// Whether it may be asked for its vote.
     pub fn is_welcomed(&self) -> bool {
-        matches!(self.link, Link::Welcomed)
+        matches!(self.link, PeerLink::Welcomed)
     }
 }

@@ -1,6 +1,6 @@
 //! Streaming WAL to the acceptors, and counting what they have flushed.
 
-use super::peer::{Link, Stream};
+use super::peer::{PeerLink, Stream};
 use super::{AcceptorSet, Output, Proposer, Refusal, Role};
 use bytes::Bytes;
 use quire_protocol::quorum::{MAX_WAL_BYTES, Request};
@@ -37,7 +37,7 @@ impl Proposer {
     /// Streaming acceptors that have been sent everything before `begin` and have room for `bytes` more.
     pub(super) fn ready_for(&self, begin: Lsn, bytes: u64) -> AcceptorSet {
         let ready = |stream: &Stream| stream.next == begin && stream.reading.is_none() && stream.has_room(bytes);
-        self.select(|peer| matches!(&peer.link, Link::Streaming(stream) if ready(stream)))
+        self.select(|peer| matches!(&peer.link, PeerLink::Streaming(stream) if ready(stream)))
     }
 
     pub(super) fn send_in_chunks(&mut self, to: AcceptorSet, mut begin: Lsn, mut wal: Bytes) {

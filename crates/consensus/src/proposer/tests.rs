@@ -41,8 +41,8 @@ fn sent(outputs: &[Output]) -> Vec<(Vec<usize>, &Request)> {
 }
 
 fn proposer() -> Proposer {
-    let timeline = TimelineKey::default();
-    Proposer::new(Config { timeline, node: NodeId(100), acceptors: 3, identity: None })
+    let branch = BranchKey::default();
+    Proposer::new(Config { branch, node: NodeId(100), acceptors: 3, identity: None })
 }
 
 /// A candidate for term 6, which acceptors 0 and 1 know of.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// Bytes of cached blocks.
 const CACHE_BYTES: usize = 1 << 20;
-/// Bytes of a summary: timeline, shard, keys, LSNs, counts.
+/// Bytes of a summary: branch, shard, keys, LSNs, counts.
 const SUMMARY_BYTES: usize = 32 + 2 + 2 * KEY_BYTES + 32;
 /// Bytes of a key and an LSN, with which every entry starts.
 const POSITION_BYTES: usize = KEY_BYTES + 8;

@@ -11,7 +11,7 @@ use quire_pageserver::manifest::{Manifest, Origin, RunEntry};
 use quire_protocol::quorum::{LogIdentity, TermHistory, TermStart};
 use quire_protocol::{Frame, page, quorum};
 use quire_redo::{Delta, MultixactMember, TransactionStatus};
-use quire_types::{Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Slru, Term, TimelineKey, Writer};
+use quire_types::{BranchKey, Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Slru, Term, Writer};
 use quire_wal::effects::FullPageWrites;
 use quire_wal::effects::replorigin;
 use quire_wal::wal_page::WalPageHeader;
@@ -51,7 +51,7 @@ fn messages() -> Vec<Vec<u8>> {
 fn page_requests() -> Vec<Frame> {
     use page::{Request, WrittenPage};
     let requests = [
-        Request::Hello { timeline: TimelineKey::default(), shard: ShardId::UNSHARDED },
+        Request::Hello { branch: BranchKey::default(), shard: ShardId::UNSHARDED },
         Request::GetPages { lsn: Lsn(9), keys: vec![PAGE, Key::SlruBlock { slru: Slru::Clog, page: 1 }] },
         Request::Scan { lsn: Lsn(9), from: PAGE, to: Key::Checkpoint },
         Request::GetPosition,
@@ -99,7 +99,7 @@ fn quorum_requests() -> Vec<Frame> {
     let wal = Bytes::from_static(b"some WAL");
     let (begin, commit, durable) = (Lsn(1 << 24), Lsn(1 << 24), Lsn(1 << 24));
     let requests = [
-        Request::Hello { timeline: TimelineKey::default(), node: NodeId(3) },
+        Request::Hello { branch: BranchKey::default(), node: NodeId(3) },
         Request::CreateLog(identity()),
         Request::RequestVote { term: Term(4) },
         Request::Elected { term: Term(4), stream_from: begin, history: history() },
@@ -157,7 +157,7 @@ fn of_files(control_file: &[u8]) -> Vec<Vec<u8>> {
 
 fn manifest() -> Vec<u8> {
     let origin = Origin {
-        timeline: TimelineKey::default(),
+        branch: BranchKey::default(),
         shard: ShardId::UNSHARDED,
         start: Lsn(1 << 24),
         segment_bytes: 1 << 24,

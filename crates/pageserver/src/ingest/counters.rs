@@ -71,7 +71,7 @@ impl Counters {
     }
 
     /// Takes over a shutdown checkpoint: nothing was running, so its counters are exact.
-    pub(super) fn believe(&mut self, data: &[u8]) -> Result<(), CodecError> {
+    pub(super) fn take_from(&mut self, data: &[u8]) -> Result<(), CodecError> {
         self.checkpoint.update_from_record_data(data)?;
         self.checkpoint.oldest_active_xid = 0;
         Ok(())
@@ -190,7 +190,7 @@ mod tests {
         counters.raise(&old.to_record_data()).unwrap();
         assert_eq!((counters.checkpoint.next_xid, counters.checkpoint.next_oid), (5000, 24_576));
         assert_eq!(counters.checkpoint.next_multi, 9);
-        counters.believe(&old.to_record_data()).unwrap();
+        counters.take_from(&old.to_record_data()).unwrap();
         assert_eq!((counters.checkpoint.next_xid, counters.checkpoint.next_oid), (4000, 16_384));
     }
 }

@@ -114,7 +114,7 @@ pub enum IngestError {
     NotImported(Key),
     /// The remembered state of ingest cannot be read.
     #[error("invalid ingest state: {source}")]
-    State {
+    IngestState {
         /// What is wrong.
         source: CodecError,
     },

@@ -41,24 +41,24 @@ use changes::{Batch, Sizes};
 use quire_types::{Key, Lsn};
 use quire_wal::effects::{FullPageWrites, relmap, replorigin, standby};
 use quire_wal::{CheckpointState, RawRecord, Record, ServerVersion, rmgr};
-use state::State;
+use state::IngestState;
 
 /// Turns the records of one branch into changes.
 #[derive(Debug)]
 pub struct Ingest {
-    state: State,
+    state: IngestState,
     sizes: Sizes,
 }
 
 impl Ingest {
     /// Begins at the import's start, with the counters that were imported.
     pub fn begin(start: Lsn, view: &dyn StateView) -> Result<Ingest, IngestError> {
-        Ok(Ingest { state: State::imported(start, view)?, sizes: Sizes::default() })
+        Ok(Ingest { state: IngestState::imported(start, view)?, sizes: Sizes::default() })
     }
 
     /// Goes on where [`Ingest::state`] was taken.
     pub fn restore(state: &[u8]) -> Result<Ingest, IngestError> {
-        let state = State::decode(state).map_err(|source| IngestError::State { source })?;
+        let state = IngestState::decode(state).map_err(|source| IngestError::IngestState { source })?;
         Ok(Ingest { state, sizes: Sizes::default() })
     }
 
@@ -134,7 +134,7 @@ impl Ingest {
 }
 
 /// What the record does beyond the blocks it names.
-fn dispatch(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+fn dispatch(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     match batch.record.rmgr {
         rmgr::XLOG => xlog::apply(state, batch),
         rmgr::XACT => transaction::apply(state, batch),
@@ -162,7 +162,7 @@ fn relation_map(batch: &mut Batch<'_>) -> Result<(), IngestError> {
     Ok(())
 }
 
-fn standby_record(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+fn standby_record(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     let effect = standby::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))?;
     if let standby::StandbyEffect::RunningXacts { next_xid } = effect {

@@ -3,14 +3,14 @@
 use super::changes::Batch;
 use super::error::IngestError;
 use super::slru;
-use super::state::State;
+use super::state::IngestState;
 use quire_redo::multixact::{MEMBERS_PER_PAGE, member_page_of, offset_page_of};
 use quire_redo::{Delta, MultixactMember};
 use quire_types::{SLRU_SEGMENT_PAGES, Slru};
 use quire_wal::effects::multixact::{self, Member, MultixactEffect};
 
 /// A record of the multixact manager.
-pub(super) fn apply(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(super) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match multixact::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         MultixactEffect::ZeroOffsetsPage(page) => zero_offsets_page(state, batch, page),
@@ -28,7 +28,7 @@ pub(super) fn apply(state: &mut State, batch: &mut Batch<'_>) -> Result<(), Inge
 }
 
 /// Servers before 15.15 log the page after the multixact that already needed it; zeroing it then would lose an entry.
-fn zero_offsets_page(state: &mut State, batch: &mut Batch<'_>, page: u32) -> Result<(), IngestError> {
+fn zero_offsets_page(state: &mut IngestState, batch: &mut Batch<'_>, page: u32) -> Result<(), IngestError> {
     match state.early_offsets_page.take() == Some(page) {
         true => Ok(()),
         false => slru::zero_page(batch, Slru::MultixactOffsets, page),
@@ -36,7 +36,7 @@ fn zero_offsets_page(state: &mut State, batch: &mut Batch<'_>, page: u32) -> Res
 }
 
 fn create(
-    state: &mut State,
+    state: &mut IngestState,
     batch: &mut Batch<'_>,
     multi: u32,
     offset: u32,
@@ -53,7 +53,7 @@ fn create(
 
 /// The entry of the new multixact, and that of the next one, which says where the new one's members end. Neither the
 /// multixact 0 nor the offset 0 is used.
-fn set_offsets(state: &mut State, batch: &mut Batch<'_>, entries: [(u32, u32); 2]) -> Result<(), IngestError> {
+fn set_offsets(state: &mut IngestState, batch: &mut Batch<'_>, entries: [(u32, u32); 2]) -> Result<(), IngestError> {
     let [page, next_page] = entries.map(|(multi, _)| offset_page_of(multi));
     let set = |entries: &[(u32, u32)]| Delta::MultixactOffset { entries: entries.to_vec() };
     state.early_offsets_page = None;

@@ -45,7 +45,7 @@ fn cut(batch: &mut Batch<'_>, rel: RelTag, blocks: u32) -> Result<(), IngestErro
     Ok(())
 }
 
-/// What the map says of blocks that are gone is cleared, so that it is not believed if the heap grows again.
+/// What the map says of blocks that are gone is cleared, so that it is not trusted if the heap grows again.
 fn cut_visibility_map(batch: &mut Batch<'_>, map: RelTag, heap_blocks: u32) -> Result<(), IngestError> {
     let last = visibility_map::map_block(heap_blocks);
     if heap_blocks.is_multiple_of(visibility_map::HEAP_BLOCKS_PER_PAGE) {

@@ -2,13 +2,13 @@
 
 use super::changes::Batch;
 use super::error::IngestError;
-use super::state::State;
+use super::state::IngestState;
 use quire_types::Key;
 use quire_wal::effects::server_version;
 use quire_wal::version;
 
 /// A message for logical decoding, which may be the one that tells the server's version.
-pub(super) fn apply(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(super) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     let told = server_version::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))?;
     let Some(server) = told else { return Ok(()) };

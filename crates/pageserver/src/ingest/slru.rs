@@ -3,13 +3,13 @@
 use super::changes::Batch;
 use super::counters::{is_before, precedes};
 use super::error::IngestError;
-use super::state::State;
+use super::state::IngestState;
 use quire_redo::{clog, commit_ts, multixact};
 use quire_types::{Key, SLRU_SEGMENT_PAGES, Slru};
 use quire_wal::effects::slru::{self, ClogEffect, CommitTsEffect};
 
 /// A record of the commit log.
-pub(super) fn apply_clog(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(super) fn apply_clog(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match slru::parse_clog(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         ClogEffect::ZeroPage(page) => zero_page(batch, Slru::Clog, page),
@@ -22,7 +22,7 @@ pub(super) fn apply_clog(state: &mut State, batch: &mut Batch<'_>) -> Result<(),
 }
 
 /// A record of the commit timestamps.
-pub(super) fn apply_commit_ts(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(super) fn apply_commit_ts(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match slru::parse_commit_ts(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         CommitTsEffect::ZeroPage(page) => zero_page(batch, Slru::CommitTs, page),

@@ -9,14 +9,14 @@ use quire_types::{CodecError, Key, Lsn, Reader, Writer};
 use quire_wal::effects::FullPageWrites;
 use quire_wal::{CheckpointState, Record, ServerVersion};
 
-/// First byte of [`State::encode`].
+/// First byte of [`IngestState::encode`].
 const FORMAT: u8 = 2;
 /// Of states from before the server's version was recorded.
 const FORMAT_WITHOUT_SERVER: u8 = 1;
 
 /// Ingest's memory as of one position in the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct State {
+pub(super) struct IngestState {
     /// End of the last record.
     pub(super) position: Lsn,
     /// Start of the last record, invalid if there was none.
@@ -35,12 +35,12 @@ pub(super) struct State {
     pub(super) server: Option<ServerVersion>,
 }
 
-impl State {
+impl IngestState {
     /// The state that an import leaves.
-    pub(super) fn imported(start: Lsn, view: &dyn StateView) -> Result<State, IngestError> {
+    pub(super) fn imported(start: Lsn, view: &dyn StateView) -> Result<IngestState, IngestError> {
         let checkpoint = imported_value(view, Key::Checkpoint, CheckpointState::decode)?;
         let full_page_writes = imported_value(view, Key::FullPageWrites, FullPageWrites::decode)?;
-        Ok(State {
+        Ok(IngestState {
             position: start,
             last_record: Lsn::INVALID,
             shut_down: false,
@@ -89,8 +89,8 @@ impl State {
         out.into_bytes()
     }
 
-    /// Reads back what [`State::encode`] wrote.
-    pub(super) fn decode(raw: &[u8]) -> Result<State, CodecError> {
+    /// Reads back what [`IngestState::encode`] wrote.
+    pub(super) fn decode(raw: &[u8]) -> Result<IngestState, CodecError> {
         let mut input = Reader::new(raw);
         let format = input.u8("ingest state format")?;
         if !matches!(format, FORMAT | FORMAT_WITHOUT_SERVER) {
@@ -106,7 +106,16 @@ impl State {
         let server = if format == FORMAT { read_server(&mut input)? } else { None };
         input.finish()?;
         let counters = Counters { checkpoint };
-        Ok(State { position, last_record, shut_down, counters, written, full_page_writes, early_offsets_page, server })
+        Ok(IngestState {
+            position,
+            last_record,
+            shut_down,
+            counters,
+            written,
+            full_page_writes,
+            early_offsets_page,
+            server,
+        })
     }
 }
 
@@ -135,7 +144,7 @@ mod tests {
     #[test]
     fn the_state_round_trips_and_a_cut_one_is_refused() {
         let checkpoint = CheckpointState { next_xid: 5 << 32 | 7, next_oid: 99, ..CheckpointState::default() };
-        let state = State {
+        let state = IngestState {
             position: Lsn(0x200),
             last_record: Lsn(0x180),
             shut_down: true,
@@ -146,11 +155,11 @@ mod tests {
             server: Some(ServerVersion::new(15, 20)),
         };
         let raw = state.encode();
-        assert_eq!(State::decode(&raw).as_ref(), Ok(&state));
-        assert!(State::decode(&raw[..raw.len() - 1]).is_err());
+        assert_eq!(IngestState::decode(&raw).as_ref(), Ok(&state));
+        assert!(IngestState::decode(&raw[..raw.len() - 1]).is_err());
         // As it was written before there were versions.
         let mut old = raw[..raw.len() - 4].to_vec();
         old[0] = FORMAT_WITHOUT_SERVER;
-        assert_eq!(State::decode(&old), Ok(State { server: None, ..state }));
+        assert_eq!(IngestState::decode(&old), Ok(IngestState { server: None, ..state }));
     }
 }

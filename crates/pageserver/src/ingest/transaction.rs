@@ -4,7 +4,7 @@ use super::changes::Batch;
 use super::counters::{precedes, xids_of};
 use super::error::IngestError;
 use super::relation;
-use super::state::State;
+use super::state::IngestState;
 use bytes::BytesMut;
 use quire_redo::{Delta, TransactionStatus, clog, commit_ts};
 use quire_types::{CodecError, Key, Lsn, Slru};
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 const STATE_FILE_CRC_BYTES: usize = 4;
 
 /// A record of the transaction manager.
-pub(super) fn apply(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(super) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match xact::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         XactEffect::Commit(end) => {
@@ -30,7 +30,7 @@ pub(super) fn apply(state: &mut State, batch: &mut Batch<'_>) -> Result<(), Inge
 }
 
 fn complete(
-    state: &mut State,
+    state: &mut IngestState,
     batch: &mut Batch<'_>,
     end: &Completion,
     status: TransactionStatus,
@@ -51,7 +51,7 @@ fn complete(
 }
 
 /// Does what PostgreSQL does while `track_commit_timestamp` is on. The log says that by the last parameter change.
-fn set_commit_timestamps(state: &mut State, batch: &mut Batch<'_>, end: &Completion) -> Result<(), IngestError> {
+fn set_commit_timestamps(state: &mut IngestState, batch: &mut Batch<'_>, end: &Completion) -> Result<(), IngestError> {
     if !state.counters.checkpoint.track_commit_timestamp {
         return Ok(());
     }
@@ -78,7 +78,7 @@ fn by_page(xid: u32, subxacts: &[u32], page_of: fn(u32) -> u32) -> BTreeMap<u32,
 }
 
 /// The state file is the record's data and their CRC-32C, as `RecreateTwoPhaseFile` writes it at a checkpoint.
-fn prepared(state: &mut State, batch: &mut Batch<'_>, prepare: &Prepare) -> Result<(), IngestError> {
+fn prepared(state: &mut IngestState, batch: &mut Batch<'_>, prepare: &Prepare) -> Result<(), IngestError> {
     let data = &batch.record.main_data;
     if prepare.file_bytes as usize != data.len() + STATE_FILE_CRC_BYTES {
         let invalid = CodecError::Invalid { field: "total_len", value: prepare.file_bytes.into() };

@@ -3,18 +3,18 @@
 use super::changes::Batch;
 use super::error::IngestError;
 use super::slru;
-use super::state::State;
+use super::state::IngestState;
 use quire_redo::commit_ts;
 use quire_types::{Key, Slru};
 use quire_wal::effects::FullPageWrites;
 use quire_wal::effects::xlog::{self, XlogEffect};
 
 /// A record of the log's own manager, but for the blocks it names.
-pub(super) fn apply(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(super) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match xlog::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         XlogEffect::CheckpointShutdown => {
-            state.counters.believe(&record.main_data).map_err(|source| batch.malformed(source))?;
+            state.counters.take_from(&record.main_data).map_err(|source| batch.malformed(source))?;
             state.shut_down = true;
             note_full_page_writes(state, batch);
         }
@@ -34,7 +34,7 @@ pub(super) fn apply(state: &mut State, batch: &mut Batch<'_>) -> Result<(), Inge
 }
 
 /// Writes what the log says of full-page writes if that is news.
-fn note_full_page_writes(state: &mut State, batch: &mut Batch<'_>) {
+fn note_full_page_writes(state: &mut IngestState, batch: &mut Batch<'_>) {
     let on = state.counters.checkpoint.full_page_writes;
     if state.full_page_writes.on != on {
         state.full_page_writes = FullPageWrites { on, since: batch.record.end };
@@ -42,7 +42,7 @@ fn note_full_page_writes(state: &mut State, batch: &mut Batch<'_>) {
     }
 }
 
-fn change_parameters(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+fn change_parameters(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let checkpoint = &mut state.counters.checkpoint;
     let was_tracking = checkpoint.track_commit_timestamp;
     let data = &batch.record.main_data;
@@ -56,7 +56,7 @@ fn change_parameters(state: &mut State, batch: &mut Batch<'_>) -> Result<(), Ing
 }
 
 /// PostgreSQL creates the current page without a record of its own (`ActivateCommitTs`).
-fn start_commit_timestamps(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+fn start_commit_timestamps(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let next_xid = state.counters.next_xid32();
     if state.counters.checkpoint.oldest_commit_ts_xid == 0 {
         state.counters.checkpoint.oldest_commit_ts_xid = next_xid;
@@ -70,7 +70,7 @@ fn start_commit_timestamps(state: &mut State, batch: &mut Batch<'_>) -> Result<(
 }
 
 /// PostgreSQL removes all files (`DeactivateCommitTs`).
-fn stop_commit_timestamps(state: &mut State, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+fn stop_commit_timestamps(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     state.counters.checkpoint.oldest_commit_ts_xid = 0;
     state.counters.checkpoint.newest_commit_ts_xid = 0;
     slru::remove_segments(batch, Slru::CommitTs, |_| true)

@@ -80,8 +80,8 @@ mod tests {
     fn no_key_is_missed_and_few_strangers_pass() {
         let bloom = Bloom::decode(&Bloom::build(&hashes(0, 10_000)).encode()).unwrap();
         assert!(hashes(0, 10_000).into_iter().all(|hash| bloom.may_contain(hash)));
-        let strangers = hashes(1_000_000, 10_000).into_iter().filter(|&hash| bloom.may_contain(hash)).count();
-        assert!(strangers < 200, "{strangers} of 10,000");
+        let others = hashes(1_000_000, 10_000).into_iter().filter(|&hash| bloom.may_contain(hash)).count();
+        assert!(others < 200, "{others} of 10,000");
     }
 
     #[test]

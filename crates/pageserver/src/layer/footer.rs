@@ -2,7 +2,7 @@
 
 use super::frame::Extent;
 use quire_types::key::KEY_BYTES;
-use quire_types::{BranchId, CodecError, Key, Lsn, ProjectId, Reader, ShardId, TimelineKey, Writer};
+use quire_types::{BranchId, BranchKey, CodecError, Key, Lsn, ProjectId, Reader, ShardId, Writer};
 
 /// Starts and ends every layer file.
 pub(super) const MAGIC: [u8; 8] = *b"QUIRELYR";
@@ -22,7 +22,7 @@ const RESERVED_BYTES: usize = 32;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Summary {
     /// Whose layer it is.
-    pub timeline: TimelineKey,
+    pub branch: BranchKey,
     /// Which shard of the branch.
     pub shard: ShardId,
     /// The lowest key.
@@ -58,7 +58,7 @@ impl Footer {
         let summary = &self.summary;
         let mut out = Writer::with_capacity(FOOTER_BYTES);
         out.bytes(&MAGIC).u32(VERSION);
-        out.bytes(&summary.timeline.project.0).bytes(&summary.timeline.branch.0);
+        out.bytes(&summary.branch.project.0).bytes(&summary.branch.branch.0);
         out.u8(summary.shard.number).u8(summary.shard.count);
         out.bytes(&summary.first_key.encode()).bytes(&summary.last_key.encode());
         out.u64(summary.first_lsn.0).u64(summary.last_lsn.0).u64(summary.versions).u64(summary.keys);
@@ -73,11 +73,11 @@ impl Footer {
     pub(super) fn decode(raw: &[u8]) -> Result<Footer, CodecError> {
         let mut reader = Reader::new(raw);
         check_magic(&mut reader)?;
-        let timeline =
-            TimelineKey { project: ProjectId(reader.array("project")?), branch: BranchId(reader.array("branch")?) };
+        let branch =
+            BranchKey { project: ProjectId(reader.array("project")?), branch: BranchId(reader.array("branch")?) };
         let shard = ShardId { number: reader.u8("shard number")?, count: reader.u8("shard count")? };
         let summary = Summary {
-            timeline,
+            branch,
             shard,
             first_key: Key::decode(reader.bytes("first key", KEY_BYTES)?)?,
             last_key: Key::decode(reader.bytes("last key", KEY_BYTES)?)?,
@@ -128,7 +128,7 @@ mod tests {
 
     fn footer() -> Footer {
         let summary = Summary {
-            timeline: TimelineKey::default(),
+            branch: BranchKey::default(),
             shard: ShardId::UNSHARDED,
             first_key: Key::ControlFile,
             last_key: Key::Checkpoint,

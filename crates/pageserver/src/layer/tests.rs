@@ -3,7 +3,7 @@ use crate::accounts::{Account, Carry};
 use crate::error::StorageError;
 use crate::value::{Kind, Version};
 use bytes::Bytes;
-use quire_types::{Key, Lsn, ShardId, Slru, TimelineKey};
+use quire_types::{BranchKey, Key, Lsn, ShardId, Slru};
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::{Bound, ControlFlow};
@@ -39,7 +39,7 @@ fn carries() -> Vec<Carry> {
 }
 
 fn write(path: &Path, model: &Model) -> Summary {
-    let mut writer = LayerWriter::create(path, TimelineKey::default(), ShardId::UNSHARDED).unwrap();
+    let mut writer = LayerWriter::create(path, BranchKey::default(), ShardId::UNSHARDED).unwrap();
     for ((key, _), version) in model {
         writer.add(*key, version).unwrap();
     }

@@ -9,7 +9,7 @@ use crate::accounts::Carry;
 use crate::error::StorageError;
 use crate::value::{Place, Version};
 use quire_files::{Durability, Staged};
-use quire_types::{Key, Lsn, ShardId, TimelineKey, Writer};
+use quire_types::{BranchKey, Key, Lsn, ShardId, Writer};
 use std::path::Path;
 
 /// A layer that is being written. Dropped before [`LayerWriter::finish`], it leaves nothing.
@@ -24,12 +24,12 @@ pub struct LayerWriter {
     first_key: Option<Key>,
     lsns: (Lsn, Lsn),
     versions: u64,
-    owner: (TimelineKey, ShardId),
+    owner: (BranchKey, ShardId),
 }
 
 impl LayerWriter {
     /// Starts the layer that will be `path`.
-    pub fn create(path: &Path, timeline: TimelineKey, shard: ShardId) -> Result<LayerWriter, StorageError> {
+    pub fn create(path: &Path, branch: BranchKey, shard: ShardId) -> Result<LayerWriter, StorageError> {
         let mut out = Staged::create(path)?;
         out.write(&MAGIC)?;
         out.write(&VERSION.to_le_bytes())?;
@@ -44,7 +44,7 @@ impl LayerWriter {
             first_key: None,
             lsns: (Lsn::MAX, Lsn::INVALID),
             versions: 0,
-            owner: (timeline, shard),
+            owner: (branch, shard),
         })
     }
 
@@ -117,7 +117,7 @@ impl LayerWriter {
 
     fn summary(&self) -> Summary {
         Summary {
-            timeline: self.owner.0,
+            branch: self.owner.0,
             shard: self.owner.1,
             first_key: self.first_key.expect("a layer has at least one version"),
             last_key: self.last_key().expect("a layer has at least one version"),

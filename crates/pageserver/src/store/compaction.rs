@@ -87,7 +87,7 @@ impl Store {
     ) -> Result<(), StorageError> {
         let origin = self.origin();
         let path = Manifest::layer_path(&self.dir, id);
-        let mut writer = LayerWriter::create(&path, origin.timeline, origin.shard)?;
+        let mut writer = LayerWriter::create(&path, origin.branch, origin.shard)?;
         while let Some(entry) = versions.next_if(|entry| self.belongs(&writer, entry)) {
             let (key, version) = entry?;
             self.check_not_failed()?;

@@ -52,7 +52,7 @@ impl Store {
         let id = self.next_layer();
         let path = Manifest::layer_path(&self.dir, id);
         let origin = self.origin();
-        let mut writer = LayerWriter::create(&path, origin.timeline, origin.shard)?;
+        let mut writer = LayerWriter::create(&path, origin.branch, origin.shard)?;
         for (key, version) in table.entries() {
             writer.add(key, version)?;
         }

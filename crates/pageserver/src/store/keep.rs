@@ -10,7 +10,7 @@ use quire_types::Key;
 
 /// What a key is given.
 #[derive(Clone, Debug)]
-pub struct Keepsake {
+pub struct KeptPage {
     /// The key.
     pub key: Key,
     /// Its new versions.
@@ -21,22 +21,22 @@ pub struct Keepsake {
 
 /// As long as it lives no image of a worker is kept.
 #[derive(Debug)]
-pub struct KeepsakeGuard<'a>(&'a Store);
+pub struct KeepingGuard<'a>(&'a Store);
 
 impl Store {
     /// Begins the keeping of written pages. One goes on at a time, and nothing is ingested meanwhile.
-    pub fn begin_keeping(&self) -> KeepsakeGuard<'_> {
+    pub fn begin_keeping(&self) -> KeepingGuard<'_> {
         self.write().epoch += 1;
-        KeepsakeGuard(self)
+        KeepingGuard(self)
     }
 }
 
-impl KeepsakeGuard<'_> {
+impl KeepingGuard<'_> {
     /// Takes in everything, at once.
-    pub fn insert(&self, keepsakes: impl IntoIterator<Item = Keepsake>) {
+    pub fn insert(&self, kept_pages: impl IntoIterator<Item = KeptPage>) {
         let mut tables = self.0.write();
         let tables = &mut *tables;
-        for Keepsake { key, versions, account } in keepsakes {
+        for KeptPage { key, versions, account } in kept_pages {
             let account = account.unwrap_or_else(|| tables.accounts.get(key));
             tables.accounts.replace(key, account);
             versions.into_iter().for_each(|version| tables.open.insert(key, version, account));
@@ -44,7 +44,7 @@ impl KeepsakeGuard<'_> {
     }
 }
 
-impl Drop for KeepsakeGuard<'_> {
+impl Drop for KeepingGuard<'_> {
     fn drop(&mut self) {
         self.0.write().epoch += 1;
     }

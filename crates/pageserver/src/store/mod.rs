@@ -23,7 +23,7 @@ mod read;
 mod tables;
 
 pub use compaction::choose_runs;
-pub use keep::{Keepsake, KeepsakeGuard};
+pub use keep::{KeepingGuard, KeptPage};
 pub use read::Scanned;
 pub use tables::Run;
 
@@ -296,12 +296,12 @@ fn open_run(
 
 fn check_owner(layer: &Layer, origin: &Origin) -> Result<(), StorageError> {
     let summary = layer.summary();
-    match (summary.timeline, summary.shard) == (origin.timeline, origin.shard) {
+    match (summary.branch, summary.shard) == (origin.branch, origin.shard) {
         true => Ok(()),
         false => Err(StorageError::Corrupt {
             path: layer.path().to_owned(),
             offset: layer.bytes(),
-            reason: format!("it belongs to {}", summary.timeline),
+            reason: format!("it belongs to {}", summary.branch),
         }),
     }
 }

@@ -1,9 +1,9 @@
 //! Emptying caches, and what roles have used and done.
 
 use crate::context::Context;
+use crate::deployment::{Branch, Deployment};
 use crate::processes::{Kind, of_folder};
 use crate::roles::Role;
-use crate::state::{Branch, State};
 use crate::user::compute_dirs;
 use anyhow::Result;
 use nix::unistd::{SysconfVar, sysconf};
@@ -48,10 +48,10 @@ pub struct Usage {
 
 impl Usage {
     /// As of now.
-    pub fn now(context: &Context, state: &State, branch: &Branch) -> Result<Usage> {
+    pub fn now(context: &Context, deployment: &Deployment, branch: &Branch) -> Result<Usage> {
         let status: Value = Role::Compute(branch.clone()).peer().get("/status")?;
         let count = |name: &str| status["cache"][name].as_u64().unwrap_or(0);
-        let processes = of_folder(&context.home, &compute_dirs(&context.home, state));
+        let processes = of_folder(&context.home, &compute_dirs(&context.home, deployment));
         let cpu = |kind: Kind| {
             let of_kind = processes.iter().filter(|process| process.kind == kind);
             of_kind.filter_map(|process| cpu_seconds(process.pid)).sum()

@@ -14,8 +14,8 @@ use super::random_reads::{Accounts, ComputeClients, Read, Storage};
 use super::target::{DATABASE, Target};
 use super::{Args, report, require_running};
 use crate::context::Context;
+use crate::deployment::{Branch, Deployment};
 use crate::processes::{Kind, Process, of_folder};
-use crate::state::{Branch, State};
 use crate::table::Table;
 use crate::user::compute_dirs;
 use anyhow::Result;
@@ -80,14 +80,14 @@ struct Report {
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     let branch = context.branch(args.branch.as_deref())?;
     require_running(&branch)?;
-    let state = context.state()?;
+    let deployment = context.deployment()?;
     let quire = Target::new("quire", branch.url(), branch.url_of(DATABASE));
-    let load = Load::new(&state.pg_bin, Workload::Select, args.scale, args.clients, args.seconds);
+    let load = Load::new(&deployment.pg_bin, Workload::Select, args.scale, args.clients, args.seconds);
     eprintln!("loading scale {}", args.scale);
     quire.load(&load)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let accounts = Accounts::find(&quire)?;
-    let bench = Bench { context, args, state, branch, quire, runtime, accounts };
+    let bench = Bench { context, args, deployment, branch, quire, runtime, accounts };
     let report = bench.measure()?;
     bench.quire.drop_database()?;
     if let Some(folder) = &args.report {
@@ -101,7 +101,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode> {
 struct Bench<'a> {
     context: &'a Context,
     args: &'a Args,
-    state: State,
+    deployment: Deployment,
     branch: Branch,
     quire: Target,
     runtime: Runtime,
@@ -137,7 +137,7 @@ impl Bench<'_> {
 
     /// By clients of the pageserver.
     fn read_directly(&self, round: u32, halves: &Halves) -> Result<Sum> {
-        let storage = Storage::find(&self.state, &self.branch, &self.accounts)?;
+        let storage = Storage::find(&self.deployment, &self.branch, &self.accounts)?;
         let dealt = self.accounts.dealt(round, self.args.clients);
         let (read, sum) = self.observe(Some(halves), || self.runtime.block_on(storage.read(dealt, LENGTH)))?;
         Ok(Sum { used: Usage { pages: read.blocks, requests: read.blocks, ..sum.used }, ..sum })
@@ -146,7 +146,7 @@ impl Bench<'_> {
     /// What is used while `read` works, on divided processors if there are halves.
     fn observe(&self, halves: Option<&Halves>, read: impl FnOnce() -> Result<Read>) -> Result<(Read, Sum)> {
         let _confined = halves.map(|halves| self.confine(halves)).transpose()?;
-        let usage = || Usage::now(self.context, &self.state, &self.branch);
+        let usage = || Usage::now(self.context, &self.deployment, &self.branch);
         let busy_now = |halves: &Halves| anyhow::Ok((CpuTime::of(&halves.pageserver)?, CpuTime::of(&halves.others)?));
         let busy = || halves.map(busy_now).transpose();
         let (used_before, busy_before) = (usage()?, busy()?);
@@ -173,7 +173,7 @@ impl Bench<'_> {
     }
 
     fn processes(&self) -> Vec<Process> {
-        of_folder(&self.context.home, &compute_dirs(&self.context.home, &self.state))
+        of_folder(&self.context.home, &compute_dirs(&self.context.home, &self.deployment))
     }
 }
 

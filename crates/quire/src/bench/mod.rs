@@ -16,8 +16,8 @@ mod stock;
 mod target;
 
 use crate::context::Context;
+use crate::deployment::Branch;
 use crate::roles::Role;
-use crate::state::Branch;
 use crate::status::stored_branch;
 use anyhow::{Context as _, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -107,17 +107,17 @@ fn warm(context: &Context, args: &Args, workload: Workload) -> Result<ExitCode> 
 
 fn measure(context: &Context, branch: &Branch, args: &Args, workload: Workload) -> Result<Report> {
     require_running(branch)?;
-    let state = context.state()?;
-    let load = Load::new(&state.pg_bin, workload, args.scale, args.clients, args.seconds);
+    let deployment = context.deployment()?;
+    let load = Load::new(&deployment.pg_bin, workload, args.scale, args.clients, args.seconds);
     let quire = Target::new("quire", branch.url(), branch.url_of(target::DATABASE));
-    let stock = args.compare.then(|| Stock::start(&context.home, &state, &quire)).transpose()?;
+    let stock = args.compare.then(|| Stock::start(&context.home, &deployment, &quire)).transpose()?;
     let mut targets = vec![quire];
     targets.extend(stock.as_ref().map(Stock::target));
     for target in &targets {
         eprintln!("{}: loading scale {}", target.name(), args.scale);
         target.prepare(&load)?;
     }
-    let pushdown = stored_branch(&state, branch).map(|stored| stored["pushdown"]["state"].clone());
+    let pushdown = stored_branch(&deployment, branch).map(|stored| stored["pushdown"]["state"].clone());
     let rounds = run_rounds(&targets, &load, args.rounds)?;
     targets[0].drop_database()?;
     Report::new(&load, pushdown.unwrap_or(Value::Null), rounds)

@@ -1,11 +1,11 @@
 //! Random reads of the accounts, each block once, by clients of the compute or of the pageserver.
 
 use super::target::Target;
+use crate::deployment::{Branch, Deployment};
 use crate::roles::Role;
-use crate::state::{Branch, State};
 use anyhow::{Context as _, Result, bail, ensure};
 use quire_compute::page_client::PageClient;
-use quire_types::{Fork, Key, Lsn, RelTag, ShardId, TimelineKey};
+use quire_types::{BranchKey, Fork, Key, Lsn, RelTag, ShardId};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -141,20 +141,20 @@ fn rows(blocks: &[u32]) -> String {
 #[derive(Clone, Copy)]
 pub struct Storage {
     address: SocketAddr,
-    timeline: TimelineKey,
+    branch: BranchKey,
     rel: RelTag,
     lsn: Lsn,
 }
 
 impl Storage {
     /// Of the accounts as they are now.
-    pub fn find(state: &State, branch: &Branch, accounts: &Accounts) -> Result<Storage> {
-        let address = state.pageservers.first().context("there is no pageserver")?.address();
+    pub fn find(deployment: &Deployment, branch: &Branch, accounts: &Accounts) -> Result<Storage> {
+        let address = deployment.pageservers.first().context("there is no pageserver")?.address();
         let status: Value = Role::Compute(branch.clone()).peer().get("/status")?;
         let lsn = status["lsn"]["committed"].as_str().and_then(|text| text.parse().ok());
         let lsn = lsn.context("the compute does not say what is committed")?;
-        let timeline = TimelineKey { project: state.project, branch: branch.id };
-        Ok(Storage { address, timeline, rel: accounts.rel, lsn })
+        let branch = BranchKey { project: deployment.project, branch: branch.id };
+        Ok(Storage { address, branch, rel: accounts.rel, lsn })
     }
 
     /// Clients with a connection each ask for one block after the other of their share, until `length` has passed.
@@ -168,7 +168,7 @@ impl Storage {
     }
 
     async fn read_by_requests(self, blocks: Vec<u32>, end: Instant) -> Result<u64> {
-        let client = PageClient::new(self.address, self.timeline, ShardId::UNSHARDED);
+        let client = PageClient::new(self.address, self.branch, ShardId::UNSHARDED);
         let mut read = 0;
         for block in blocks.into_iter().take_while(|_| Instant::now() < end) {
             client.get_pages(self.lsn, vec![Key::RelBlock { rel: self.rel, block }], PATIENCE).await?;

@@ -10,7 +10,7 @@ use super::stock::Stock;
 use super::target::{DATABASE, Target};
 use super::{Args, report, require_running};
 use crate::context::Context;
-use crate::state::{Branch, State};
+use crate::deployment::{Branch, Deployment};
 use crate::table::Table;
 use anyhow::Result;
 use serde::Serialize;
@@ -56,7 +56,7 @@ struct Report {
 /// What is scanned, and where.
 struct Bench<'a> {
     context: &'a Context,
-    state: State,
+    deployment: Deployment,
     branch: Branch,
     quire: Target,
     page_cache_emptied: bool,
@@ -67,16 +67,16 @@ struct Bench<'a> {
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode> {
     let branch = context.branch(args.branch.as_deref())?;
     require_running(&branch)?;
-    let state = context.state()?;
+    let deployment = context.deployment()?;
     let quire = Target::new("quire", branch.url(), branch.url_of(DATABASE));
-    let mut stock = args.compare.then(|| Stock::start(&context.home, &state, &quire)).transpose()?;
-    let load = Load::new(&state.pg_bin, Workload::Select, args.scale, args.clients, args.seconds);
+    let mut stock = args.compare.then(|| Stock::start(&context.home, &deployment, &quire)).transpose()?;
+    let load = Load::new(&deployment.pg_bin, Workload::Select, args.scale, args.clients, args.seconds);
     for target in stock.as_ref().map(Stock::target).iter().chain([&quire]) {
         eprintln!("{}: loading scale {}", target.name(), args.scale);
         target.load(&load)?;
     }
     let table_bytes = quire.session()?.number("pg_relation_size('pgbench_accounts')")?;
-    let mut bench = Bench { context, state, branch, quire, page_cache_emptied: true, table_bytes };
+    let mut bench = Bench { context, deployment, branch, quire, page_cache_emptied: true, table_bytes };
     let mut scans = Vec::new();
     for number in 1..=args.rounds {
         scans.push(bench.scan_quire(number)?);
@@ -99,11 +99,11 @@ impl Bench<'_> {
         self.page_cache_emptied &= empty_page_cache();
         let session = self.quire.session()?;
         session.run(ONE_PROCESS)?;
-        let before = Usage::now(self.context, &self.state, &self.branch)?;
+        let before = Usage::now(self.context, &self.deployment, &self.branch)?;
         let begun = Instant::now();
         session.run(SCAN)?;
         let seconds = begun.elapsed().as_secs_f64();
-        let used = Usage::now(self.context, &self.state, &self.branch)?.since(&before);
+        let used = Usage::now(self.context, &self.deployment, &self.branch)?.since(&before);
         Ok(Scan {
             waits: Some(used.waits),
             requests: Some(used.requests),

@@ -1,8 +1,8 @@
 //! Stock PostgreSQL on the local disk, with the settings of the compute it is compared with.
 
 use super::target::{DATABASE, Target};
+use crate::deployment::Deployment;
 use crate::home::Home;
-use crate::state::State;
 use crate::user::{self, compute_dir};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -47,15 +47,15 @@ pub struct Stock {
 
 impl Stock {
     /// Makes and starts a server; `model` is where the shared settings come from.
-    pub fn start(home: &Home, state: &State, model: &Target) -> Result<Stock> {
-        let dir = compute_dir(home, state.project, &format!("stock-{}", std::process::id()))?.path;
+    pub fn start(home: &Home, deployment: &Deployment, model: &Target) -> Result<Stock> {
+        let dir = compute_dir(home, deployment.project, &format!("stock-{}", std::process::id()))?.path;
         let settings = read_settings(model)?;
         eprintln!("stock: initdb in {}", dir.display());
         create_dir(&dir)?;
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let started = initdb(state, &dir).and_then(|()| spawn(&state.pg_bin, &dir, port, &settings));
+        let started = initdb(deployment, &dir).and_then(|()| spawn(&deployment.pg_bin, &dir, port, &settings));
         let server = started.inspect_err(|_| remove(&dir))?;
-        let mut stock = Stock { server, dir, port, pg_bin: state.pg_bin.clone(), settings };
+        let mut stock = Stock { server, dir, port, pg_bin: deployment.pg_bin.clone(), settings };
         stock.wait_until_it_answers()?;
         Ok(stock)
     }
@@ -134,8 +134,8 @@ fn create_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn initdb(state: &State, dir: &Path) -> Result<()> {
-    let mut initdb = as_server(&state.pg_bin.join("initdb"))?;
+fn initdb(deployment: &Deployment, dir: &Path) -> Result<()> {
+    let mut initdb = as_server(&deployment.pg_bin.join("initdb"))?;
     initdb
         .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "-D"])
         .arg(dir.join("data"));

@@ -1,9 +1,9 @@
 //! `quire down`
 
 use crate::context::Context;
+use crate::deployment::Deployment;
 use crate::lock::{Holder, holder};
 use crate::processes;
-use crate::state::State;
 use crate::user::compute_dirs;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -31,8 +31,8 @@ impl Args {
     /// Returns once no process is left.
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
         let stopped = stop_supervisor(context)?;
-        let compute_dirs = match State::load(&context.home)? {
-            Some(state) => compute_dirs(&context.home, &state),
+        let compute_dirs = match Deployment::load(&context.home)? {
+            Some(deployment) => compute_dirs(&context.home, &deployment),
             None => Vec::new(),
         };
         let orphans = processes::end_all(&context.home, &compute_dirs, ORPHAN_PATIENCE);

@@ -1,9 +1,9 @@
 //! `quire page`
 
 use crate::context::Context;
+use crate::deployment::Branch;
 use crate::roles::Role;
 use crate::sql::Session;
-use crate::state::Branch;
 use crate::table::{Table, cell};
 use anyhow::{Context as _, Result};
 use quire_compute::evidence::{self, About, Evidence};
@@ -141,12 +141,12 @@ impl fmt::Display for ForkName {
 }
 
 fn branch_query(context: &Context, branch: &Branch) -> Result<String> {
-    Ok(format!("project={}&branch={}", context.state()?.project, branch.id))
+    Ok(format!("project={}&branch={}", context.deployment()?.project, branch.id))
 }
 
 fn ask_pageserver(context: &Context, path: &str) -> Result<Value> {
-    let state = context.state()?;
-    let node = state.pageservers.first().context("this folder has no pageserver")?;
+    let deployment = context.deployment()?;
+    let node = deployment.pageservers.first().context("this folder has no pageserver")?;
     Role::Pageserver(node.clone()).peer().get(path)
 }
 

@@ -24,7 +24,7 @@ impl Args {
     /// Becomes psql.
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
         let branch = context.branch(self.branch.as_deref())?;
-        let beside_server = context.state()?.pg_bin.join("psql");
+        let beside_server = context.deployment()?.pg_bin.join("psql");
         let program = if beside_server.is_file() { beside_server } else { "psql".into() };
         let mut psql = Command::new(&program);
         // Connection settings come by environment, so that -d, -U and -p on the command line still win.

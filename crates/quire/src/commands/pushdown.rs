@@ -1,8 +1,8 @@
 //! `quire pushdown`
 
 use crate::context::Context;
+use crate::deployment::Branch;
 use crate::roles::Role;
-use crate::state::Branch;
 use crate::status::stored_branch;
 use crate::table::cell;
 use anyhow::{Context as _, Result};
@@ -77,10 +77,10 @@ impl Command {
 fn switch(context: &Context, branch: &Branch, on: bool) -> Result<()> {
     let agent = Role::Compute(branch.clone()).peer();
     let _: Value = agent.post("/pushdown", &json!({ "on": on }), SWITCH_TIMEOUT)?;
-    let state = context.state()?;
+    let deployment = context.deployment()?;
     let wanted = if on { "on" } else { "off" };
     let deadline = Instant::now() + SEEN_TIMEOUT;
-    let seen = || stored_branch(&state, branch).is_some_and(|stored| stored["pushdown"]["state"] == wanted);
+    let seen = || stored_branch(&deployment, branch).is_some_and(|stored| stored["pushdown"]["state"] == wanted);
     while !seen() {
         if Instant::now() > deadline {
             eprintln!("quire: PostgreSQL has switched; storage has not read that far yet, see `quire pushdown status`");
@@ -92,8 +92,8 @@ fn switch(context: &Context, branch: &Branch, on: bool) -> Result<()> {
 }
 
 fn show(context: &Context, branch: &Branch) -> Result<()> {
-    let state = context.state()?;
-    let stored = stored_branch(&state, branch).context(NO_ANSWER)?;
+    let deployment = context.deployment()?;
+    let stored = stored_branch(&deployment, branch).context(NO_ANSWER)?;
     let answer = json!({
         "branch": branch.name,
         "state": stored["pushdown"]["state"],
@@ -119,14 +119,14 @@ fn human(answer: &Value) -> String {
 
 fn set(context: &Context, bounds: &Bounds) -> Result<()> {
     let branch = context.branch(Some(&bounds.branch))?;
-    let state = context.state()?;
-    let now = stored_branch(&state, &branch).context(NO_ANSWER)?["images"].take();
+    let deployment = context.deployment()?;
+    let now = stored_branch(&deployment, &branch).context(NO_ANSWER)?["images"].take();
     let settings = json!({
         "max_deltas": bounds.max_deltas.map_or(now["max_deltas"].clone(), Value::from),
         "max_bytes": bounds.max_bytes.map_or(now["max_bytes"].clone(), Value::from),
     });
-    let path = format!("/settings?project={}&branch={}", state.project, branch.id);
-    for node in &state.pageservers {
+    let path = format!("/settings?project={}&branch={}", deployment.project, branch.id);
+    for node in &deployment.pageservers {
         let _: Value = Role::Pageserver(node.clone()).peer().put(&path, &settings)?;
     }
     show(context, &branch)

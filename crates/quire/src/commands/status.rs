@@ -18,12 +18,12 @@ pub struct Args {}
 impl Args {
     /// Asks every role and prints what it says.
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
-        let state = context.state()?;
+        let deployment = context.deployment()?;
         let supervisor = match holder(&context.home)? {
             Holder::Process(pid) => Some(pid),
             Holder::Nobody => None,
         };
-        context.answer(&collect(&state, supervisor), human)?;
+        context.answer(&collect(&deployment, supervisor), human)?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -202,7 +202,7 @@ fn guard_note(guarded: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::State;
+    use crate::deployment::Deployment;
     use serde_json::json;
 
     #[test]
@@ -242,10 +242,10 @@ mod tests {
 
     #[test]
     fn lost_quorum_is_said_in_words() {
-        let state = State::new("/bin".into(), 3, 1).expect("new");
-        let text = human(&collect(&state, Some(1)));
+        let deployment = Deployment::new("/bin".into(), 3, 1).expect("new");
+        let text = human(&collect(&deployment, Some(1)));
         assert!(text.contains("quorum is lost: 0 of 3"), "{text}");
-        let stopped = human(&collect(&state, None));
+        let stopped = human(&collect(&deployment, None));
         assert!(stopped.starts_with("down;") && !stopped.contains("quorum"), "{stopped}");
     }
 }

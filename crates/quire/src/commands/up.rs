@@ -3,9 +3,9 @@
 use crate::beginning::Beginning;
 use crate::commands::role::close_new_files;
 use crate::context::Context;
+use crate::deployment::Deployment;
 use crate::home::Home;
 use crate::lock::{Holder, UpLock, holder};
-use crate::state::State;
 use crate::supervisor::{self, Options};
 use crate::user::{check_folder, compute_dirs};
 use crate::{logging, postgres, processes};
@@ -179,39 +179,39 @@ impl Args {
     }
 
     fn start_and_supervise(&self, context: &Context, home: &Home) -> Result<()> {
-        let (mut state, options) = self.prepare(home)?;
-        end_orphans(home, &state);
-        leave_taken_ports(home, &mut state)?;
-        supervise(context, home, state, &options)
+        let (mut deployment, options) = self.prepare(home)?;
+        end_orphans(home, &deployment);
+        leave_taken_ports(home, &mut deployment)?;
+        supervise(context, home, deployment, &options)
     }
 
     /// What the folder is, made up now if it is new.
-    fn prepare(&self, home: &Home) -> Result<(State, Options)> {
-        let known = State::load(home)?;
-        let remembered = known.as_ref().map(|state| state.pg_bin.as_path());
+    fn prepare(&self, home: &Home) -> Result<(Deployment, Options)> {
+        let known = Deployment::load(home)?;
+        let remembered = known.as_ref().map(|deployment| deployment.pg_bin.as_path());
         let pg_bin = postgres::find_programs(self.pg_bin.as_deref(), remembered)?;
         let shim = postgres::find_shim(self.shim.as_deref())?;
-        let mut state = match known {
-            Some(state) => state,
-            None => State::new(pg_bin.clone(), self.safekeepers, self.pageservers)?,
+        let mut deployment = match known {
+            Some(deployment) => deployment,
+            None => Deployment::new(pg_bin.clone(), self.safekeepers, self.pageservers)?,
         };
-        state.pg_bin.clone_from(&pg_bin);
+        deployment.pg_bin.clone_from(&pg_bin);
         if let Some(size) = self.cache_size {
-            state.branches.iter_mut().for_each(|branch| branch.cache_bytes = size.bytes());
+            deployment.branches.iter_mut().for_each(|branch| branch.cache_bytes = size.bytes());
         }
         if let Some(bytes) = self.max_lag {
-            state.branches.iter_mut().for_each(|branch| branch.lag_bytes_max = Some(bytes));
+            deployment.branches.iter_mut().for_each(|branch| branch.lag_bytes_max = Some(bytes));
         }
         if let Some(seconds) = self.read_deadline {
-            state.branches.iter_mut().for_each(|branch| branch.fetch_seconds_max = Some(seconds));
+            deployment.branches.iter_mut().for_each(|branch| branch.fetch_seconds_max = Some(seconds));
         }
         if let Some(rate) = self.verify_rate {
-            state.branches.iter_mut().for_each(|branch| branch.verify_rate = Some(rate));
+            deployment.branches.iter_mut().for_each(|branch| branch.verify_rate = Some(rate));
         }
-        state.save(home)?;
+        deployment.save(home)?;
         let cache_bytes = self.cache_size.unwrap_or_else(|| CacheSize::default_in(home)).bytes();
         let (lag_bytes_max, fetch_seconds_max, verify_rate) = (self.max_lag, self.read_deadline, self.verify_rate);
-        Ok((state, Options { pg_bin, shim, cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate }))
+        Ok((deployment, Options { pg_bin, shim, cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate }))
     }
 
     fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
@@ -262,39 +262,39 @@ impl Args {
 }
 
 /// A supervisor that was killed may have left roles that are still ending; two of one kind must not share a folder.
-fn end_orphans(home: &Home, state: &State) {
-    if processes::end_all(home, &compute_dirs(home, state), ORPHAN_PATIENCE) {
+fn end_orphans(home: &Home, deployment: &Deployment) {
+    if processes::end_all(home, &compute_dirs(home, deployment), ORPHAN_PATIENCE) {
         tracing::info!("ended processes that a killed supervisor had left");
     }
 }
 
 /// Runs everything until it is to stop. A start that failed while somebody else was faster to listen on a port is tried again.
-fn supervise(context: &Context, home: &Home, mut state: State, options: &Options) -> Result<()> {
+fn supervise(context: &Context, home: &Home, mut deployment: Deployment, options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for _ in 1..START_ATTEMPTS {
-        match runtime.block_on(supervisor::run(home, state, options, |_| announce(context, home))) {
+        match runtime.block_on(supervisor::run(home, deployment, options, |_| announce(context, home))) {
             Ok(()) => return Ok(()),
             Err(error) => {
                 // What was begun is remembered in the folder.
-                state = State::load(home)?.context("quire.json is gone")?;
-                if !leave_taken_ports(home, &mut state)? {
+                deployment = Deployment::load(home)?.context("quire.json is gone")?;
+                if !leave_taken_ports(home, &mut deployment)? {
                     return Err(error);
                 }
                 tracing::warn!(error = format!("{error:#}"), "starting once more on other ports");
             }
         }
     }
-    runtime.block_on(supervisor::run(home, state, options, |_| announce(context, home)))
+    runtime.block_on(supervisor::run(home, deployment, options, |_| announce(context, home)))
 }
 
 /// Whether any was taken.
-fn leave_taken_ports(home: &Home, state: &mut State) -> Result<bool> {
-    let moves = state.leave_taken_ports()?;
+fn leave_taken_ports(home: &Home, deployment: &mut Deployment) -> Result<bool> {
+    let moves = deployment.leave_taken_ports()?;
     for (from, to) in &moves {
         tracing::warn!(from, to, "another program listens on a port of this project, so it moves; see `quire url`");
     }
     if !moves.is_empty() {
-        state.save(home)?;
+        deployment.save(home)?;
     }
     Ok(!moves.is_empty())
 }

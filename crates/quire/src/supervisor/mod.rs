@@ -12,9 +12,9 @@ mod group;
 mod readiness;
 
 use crate::context::FIRST_BRANCH;
+use crate::deployment::{Branch, Deployment};
 use crate::home::Home;
 use crate::roles::{ComputeOptions, Role, compute_config, pageserver_config, safekeeper_config, write_config};
-use crate::state::{Branch, State};
 use crate::user::{compute_dir, create_compute_dir};
 use anyhow::{Context, Result};
 use child::Launcher;
@@ -42,17 +42,22 @@ pub struct Options {
 }
 
 /// Runs all roles of the folder until SIGTERM, SIGINT or SIGHUP; `ready` is called once everything answers.
-pub async fn run(home: &Home, mut state: State, options: &Options, ready: impl FnOnce(&State)) -> Result<()> {
+pub async fn run(
+    home: &Home,
+    mut deployment: Deployment,
+    options: &Options,
+    ready: impl FnOnce(&Deployment),
+) -> Result<()> {
     let mut stop = Stop::listen()?;
     let launcher = Launcher::new(home)?;
     let mut groups = Groups::new(&launcher);
     let started = tokio::select! {
-        result = start(home, &mut state, options, &mut groups) => Some(result),
+        result = start(home, &mut deployment, options, &mut groups) => Some(result),
         () = stop.wait() => None,
     };
     let result = match started {
         Some(Ok(computes)) => tokio::select! {
-            result = attend(home, &computes, || ready(&state)) => result,
+            result = attend(home, &computes, || ready(&deployment)) => result,
             () = stop.wait() => Ok(()),
         },
         Some(Err(failed)) => Err(failed),
@@ -105,79 +110,83 @@ impl Groups {
 }
 
 /// Starts everything; the computes are yet to be waited for.
-async fn start(home: &Home, state: &mut State, options: &Options, groups: &mut Groups) -> Result<Readiness> {
-    start_storage(home, state, groups).await?;
-    if state.branches.is_empty() {
+async fn start(home: &Home, deployment: &mut Deployment, options: &Options, groups: &mut Groups) -> Result<Readiness> {
+    start_storage(home, deployment, groups).await?;
+    if deployment.branches.is_empty() {
         let Options { cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate, .. } = *options;
-        let new = state.new_branch(FIRST_BRANCH)?;
+        let new = deployment.new_branch(FIRST_BRANCH)?;
         let branch = Branch { cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate, ..new };
-        state.branches.push(branch);
-        state.save(home)?;
+        deployment.branches.push(branch);
+        deployment.save(home)?;
     }
-    create_branches(home, state, options).await?;
-    start_computes(home, state, options, groups)
+    create_branches(home, deployment, options).await?;
+    start_computes(home, deployment, options, groups)
 }
 
-async fn start_storage(home: &Home, state: &State, groups: &mut Groups) -> Result<()> {
+async fn start_storage(home: &Home, deployment: &Deployment, groups: &mut Groups) -> Result<()> {
     let mut readiness = Readiness::new(home);
-    for node in &state.safekeepers {
+    for node in &deployment.safekeepers {
         let role = Role::Safekeeper(node.clone());
         home.create_data_dir(&role.name())?;
         write_config(home, &role, &safekeeper_config(home, node))?;
         readiness.expect(role.clone(), groups.safekeepers.add(role));
     }
-    for node in &state.pageservers {
+    for node in &deployment.pageservers {
         let role = Role::Pageserver(node.clone());
         home.create_data_dir(&role.name())?;
-        write_config(home, &role, &pageserver_config(home, state, node))?;
+        write_config(home, &role, &pageserver_config(home, deployment, node))?;
         readiness.expect(role.clone(), groups.pageservers.add(role));
     }
     readiness.wait_for_answers().await?;
-    tracing::info!(safekeepers = state.safekeepers.len(), pageservers = state.pageservers.len(), "storage is up");
+    tracing::info!(
+        safekeepers = deployment.safekeepers.len(),
+        pageservers = deployment.pageservers.len(),
+        "storage is up"
+    );
     Ok(())
 }
 
-fn start_computes(home: &Home, state: &State, options: &Options, groups: &mut Groups) -> Result<Readiness> {
+fn start_computes(home: &Home, deployment: &Deployment, options: &Options, groups: &mut Groups) -> Result<Readiness> {
     let mut readiness = Readiness::new(home);
-    for branch in &state.branches {
+    for branch in &deployment.branches {
         let role = Role::Compute(branch.clone());
-        say_where_the_cache_is(home, state, branch)?;
-        let compute = compute_options(home, state, branch, options)?;
-        write_config(home, &role, &compute_config(state, branch, &compute))?;
+        say_where_the_cache_is(home, deployment, branch)?;
+        let compute = compute_options(home, deployment, branch, options)?;
+        write_config(home, &role, &compute_config(deployment, branch, &compute))?;
         readiness.expect(role.clone(), groups.computes.add(role));
     }
     Ok(readiness)
 }
 
 /// Creates what an earlier start did not finish, or did not begin.
-async fn create_branches(home: &Home, state: &mut State, options: &Options) -> Result<()> {
-    for number in 0..state.branches.len() {
-        let branch = state.branches[number].clone();
+async fn create_branches(home: &Home, deployment: &mut Deployment, options: &Options) -> Result<()> {
+    for number in 0..deployment.branches.len() {
+        let branch = deployment.branches[number].clone();
         if !branch.created {
-            create_branch(home, state, &branch, options).await?;
-            state.branches[number].created = true;
-            state.save(home)?;
+            create_branch(home, deployment, &branch, options).await?;
+            deployment.branches[number].created = true;
+            deployment.save(home)?;
         }
     }
     Ok(())
 }
 
-async fn create_branch(home: &Home, state: &State, branch: &Branch, options: &Options) -> Result<()> {
+async fn create_branch(home: &Home, deployment: &Deployment, branch: &Branch, options: &Options) -> Result<()> {
     let name = branch.name.as_str();
     tracing::info!(branch = name, "creating a branch: initdb, then its pages go into storage");
-    let config = compute_config(state, branch, &compute_options(home, state, branch, options)?);
+    let config = compute_config(deployment, branch, &compute_options(home, deployment, branch, options)?);
     quire_compute::bootstrap(&config).await.with_context(|| format!("the branch {name} could not be created"))
 }
 
-fn compute_options(home: &Home, state: &State, branch: &Branch, options: &Options) -> Result<ComputeOptions> {
-    let place = compute_dir(home, state.project, &branch.name)?;
+fn compute_options(home: &Home, deployment: &Deployment, branch: &Branch, options: &Options) -> Result<ComputeOptions> {
+    let place = compute_dir(home, deployment.project, &branch.name)?;
     create_compute_dir(&place)?;
     let evidence = home.evidence_dir(&branch.name);
     Ok(ComputeOptions { pg_bin: options.pg_bin.clone(), shim: options.shim.clone(), dir: place.path, evidence })
 }
 
-fn say_where_the_cache_is(home: &Home, state: &State, branch: &Branch) -> Result<()> {
-    let place = compute_dir(home, state.project, &branch.name)?;
+fn say_where_the_cache_is(home: &Home, deployment: &Deployment, branch: &Branch) -> Result<()> {
+    let place = compute_dir(home, deployment.project, &branch.name)?;
     if let Some(reason) = &place.outside_because {
         let dir = place.path.display();
         tracing::warn!(reason, %dir, branch = branch.name, "the compute keeps its cache outside the folder");

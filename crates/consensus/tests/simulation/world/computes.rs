@@ -5,7 +5,7 @@ use crate::checker::Violation;
 use crate::record;
 use bytes::Bytes;
 use quire_consensus::{Output, Proposer, proposer};
-use quire_types::{Lsn, NodeId, Term, TimelineKey};
+use quire_types::{BranchKey, Lsn, NodeId, Term};
 
 impl World {
     pub(super) fn start_compute(&mut self) -> Result<(), Violation> {
@@ -13,10 +13,10 @@ impl World {
             return Ok(());
         }
         let index = self.computes.len();
-        let timeline = TimelineKey::default();
+        let branch = BranchKey::default();
         let node = NodeId(100 + index as u64);
         let mut proposer =
-            Proposer::new(proposer::Config { timeline, node, acceptors: self.acceptors.len(), identity: None });
+            Proposer::new(proposer::Config { branch, node, acceptors: self.acceptors.len(), identity: None });
         proposer.campaign();
         self.computes.push(Some(Compute {
             proposer,

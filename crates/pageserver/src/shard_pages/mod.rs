@@ -7,18 +7,18 @@
 //!
 //! Invariants:
 //! - changes come in the order of the log, and a read at an LSN that was ingested gives the same page for ever, but for bytes that
-//!   the log lacks: those come with pages as PostgreSQL wrote them, see [`Timeline::keep_pages`];
+//!   the log lacks: those come with pages as PostgreSQL wrote them, see [`ShardPages::keep_pages`];
 //! - the chain of a newest version never exceeds the hard limit of [`crate::image_policy`], if the caller of
-//!   [`Timeline::apply`] waits when it is told to;
+//!   [`ShardPages::apply`] waits when it is told to;
 //! - an image has the LSN of the last delta it includes, and a chain is given one image for each threshold it crosses.
 
 mod backlog;
-mod complaints;
+mod gate;
 mod images;
 mod keep;
 mod progress;
 mod read;
-mod relief;
+mod read_failures;
 mod view;
 
 #[cfg(test)]
@@ -37,14 +37,14 @@ use crate::guard::Guard;
 use crate::image_policy::ImageSettings;
 use crate::images::ImagePool;
 use crate::manifest::Origin;
-use crate::metrics::TimelineMetrics;
+use crate::metrics::ShardMetrics;
 use crate::store::Store;
 use crate::value::Version;
 use backlog::Backlog;
 use bytes::Bytes;
-use complaints::Complaints;
+use gate::IngestGate;
 use quire_types::{Key, Lsn};
-use relief::Relief;
+use read_failures::ReadFailures;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock, Weak};
 use std::time::Instant;
@@ -54,9 +54,9 @@ use tracing::error;
 /// Memtables that may wait to be flushed before ingest has to.
 const FROZEN_MEMTABLES_MAX: usize = 3;
 
-/// What a timeline is made of, beside its store.
+/// What a shard is made of, beside its store.
 #[derive(Clone, Debug)]
-pub struct TimelineParts {
+pub struct ShardPagesParts {
     /// Applies deltas to pages.
     pub redo: Redo,
     /// Pages that may wait for an image before ingest has to.
@@ -64,13 +64,13 @@ pub struct TimelineParts {
     /// Who makes the images.
     pub pool: Arc<ImagePool>,
     /// Where to count.
-    pub metrics: TimelineMetrics,
+    pub metrics: ShardMetrics,
 }
 
 /// One shard of a branch.
 #[derive(Debug)]
-pub struct Timeline {
-    this: Weak<Timeline>,
+pub struct ShardPages {
+    this: Weak<ShardPages>,
     origin: Origin,
     store: Store,
     progress: watch::Sender<Progress>,
@@ -80,17 +80,17 @@ pub struct Timeline {
     settled: AtomicU64,
     guard: Guard,
     backlog: Backlog,
-    relief: Relief,
-    complaints: Complaints,
+    gate: IngestGate,
+    read_failures: ReadFailures,
     froze: Notify,
-    parts: TimelineParts,
+    parts: ShardPagesParts,
 }
 
-impl Timeline {
-    /// A timeline over what the store has; chains that are too long already are queued.
-    pub fn new(store: Store, parts: TimelineParts) -> Arc<Timeline> {
+impl ShardPages {
+    /// The pages that the store has; chains that are too long already are queued.
+    pub fn new(store: Store, parts: ShardPagesParts) -> Arc<ShardPages> {
         let durable = store.durable();
-        let timeline = Arc::new_cyclic(|this| Timeline {
+        let pages = Arc::new_cyclic(|this| ShardPages {
             this: Weak::clone(this),
             origin: store.origin(),
             settings: RwLock::new(store.settings()),
@@ -100,13 +100,13 @@ impl Timeline {
             progress: watch::Sender::new(Progress::at(durable)),
             durable: watch::Sender::new(durable),
             backlog: Backlog::new(parts.backlog_max),
-            relief: Relief::default(),
-            complaints: Complaints::default(),
+            gate: IngestGate::default(),
+            read_failures: ReadFailures::default(),
             froze: Notify::new(),
             parts,
         });
-        timeline.sweep();
-        timeline
+        pages.sweep();
+        pages
     }
 
     /// What was imported.
@@ -125,13 +125,13 @@ impl Timeline {
     }
 
     /// Its counters.
-    pub fn metrics(&self) -> &TimelineMetrics {
+    pub fn metrics(&self) -> &ShardMetrics {
         &self.parts.metrics
     }
 
     /// Takes in the changes of the record that ends at `end`. If it says that the workers are behind, the caller has to
-    /// [wait](Timeline::wait_for_room) before the next record. Who waits for records hears of them when they are
-    /// [announced](Timeline::announce_ingested).
+    /// [wait](ShardPages::wait_for_room) before the next record. Who waits for records hears of them when they are
+    /// [announced](ShardPages::announce_ingested).
     pub fn apply(&self, changes: &[Change], end: Lsn) -> Result<MustWait, ApplyError> {
         let ingested = self.progress().ingested;
         if end <= ingested {
@@ -174,7 +174,7 @@ impl Timeline {
         while let Some(durable) = self.store.flush()? {
             self.progress.send_modify(|progress| progress.durable = durable);
             self.durable.send_replace(durable);
-            self.relief.announce();
+            self.gate.announce();
         }
         Ok(())
     }
@@ -194,19 +194,19 @@ impl Timeline {
 
     /// Says that something could not be read, if it was not said a moment ago.
     pub fn note_unread(&self, reason: &StorageError) {
-        if self.complaints.note(reason.to_string(), Instant::now()) {
-            error!(branch = %self.origin.timeline, %reason, "cannot read; what needs it waits or fails");
+        if self.read_failures.note(reason.to_string(), Instant::now()) {
+            error!(branch = %self.origin.branch, %reason, "cannot read; what needs it waits or fails");
         }
     }
 
     /// What could not be read just now.
     pub fn unread(&self) -> Option<String> {
-        self.complaints.latest(Instant::now())
+        self.read_failures.latest(Instant::now())
     }
 
     /// Blocks until the image workers and flushes have caught up, or ingest is over.
     pub fn wait_for_room(&self) {
-        self.relief.wait_until(|| self.has_room() || self.progress.borrow().stopped.is_some());
+        self.gate.wait_until(|| self.has_room() || self.progress.borrow().stopped.is_some());
     }
 
     fn has_room(&self) -> bool {
@@ -215,7 +215,7 @@ impl Timeline {
 
     /// Lets everybody go who waits for room, and writes nothing any more.
     pub fn shut_down(&self) {
-        self.relief.end();
+        self.gate.end();
         self.store.close();
     }
 }
@@ -226,7 +226,7 @@ impl Timeline {
 pub enum MustWait {
     /// The next record may come.
     No,
-    /// [`Timeline::wait_for_room`] comes first.
+    /// [`ShardPages::wait_for_room`] comes first.
     Yes,
 }
 

@@ -1,7 +1,7 @@
 //! Making images: who is queued, and what a worker does with a page.
 
 use super::backlog::Work;
-use super::{MustWait, Timeline};
+use super::{MustWait, ShardPages};
 use crate::accounts::Account;
 use crate::chain::Chain;
 use crate::error::ReadError;
@@ -28,10 +28,10 @@ pub enum ImageOutcome {
     NotNeeded(Key),
     /// The page cannot be rebuilt; it was put aside.
     Failed(Key, ReadError),
-    /// A file that the page takes cannot be read; the page was put aside until [`Timeline::retry_unread_images`].
+    /// A file that the page takes cannot be read; the page was put aside until [`ShardPages::retry_unread_images`].
     Unread(Key),
     /// Bytes of the page were not logged and may still come: an image would lack them. Or its relation is under guard. The page was
-    /// put aside until it comes as it was written, or is [settled](Timeline::settle).
+    /// put aside until it comes as it was written, or is [settled](ShardPages::settle).
     Incomplete(Key, Incomplete),
 }
 
@@ -56,7 +56,7 @@ impl ImageOutcome {
     }
 }
 
-impl Timeline {
+impl ShardPages {
     /// Pages that wait for an image.
     pub fn image_backlog(&self) -> usize {
         self.backlog.len()
@@ -151,7 +151,7 @@ impl Timeline {
 
     /// Queues pages again that were put aside for a file that could not be read: it may be back.
     pub fn retry_unread_images(&self) {
-        if self.backlog.forgive_unread() {
+        if self.backlog.clear_unread() {
             self.sweep();
         }
     }
@@ -175,7 +175,7 @@ impl Timeline {
         if self.backlog.wants_sweep() {
             self.sweep();
         }
-        self.relief.announce();
+        self.gate.announce();
         Some(outcome)
     }
 

@@ -12,7 +12,7 @@ const FRESH: Duration = Duration::from_secs(10);
 const COUNT_MAX: usize = 64;
 
 #[derive(Debug, Default)]
-pub(super) struct Complaints {
+pub(super) struct ReadFailures {
     noted: Mutex<HashMap<String, Noted>>,
 }
 
@@ -22,7 +22,7 @@ struct Noted {
     seen: Instant,
 }
 
-impl Complaints {
+impl ReadFailures {
     /// Notes that a read failed; says whether it is time to say so.
     pub(super) fn note(&self, reason: String, now: Instant) -> bool {
         let mut noted = self.lock();
@@ -48,7 +48,7 @@ impl Complaints {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Noted>> {
-        self.noted.lock().expect("nothing panics while complaints are locked")
+        self.noted.lock().expect("nothing panics while read_failures are locked")
     }
 }
 
@@ -58,19 +58,19 @@ mod tests {
 
     #[test]
     fn the_same_is_said_once_a_minute_and_forgotten_when_it_has_passed() {
-        let (complaints, begun) = (Complaints::default(), Instant::now());
+        let (read_failures, begun) = (ReadFailures::default(), Instant::now());
         let at = |seconds| begun + Duration::from_secs(seconds);
-        let said: Vec<u64> = (0..150).step_by(5).filter(|second| complaints.note("a".into(), at(*second))).collect();
+        let said: Vec<u64> = (0..150).step_by(5).filter(|second| read_failures.note("a".into(), at(*second))).collect();
         assert_eq!(said, [0, 60, 120]);
-        assert!(complaints.note("b".into(), at(150)));
-        assert_eq!(complaints.latest(at(155)), Some("b".into()));
-        assert_eq!(complaints.latest(at(161)), None);
+        assert!(read_failures.note("b".into(), at(150)));
+        assert_eq!(read_failures.latest(at(155)), Some("b".into()));
+        assert_eq!(read_failures.latest(at(161)), None);
     }
 
     #[test]
     fn ever_new_reasons_take_no_memory_without_bound() {
-        let (complaints, now) = (Complaints::default(), Instant::now());
-        let said = (0..1000).filter(|number| complaints.note(number.to_string(), now)).count();
-        assert_eq!((said, complaints.lock().len()), (COUNT_MAX, COUNT_MAX));
+        let (read_failures, now) = (ReadFailures::default(), Instant::now());
+        let said = (0..1000).filter(|number| read_failures.note(number.to_string(), now)).count();
+        assert_eq!((said, read_failures.lock().len()), (COUNT_MAX, COUNT_MAX));
     }
 }

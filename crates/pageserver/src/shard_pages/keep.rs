@@ -9,14 +9,14 @@
 //!
 //! All pages of a request are looked at first, and then taken in together.
 
-use super::Timeline;
+use super::ShardPages;
 use super::read::stored_size;
 use crate::accounts::Account;
 use crate::chain::Chain;
 use crate::error::{ReadError, StorageError};
 use crate::ingest::GAP_BLOCKS_MAX;
 use crate::small_files::FileError;
-use crate::store::Keepsake;
+use crate::store::KeptPage;
 use crate::value::{Kind, Version};
 use bytes::Bytes;
 use quire_protocol::page::{Keeping, WrittenPage};
@@ -71,17 +71,17 @@ pub struct Kept {
     pub grown: Vec<(Key, u32)>,
 }
 
-impl Timeline {
+impl ShardPages {
     /// Keeps pages as PostgreSQL wrote them; everything before `upto` was in the log when they were read. Nothing may be
-    /// [applied](Timeline::apply) meanwhile, and the pages are not durable before the next freeze is.
+    /// [applied](ShardPages::apply) meanwhile, and the pages are not durable before the next freeze is.
     pub fn keep_pages(&self, upto: Lsn, pages: &[WrittenPage]) -> Result<Kept, KeepError> {
         let at = self.progress().ingested;
         pages.iter().try_for_each(|written| check(written, at))?;
         let keeping = self.store.begin_keeping();
-        let mut plan = Plan { timeline: self, at, upto, sizes: HashMap::new(), keepsakes: BTreeMap::new() };
+        let mut plan = Plan { pages: self, at, upto, sizes: HashMap::new(), kept_pages: BTreeMap::new() };
         let keepings = pages.iter().map(|written| plan.keep(written)).collect::<Result<Vec<_>, _>>()?;
         let grown = plan.grown();
-        keeping.insert(plan.keepsakes.into_values());
+        keeping.insert(plan.kept_pages.into_values());
         drop(keeping);
         let kept = pages.iter().zip(&keepings).filter(|(_, keeping)| **keeping == Keeping::Kept);
         self.metrics().pages_kept(kept.clone().count() as u64);
@@ -168,12 +168,12 @@ struct Size {
 
 /// What is to be taken in.
 struct Plan<'a> {
-    timeline: &'a Timeline,
+    pages: &'a ShardPages,
     /// The end of the last record.
     at: Lsn,
     upto: Lsn,
     sizes: HashMap<Key, Size>,
-    keepsakes: BTreeMap<Key, Keepsake>,
+    kept_pages: BTreeMap<Key, KeptPage>,
 }
 
 impl Plan<'_> {
@@ -198,11 +198,11 @@ impl Plan<'_> {
 
     fn keep_logged(&mut self, written: WrittenVersion) -> Result<Keeping, KeepError> {
         let (key, lsn) = (written.key, written.version.lsn);
-        let mut later = self.timeline.store.history(key, lsn, self.at)?;
-        let planned = self.keepsakes.get(&key).into_iter().flat_map(|keepsake| &keepsake.versions);
+        let mut later = self.pages.store.history(key, lsn, self.at)?;
+        let planned = self.kept_pages.get(&key).into_iter().flat_map(|keepsake| &keepsake.versions);
         later.extend(planned.filter(|version| version.lsn > lsn).map(|version| (version.place(), version.clone())));
         let later: Vec<Version> = later.into_values().collect();
-        let (images, account) = self.timeline.images_after(&written, &later)?;
+        let (images, account) = self.pages.images_after(&written, &later)?;
         for version in std::iter::once(written.version).chain(images) {
             self.give(key, version, account);
         }
@@ -211,15 +211,15 @@ impl Plan<'_> {
 
     fn give(&mut self, key: Key, version: Version, account: Option<Account>) {
         let keepsake =
-            self.keepsakes.entry(key).or_insert_with(|| Keepsake { key, versions: Vec::new(), account: None });
+            self.kept_pages.entry(key).or_insert_with(|| KeptPage { key, versions: Vec::new(), account: None });
         keepsake.versions.push(version);
         keepsake.account = account.or(keepsake.account);
     }
 
     /// Whether the log says nothing of a block but that it is there: it is zeroes, or was kept as PostgreSQL wrote it before.
     fn is_unlogged(&self, key: Key) -> Result<bool, ReadError> {
-        let chain = self.timeline.stored_chain(key, self.at)?;
-        let planned = self.keepsakes.get(&key).into_iter().flat_map(|keepsake| &keepsake.versions);
+        let chain = self.pages.stored_chain(key, self.at)?;
+        let planned = self.kept_pages.get(&key).into_iter().flat_map(|keepsake| &keepsake.versions);
         let is_unlogged = |version: &Version| match version.kind {
             Kind::Tombstone => true,
             Kind::Written => !page::lsn(&version.payload).is_valid(),
@@ -251,7 +251,7 @@ impl Plan<'_> {
         if let Some(size) = self.sizes.get(&key) {
             return Ok(*size);
         }
-        let newest = self.timeline.store.newest(key, self.at)?;
+        let newest = self.pages.store.newest(key, self.at)?;
         let lsn = newest.as_ref().map_or(Lsn::INVALID, |version| version.lsn);
         let blocks = newest.and_then(Version::into_bytes).map(|raw| stored_size(key, &raw)).transpose()?;
         let size = Size { blocks, lsn, has_grown: false };

@@ -1,6 +1,6 @@
 //! Pages and values as of an LSN that was ingested.
 
-use super::Timeline;
+use super::ShardPages;
 use crate::chain::Chain;
 use crate::error::ReadError;
 use crate::store::Scanned;
@@ -22,10 +22,10 @@ pub struct PageChain {
     pub chain: Chain,
 }
 
-impl Timeline {
+impl ShardPages {
     /// The pages as of `lsn`, in the order asked. A block inside its relation, or a page inside its SLRU segment, that
     /// has no version is zeroes.
-    pub fn pages(&self, keys: &[Key], lsn: Lsn) -> Result<Vec<Bytes>, ReadError> {
+    pub fn read_pages(&self, keys: &[Key], lsn: Lsn) -> Result<Vec<Bytes>, ReadError> {
         let started = Instant::now();
         self.check_exist(keys, lsn)?;
         let (chains, layers) = self.store.chains(keys, lsn)?;

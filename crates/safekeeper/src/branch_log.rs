@@ -6,12 +6,12 @@
 //! Two locks. `log` is held while requests are carried out, fsync included, so that an acceptor does one thing at a time.
 //! `published` holds copies for everybody else and is held for moments only; it is taken after `log` or alone, never before.
 
-use crate::error::BranchError;
+use crate::error::BranchLogError;
 use crate::log::{Log, LogContext, Served};
 use crate::metrics::Metrics;
 use crate::segments::SegmentReader;
 use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response};
-use quire_types::{Lsn, ShardId, Term, TimelineKey};
+use quire_types::{BranchKey, Lsn, ShardId, Term};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -41,8 +41,8 @@ pub(crate) struct Published {
 
 /// A branch's log and everything around it.
 #[derive(Debug)]
-pub(crate) struct Branch {
-    key: TimelineKey,
+pub(crate) struct BranchLog {
+    key: BranchKey,
     path: PathBuf,
     context: LogContext,
     log: Mutex<Slot>,
@@ -61,47 +61,47 @@ enum Slot {
     Unusable { why: String, since: Instant },
 }
 
-impl Branch {
+impl BranchLog {
     /// The branch whose log lies in the folder `path`.
-    pub fn open(key: TimelineKey, path: &Path, context: LogContext, metrics: Arc<Metrics>) -> Branch {
+    pub fn open(key: BranchKey, path: &Path, context: LogContext, metrics: Arc<Metrics>) -> BranchLog {
         let log = Log::open(path, context.clone());
-        Branch::new(key, path, context, log, metrics)
+        BranchLog::new(key, path, context, log, metrics)
     }
 
     /// Creates the log of a branch in the folder `path`, which exists and is empty.
     pub fn create(
-        key: TimelineKey,
+        key: BranchKey,
         path: &Path,
         identity: LogIdentity,
         context: LogContext,
         metrics: Arc<Metrics>,
-    ) -> Result<Branch, BranchError> {
+    ) -> Result<BranchLog, BranchLogError> {
         let log = Log::create(path, identity, context.clone())?;
-        Ok(Branch::new(key, path, context, Ok(log), metrics))
+        Ok(BranchLog::new(key, path, context, Ok(log), metrics))
     }
 
     fn new(
-        key: TimelineKey,
+        key: BranchKey,
         path: &Path,
         context: LogContext,
-        log: Result<Log, BranchError>,
+        log: Result<Log, BranchLogError>,
         metrics: Arc<Metrics>,
-    ) -> Branch {
+    ) -> BranchLog {
         let path = path.to_owned();
         let (log, published) = (Mutex::new(Slot::of(log)), Mutex::default());
         let (committed, closed) = (Condvar::new(), Condvar::new());
-        let branch = Branch { key, path, context, log, published, committed, closed, metrics };
-        branch.publish(&branch.lock_log());
-        branch
+        let this = BranchLog { key, path, context, log, published, committed, closed, metrics };
+        this.publish(&this.lock_log());
+        this
     }
 
     /// Its name.
-    pub fn key(&self) -> TimelineKey {
+    pub fn key(&self) -> BranchKey {
         self.key
     }
 
     /// The log's identity.
-    pub fn identity(&self) -> Result<LogIdentity, BranchError> {
+    pub fn identity(&self) -> Result<LogIdentity, BranchLogError> {
         self.with_log(|log| Ok(log.identity()))
     }
 
@@ -111,7 +111,7 @@ impl Branch {
     }
 
     /// A new reader of the log's files.
-    pub fn reader(&self) -> Result<SegmentReader, BranchError> {
+    pub fn reader(&self) -> Result<SegmentReader, BranchLogError> {
         self.with_log(|log| Ok(SegmentReader::new(log.folder().clone())))
     }
 
@@ -135,7 +135,7 @@ impl Branch {
     /// Reads WAL for `ReadWal`. The permission is asked for again after reading: the log may have changed on the way.
     pub fn read(&self, term: Term, begin: Lsn, end: Lsn) -> Response {
         let may_read = || self.with_log(|log| Ok(log.may_read(term, begin, end)));
-        let read = || -> Result<Response, BranchError> {
+        let read = || -> Result<Response, BranchLogError> {
             if let Err(refused) = may_read()? {
                 return Ok(out_of_range(refused.to_string()));
             }
@@ -158,7 +158,7 @@ impl Branch {
     }
 
     /// Takes a follower's report, and lets go of WAL that nobody needs any more.
-    pub fn report_durable(&self, shard: ShardId, lsn: Lsn) -> Result<(), BranchError> {
+    pub fn report_durable(&self, shard: ShardId, lsn: Lsn) -> Result<(), BranchLogError> {
         self.with_log(|log| log.report_durable(shard, lsn))
     }
 
@@ -177,7 +177,7 @@ impl Branch {
     }
 
     /// Ends all waiting and leaves the state on disk as recent as it can be.
-    pub fn close(&self) -> Result<(), BranchError> {
+    pub fn close(&self) -> Result<(), BranchLogError> {
         self.lock_published().closed = true;
         self.committed.notify_all();
         self.closed.notify_all();
@@ -185,12 +185,12 @@ impl Branch {
     }
 
     /// Runs `work` on the log. Whatever goes wrong in it is the end of this log until it is opened again.
-    fn with_log<T>(&self, work: impl FnOnce(&mut Log) -> Result<T, BranchError>) -> Result<T, BranchError> {
+    fn with_log<T>(&self, work: impl FnOnce(&mut Log) -> Result<T, BranchLogError>) -> Result<T, BranchLogError> {
         let mut slot = self.lock_log();
         self.open_again(&mut slot);
         let result = match &mut *slot {
             Slot::Open(log) => work(log),
-            Slot::Unusable { why, .. } => return Err(BranchError::Unusable(why.clone())),
+            Slot::Unusable { why, .. } => return Err(BranchLogError::Unusable(why.clone())),
         };
         if let Err(error) = &result {
             tracing::error!(branch = %self.key, %error, "the log cannot be used until it can be opened again");
@@ -204,7 +204,7 @@ impl Branch {
         self.log.lock().unwrap_or_else(|poisoned| {
             let mut slot = poisoned.into_inner();
             // What a thread that panicked made of it in memory is not known; on disk it is as after a crash.
-            *slot = Slot::unusable(&BranchError::Unusable("a thread panicked in it".into()));
+            *slot = Slot::unusable(&BranchLogError::Unusable("a thread panicked in it".into()));
             self.log.clear_poison();
             slot
         })
@@ -245,16 +245,16 @@ impl Branch {
 }
 
 impl Slot {
-    fn of(log: Result<Log, BranchError>) -> Slot {
+    fn of(log: Result<Log, BranchLogError>) -> Slot {
         log.map_or_else(|error| Slot::unusable(&error), |log| Slot::Open(Box::new(log)))
     }
 
-    fn unusable(error: &BranchError) -> Slot {
+    fn unusable(error: &BranchLogError) -> Slot {
         Slot::Unusable { why: error.to_string(), since: Instant::now() }
     }
 }
 
-fn storage_error(error: &BranchError) -> Response {
+fn storage_error(error: &BranchLogError) -> Response {
     Response::Error { code: ErrorCode::Storage, message: error.to_string() }
 }
 

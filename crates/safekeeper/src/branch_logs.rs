@@ -1,7 +1,7 @@
 //! All branches of a safekeeper, and the data directory they lie in.
 
-use crate::branch::Branch;
-use crate::error::{BranchError, SafekeeperError};
+use crate::branch_log::BranchLog;
+use crate::error::{BranchLogError, SafekeeperError};
 use crate::flush_mark::FlushMark;
 use crate::log::LogContext;
 use crate::metrics::Metrics;
@@ -9,7 +9,7 @@ use crate::state_file::STATE_FILE;
 use nix::fcntl::{Flock, FlockArg};
 use quire_files::sync_folder_of;
 use quire_protocol::quorum::LogIdentity;
-use quire_types::{NodeId, TimelineKey};
+use quire_types::{BranchKey, NodeId};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -21,60 +21,60 @@ const LOCK_FILE: &str = "safekeeper.lock";
 
 /// The branches, by name.
 #[derive(Debug)]
-pub(crate) struct Branches {
+pub(crate) struct BranchLogs {
     data_dir: PathBuf,
     context: LogContext,
     metrics: Arc<Metrics>,
-    open: Mutex<BTreeMap<TimelineKey, Arc<Branch>>>,
+    open: Mutex<BTreeMap<BranchKey, Arc<BranchLog>>>,
     _lock: Flock<File>,
 }
 
-impl Branches {
+impl BranchLogs {
     /// Takes the data directory, creating it if there is none, and opens every branch in it. One that cannot be opened is refused
     /// to everybody; the others are served.
-    pub fn open(data_dir: &Path, context: LogContext, metrics: Arc<Metrics>) -> Result<Branches, SafekeeperError> {
+    pub fn open(data_dir: &Path, context: LogContext, metrics: Arc<Metrics>) -> Result<BranchLogs, SafekeeperError> {
         fs::create_dir_all(data_dir).map_err(SafekeeperError::file(data_dir))?;
         let lock = lock_data_dir(data_dir, context.node)?;
         let mut open = BTreeMap::new();
         for (key, path) in branch_folders(data_dir)? {
-            let branch = Branch::open(key, &path, context.clone(), metrics.clone());
-            let published = branch.published();
+            let log = BranchLog::open(key, &path, context.clone(), metrics.clone());
+            let published = log.published();
             match &published.unusable {
                 None => tracing::info!(branch = %key, ?published, "opened"),
                 Some(reason) => tracing::error!(branch = %key, reason, "cannot be opened"),
             }
-            open.insert(key, Arc::new(branch));
+            open.insert(key, Arc::new(log));
         }
-        Ok(Branches { data_dir: data_dir.to_owned(), context, metrics, open: Mutex::new(open), _lock: lock })
+        Ok(BranchLogs { data_dir: data_dir.to_owned(), context, metrics, open: Mutex::new(open), _lock: lock })
     }
 
     /// The branch, if it has a log here.
-    pub fn get(&self, key: TimelineKey) -> Option<Arc<Branch>> {
+    pub fn get(&self, key: BranchKey) -> Option<Arc<BranchLog>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
     /// Every branch, in order.
-    pub fn all(&self) -> Vec<Arc<Branch>> {
+    pub fn all(&self) -> Vec<Arc<BranchLog>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// The branch, created if it has no log here; whether its identity is this one is for the caller to see.
-    pub fn get_or_create(&self, key: TimelineKey, identity: LogIdentity) -> Result<Arc<Branch>, BranchError> {
+    pub fn get_or_create(&self, key: BranchKey, identity: LogIdentity) -> Result<Arc<BranchLog>, BranchLogError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(branch) = open.get(&key) {
-            return Ok(branch.clone());
+        if let Some(log) = open.get(&key) {
+            return Ok(log.clone());
         }
         let path = self.folder_of(key);
         fs::create_dir_all(&path)?;
-        let branch = Branch::create(key, &path, identity, self.context.clone(), self.metrics.clone())?;
+        let log = BranchLog::create(key, &path, identity, self.context.clone(), self.metrics.clone())?;
         sync_names(&path)?;
         tracing::info!(branch = %key, ?identity, "created");
-        let branch = Arc::new(branch);
-        open.insert(key, branch.clone());
-        Ok(branch)
+        let log = Arc::new(log);
+        open.insert(key, log.clone());
+        Ok(log)
     }
 
-    fn folder_of(&self, key: TimelineKey) -> PathBuf {
+    fn folder_of(&self, key: BranchKey) -> PathBuf {
         self.data_dir.join(key.project.to_string()).join(key.branch.to_string())
     }
 }
@@ -102,12 +102,12 @@ pub(crate) fn sync_names(branch: &Path) -> io::Result<()> {
 
 /// The folders that hold a branch. One that has neither a state nor anything that comes after it is what a crash left of a creation that
 /// nobody was told of.
-fn branch_folders(data_dir: &Path) -> Result<Vec<(TimelineKey, PathBuf)>, SafekeeperError> {
+fn branch_folders(data_dir: &Path) -> Result<Vec<(BranchKey, PathBuf)>, SafekeeperError> {
     let mut found = Vec::new();
     for (project, project_path) in named_folders(data_dir)? {
         for (branch, path) in named_folders(&project_path)? {
             if holds_a_log(&path).map_err(SafekeeperError::file(&path))? {
-                found.push((TimelineKey { project, branch }, path));
+                found.push((BranchKey { project, branch }, path));
             }
         }
     }
@@ -142,15 +142,15 @@ fn named_folders<Name: std::str::FromStr>(folder: &Path) -> Result<Vec<(Name, Pa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::helper::Helper;
+    use crate::segment_thread::SegmentThread;
     use quire_files::fault;
     use quire_types::{BranchId, Lsn, ProjectId};
 
-    const KEY: TimelineKey = TimelineKey { project: ProjectId([1; 16]), branch: BranchId([2; 16]) };
+    const KEY: BranchKey = BranchKey { project: ProjectId([1; 16]), branch: BranchId([2; 16]) };
 
-    fn open(data_dir: &Path) -> Result<Branches, SafekeeperError> {
-        let context = LogContext { node: NodeId(1), helper: Helper::start()?, keep_segments: 0 };
-        Branches::open(data_dir, context, Arc::new(Metrics::new()))
+    fn open(data_dir: &Path) -> Result<BranchLogs, SafekeeperError> {
+        let context = LogContext { node: NodeId(1), segment_thread: SegmentThread::start()?, keep_segments: 0 };
+        BranchLogs::open(data_dir, context, Arc::new(Metrics::new()))
     }
 
     fn created() -> tempfile::TempDir {
@@ -167,8 +167,8 @@ mod tests {
             fault::fail_after(Some(steps));
             let opened = open(data_dir.path());
             fault::fail_after(None);
-            let Ok(branches) = opened else { continue };
-            let unusable = branches.get(KEY).and_then(|branch| branch.published().unusable);
+            let Ok(logs) = opened else { continue };
+            let unusable = logs.get(KEY).and_then(|log| log.published().unusable);
             if unusable.is_none() {
                 // The folder and the three above it; the folder again, once the log was cut; the mark.
                 return assert_eq!(steps, 6, "steps that a start needs");
@@ -181,17 +181,17 @@ mod tests {
     fn a_log_without_its_state_is_refused_and_not_created_again() {
         for left in ["000000010000000000000003", "flushed"] {
             let data_dir = created();
-            let branches = open(data_dir.path()).expect("opened");
-            let identity = branches.get(KEY).expect("there").identity().expect("open");
-            let folder = branches.folder_of(KEY);
-            drop(branches);
+            let logs = open(data_dir.path()).expect("opened");
+            let identity = logs.get(KEY).expect("there").identity().expect("open");
+            let folder = logs.folder_of(KEY);
+            drop(logs);
             fs::write(folder.join("000000010000000000000003"), b"WAL").expect("write");
             for entry in fs::read_dir(&folder).expect("listed").flatten().filter(|entry| entry.file_name() != left) {
                 fs::remove_file(entry.path()).expect("removed");
             }
-            let branches = open(data_dir.path()).expect("opened");
-            let branch = branches.get_or_create(KEY, identity).expect("it is known");
-            let unusable = branch.published().unusable.expect("it cannot be used");
+            let logs = open(data_dir.path()).expect("opened");
+            let log = logs.get_or_create(KEY, identity).expect("it is known");
+            let unusable = log.published().unusable.expect("it cannot be used");
             assert!(unusable.contains(STATE_FILE), "{unusable}");
             assert!(!folder.join(STATE_FILE).exists());
         }
@@ -200,13 +200,13 @@ mod tests {
     #[test]
     fn a_creation_that_was_interrupted_is_begun_anew() {
         let data_dir = created();
-        let branches = open(data_dir.path()).expect("opened");
-        let (folder, identity) = (branches.folder_of(KEY), branches.get(KEY).expect("there").identity().expect("open"));
-        drop(branches);
+        let logs = open(data_dir.path()).expect("opened");
+        let (folder, identity) = (logs.folder_of(KEY), logs.get(KEY).expect("there").identity().expect("open"));
+        drop(logs);
         fs::rename(folder.join(STATE_FILE), folder.join("state.tmp")).expect("renamed");
         fs::write(folder.join("flushed"), b"").expect("write");
-        let branches = open(data_dir.path()).expect("opened");
-        assert!(branches.get(KEY).is_none());
-        assert!(branches.get_or_create(KEY, identity).expect("created").published().unusable.is_none());
+        let logs = open(data_dir.path()).expect("opened");
+        assert!(logs.get(KEY).is_none());
+        assert!(logs.get_or_create(KEY, identity).expect("created").published().unusable.is_none());
     }
 }

@@ -3,11 +3,11 @@
 use crate::compactor::Compactor;
 use crate::error::{ReadError, StorageError};
 use crate::pipeline::{LogEnd, Pipeline, PipelineError};
+use crate::shard_pages::{KeepError, ShardPages};
 use crate::small_files::{FileError, SmallFiles};
-use crate::timeline::{KeepError, Timeline};
 use bytes::Bytes;
 use quire_protocol::page::{FileVersion, GUARD_PREFIX, Keeping, SmallFile, WrittenPage};
-use quire_types::{Key, Lsn, ShardId, Term, TimelineKey};
+use quire_types::{BranchKey, Key, Lsn, ShardId, Term};
 use quire_wal::effects::FullPageWrites;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tracing::{error, info};
 
-/// How often a branch looks whether its memtable is old.
+/// How often a shard looks whether its memtable is old.
 const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often images are tried again that failed of files that could not be read.
@@ -24,42 +24,42 @@ const UNREAD_IMAGES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Names a shard of a branch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct BranchKey {
+pub struct ShardKey {
     /// The branch.
-    pub timeline: TimelineKey,
+    pub branch: BranchKey,
     /// The shard.
     pub shard: ShardId,
 }
 
-impl BranchKey {
+impl ShardKey {
     /// Its directory under `data_dir`.
     pub fn directory(&self, data_dir: &Path) -> PathBuf {
         let shard = format!("{}-{}", self.shard.number, self.shard.count);
-        data_dir.join(self.timeline.project.to_string()).join(self.timeline.branch.to_string()).join(shard)
+        data_dir.join(self.branch.project.to_string()).join(self.branch.branch.to_string()).join(shard)
     }
 }
 
-/// An open branch.
+/// An open shard.
 #[derive(Debug)]
-pub struct Branch {
-    timeline: Arc<Timeline>,
+pub struct Shard {
+    pages: Arc<ShardPages>,
     pipeline: Mutex<Pipeline>,
     files: SmallFiles,
     /// Whoever keeps pages may have to wait for ingest, and then one thread is enough for it.
     keeping: Arc<Semaphore>,
 }
 
-impl Branch {
-    /// A timeline with the one who feeds it, and what is kept outside WAL.
-    pub fn new(timeline: Arc<Timeline>, pipeline: Pipeline, files: SmallFiles) -> Result<Arc<Branch>, FileError> {
-        timeline.settle(files.settled());
-        files.each(GUARD_PREFIX, |file| timeline.guard().kept(&file.name, file.lsn))?;
-        Ok(Arc::new(Branch { timeline, pipeline: Mutex::new(pipeline), files, keeping: Arc::new(Semaphore::new(1)) }))
+impl Shard {
+    /// Pages with the one who feeds them, and what is kept outside WAL.
+    pub fn new(pages: Arc<ShardPages>, pipeline: Pipeline, files: SmallFiles) -> Result<Arc<Shard>, FileError> {
+        pages.settle(files.settled());
+        files.each(GUARD_PREFIX, |file| pages.guard().kept(&file.name, file.lsn))?;
+        Ok(Arc::new(Shard { pages, pipeline: Mutex::new(pipeline), files, keeping: Arc::new(Semaphore::new(1)) }))
     }
 
     /// What was ingested.
-    pub fn timeline(&self) -> &Arc<Timeline> {
-        &self.timeline
+    pub fn pages(&self) -> &Arc<ShardPages> {
+        &self.pages
     }
 
     /// What PostgreSQL keeps outside WAL.
@@ -70,26 +70,26 @@ impl Branch {
     /// Refuses the writes of all lower terms from now on, durably. What the log lacks up to now is settled then: no compute can
     /// send it any more.
     pub fn fence(&self, term: Term) -> Result<(), FileError> {
-        self.files.fence(term, self.timeline.progress().ingested)?;
-        self.timeline.settle(self.files.settled());
+        self.files.fence(term, self.pages.progress().ingested)?;
+        self.pages.settle(self.files.settled());
         Ok(())
     }
 
     /// Keeps a small file, durably.
     pub fn put_file(&self, version: FileVersion, file: &SmallFile) -> Result<(), FileError> {
         self.files.put(version, file)?;
-        self.timeline.guard().kept(&file.name, file.lsn);
+        self.pages.guard().kept(&file.name, file.lsn);
         Ok(())
     }
 
     /// Forgets a small file, durably.
     pub fn remove_file(&self, version: FileVersion, name: &str) -> Result<(), FileError> {
         self.files.remove(version, name)?;
-        self.timeline.guard().removed(name);
+        self.pages.guard().removed(name);
         Ok(())
     }
 
-    /// A turn at [`Branch::keep_pages`].
+    /// A turn at [`Shard::keep_pages`].
     pub async fn turn_to_keep(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.keeping).acquire_owned().await.expect("the semaphore is never closed")
     }
@@ -103,7 +103,7 @@ impl Branch {
         };
         // All frozen memtables are flushed, whoever else flushes some.
         if keepings.contains(&Keeping::Kept) {
-            self.timeline.flush()?;
+            self.pages.flush()?;
         }
         Ok(keepings)
     }
@@ -126,7 +126,7 @@ impl Branch {
     /// What the log says of full-page writes.
     pub fn full_page_writes(&self) -> Result<Option<FullPageWrites>, ReadError> {
         let key = Key::FullPageWrites;
-        let value = self.timeline.value(key, self.timeline.progress().ingested)?;
+        let value = self.pages.value(key, self.pages.progress().ingested)?;
         let decode = |raw: Bytes| FullPageWrites::decode(&raw).map_err(|source| ReadError::Value { key, source });
         value.map(decode).transpose()
     }
@@ -137,9 +137,9 @@ impl Branch {
         match self.pipeline.try_lock() {
             Ok(mut pipeline) => pipeline.freeze_if_due(),
             Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Poisoned(_)) => self.timeline.stop_ingest("ingest panicked"),
+            Err(TryLockError::Poisoned(_)) => self.pages.stop_ingest("ingest panicked"),
         }
-        self.timeline.flush()
+        self.pages.flush()
     }
 
     fn pipeline(&self) -> MutexGuard<'_, Pipeline> {
@@ -147,38 +147,38 @@ impl Branch {
     }
 }
 
-/// Keeps a branch's memtables moving until shutdown: old ones are frozen, frozen ones flushed, layers handed to
+/// Keeps a shard's memtables moving until shutdown: old ones are frozen, frozen ones flushed, layers handed to
 /// compaction. A flush that failed and left nothing, as on a full disk, is tried again; ingest waits for it once memory holds
 /// enough.
-pub async fn keep_flushing(branch: Arc<Branch>, compactor: Compactor, mut shutdown: watch::Receiver<bool>) {
-    let name = branch.timeline.origin().timeline;
+pub async fn keep_flushing(shard: Arc<Shard>, compactor: Compactor, mut shutdown: watch::Receiver<bool>) {
+    let name = shard.pages.origin().branch;
     let mut is_held = false;
     let mut images_retried = Instant::now();
     let mut ticks = tokio::time::interval(AGE_CHECK_INTERVAL);
     loop {
         tokio::select! {
             _ = shutdown.wait_for(|ended| *ended) => return,
-            () = branch.timeline.wait_for_freeze() => {}
+            () = shard.pages.wait_for_freeze() => {}
             _ = ticks.tick() => {}
         }
         if images_retried.elapsed() >= UNREAD_IMAGES_INTERVAL {
-            branch.timeline.retry_unread_images();
+            shard.pages.retry_unread_images();
             images_retried = Instant::now();
         }
         let maintained = spawn_blocking({
-            let branch = Arc::clone(&branch);
-            move || branch.maintain()
+            let shard = Arc::clone(&shard);
+            move || shard.maintain()
         });
         match maintained.await {
             Ok(Ok(())) => {
                 if std::mem::take(&mut is_held) {
                     info!(branch = %name, "flushes go on");
                 }
-                compactor.request(&branch.timeline);
+                compactor.request(&shard.pages);
             }
-            Ok(Err(reason)) if branch.timeline.store().has_failed() => {
+            Ok(Err(reason)) if shard.pages.store().has_failed() => {
                 error!(branch = %name, %reason, "cannot flush; ingest stops");
-                branch.timeline.stop_ingest(&reason.to_string());
+                shard.pages.stop_ingest(&reason.to_string());
                 return;
             }
             Ok(Err(reason)) => {

@@ -1,6 +1,5 @@
-//! All branches of a pageserver: opening, importing, looking up.
+//! All shards of a pageserver: opening, importing, looking up.
 
-use crate::branch::{Branch, BranchKey, keep_flushing};
 use crate::chain::native_redo;
 use crate::compactor::Compactor;
 use crate::config::Config;
@@ -12,11 +11,12 @@ use crate::layer::BlockCache;
 use crate::manifest::{Manifest, Origin};
 use crate::metrics::Metrics;
 use crate::pipeline::{MemtableLimits, Pipeline, PipelineError};
+use crate::shard::{Shard, ShardKey, keep_flushing};
+use crate::shard_pages::{ShardPages, ShardPagesParts};
 use crate::small_files::{FileError, SmallFiles};
 use crate::store::Store;
-use crate::timeline::{Timeline, TimelineParts};
 use bytes::Bytes;
-use quire_types::{BranchId, Key, ProjectId, ShardId, TimelineKey};
+use quire_types::{BranchId, BranchKey, Key, ProjectId, ShardId};
 use quire_wal::version;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -28,32 +28,32 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{error, info};
 
-/// How long a branch that could not be opened is left alone, at first and at most.
+/// How long a shard that could not be opened is left alone, at first and at most.
 const REOPEN_PAUSE_MIN: Duration = Duration::from_millis(500);
 const REOPEN_PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// A branch that is known here.
+/// A shard that is known here.
 #[derive(Clone, Debug)]
-pub enum Known {
+pub enum ShardState {
     /// It is served.
-    Open(Arc<Branch>),
+    Open(Arc<Shard>),
     /// Its files could not be opened, and this is tried again; the reason is for people.
     Failed(Arc<str>),
 }
 
-/// Why a branch could not be opened or imported.
+/// Why a shard could not be opened or imported.
 #[derive(Debug, thiserror::Error)]
-pub enum BranchError {
-    /// The branch was imported before.
+pub enum ShardError {
+    /// The shard was imported before.
     #[error("branch {0} exists")]
-    Exists(TimelineKey),
+    Exists(BranchKey),
     /// Values were sent without a beginning.
     #[error("no import of branch {0} is under way")]
-    NoImport(TimelineKey),
+    NoImport(BranchKey),
     /// The start of an import must be a segment boundary.
     #[error("an import starts at a segment boundary, not at {0}")]
     Start(quire_types::Lsn),
-    /// The branch's layers may be there, but what they are is not known. An earlier version left this of an import that was interrupted, too.
+    /// The shard's layers may be there, but what they are is not known. An earlier version left this of an import that was interrupted, too.
     #[error(
         "cannot find the manifest in {0}: put it back from a copy; only if this branch was never whole, because its import was \
          interrupted, remove that directory. Until then its files are left as they are"
@@ -81,24 +81,24 @@ pub enum BranchError {
     Storage(#[from] StorageError),
 }
 
-/// The branches of one pageserver, and what they share.
+/// The shards of one pageserver, and what they share.
 #[derive(Debug)]
-pub struct Branches {
+pub struct Shards {
     config: Config,
     metrics: Arc<Metrics>,
     cache: Arc<BlockCache>,
     pool: Arc<ImagePool>,
     compactor: Compactor,
-    known: RwLock<BTreeMap<BranchKey, Known>>,
-    imports: Mutex<HashMap<BranchKey, Import>>,
+    known: RwLock<BTreeMap<ShardKey, ShardState>>,
+    imports: Mutex<HashMap<ShardKey, Import>>,
     tasks: Mutex<JoinSet<()>>,
     shutdown: watch::Sender<bool>,
 }
 
-impl Branches {
-    /// No branches yet.
-    pub fn new(config: Config, metrics: Arc<Metrics>, pool: Arc<ImagePool>, compactor: Compactor) -> Branches {
-        Branches {
+impl Shards {
+    /// No shards yet.
+    pub fn new(config: Config, metrics: Arc<Metrics>, pool: Arc<ImagePool>, compactor: Compactor) -> Shards {
+        Shards {
             cache: BlockCache::new(config.block_cache_bytes),
             config,
             metrics,
@@ -111,7 +111,7 @@ impl Branches {
         }
     }
 
-    /// Opens every branch in the data directory, and removes unfinished imports. One that cannot be opened is known as
+    /// Opens every shard in the data directory, and removes unfinished imports. One that cannot be opened is known as
     /// failed; the others are served. Nothing of it is removed, whatever is missing.
     pub fn open_all(&self) -> Result<(), StorageError> {
         for key in self.found_on_disk()? {
@@ -121,10 +121,10 @@ impl Branches {
             }
             let known = self.open_in(&dir).map_or_else(
                 |reason| {
-                    error!(branch = %key.timeline, %reason, "cannot open; it is tried again");
-                    Known::Failed(reason.to_string().into())
+                    error!(branch = %key.branch, %reason, "cannot open; it is tried again");
+                    ShardState::Failed(reason.to_string().into())
                 },
-                Known::Open,
+                ShardState::Open,
             );
             self.known.write().expect("nothing panics under this lock").insert(key, known);
         }
@@ -132,16 +132,16 @@ impl Branches {
     }
 
     /// Has what could not be opened tried again until it can.
-    pub fn retry_failed(self: &Arc<Branches>) {
+    pub fn retry_failed(self: &Arc<Shards>) {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, known) in self.list() {
-            if let Known::Failed(reason) = known {
+            if let ShardState::Failed(reason) = known {
                 tasks.spawn(Arc::clone(self).keep_opening(key, reason));
             }
         }
     }
 
-    async fn keep_opening(self: Arc<Branches>, key: BranchKey, mut reason: Arc<str>) {
+    async fn keep_opening(self: Arc<Shards>, key: ShardKey, mut reason: Arc<str>) {
         let mut shutdown = self.shutdown.subscribe();
         let mut pause = REOPEN_PAUSE_MIN;
         loop {
@@ -150,14 +150,14 @@ impl Branches {
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(REOPEN_PAUSE_MAX);
-            let branches = Arc::clone(&self);
-            match spawn_blocking(move || branches.open_again(key)).await {
-                Ok(Ok(branch)) => {
-                    info!(branch = %key.timeline, "open again");
-                    return self.start(&branch);
+            let shards = Arc::clone(&self);
+            match spawn_blocking(move || shards.open_again(key)).await {
+                Ok(Ok(shard)) => {
+                    info!(branch = %key.branch, "open again");
+                    return self.start(&shard);
                 }
                 Ok(Err(other)) if *other != *reason => {
-                    error!(branch = %key.timeline, reason = %other, "cannot open");
+                    error!(branch = %key.branch, reason = %other, "cannot open");
                     reason = other;
                 }
                 Ok(Err(_)) => {}
@@ -167,57 +167,57 @@ impl Branches {
         }
     }
 
-    /// Tries to open a branch that failed: what was missing may have been put back.
-    fn open_again(&self, key: BranchKey) -> Result<Arc<Branch>, Arc<str>> {
+    /// Tries to open a shard that failed: what was missing may have been put back.
+    fn open_again(&self, key: ShardKey) -> Result<Arc<Shard>, Arc<str>> {
         let opened = self.open_in(&key.directory(&self.config.data_dir));
         let opened = opened.map_err(|reason| Arc::from(reason.to_string()));
-        let known = opened.clone().map_or_else(Known::Failed, Known::Open);
+        let known = opened.clone().map_or_else(ShardState::Failed, ShardState::Open);
         self.known.write().expect("nothing panics under this lock").insert(key, known);
         opened
     }
 
-    /// The branches in the data directory. What unfinished imports left there is removed on the way.
-    fn found_on_disk(&self) -> Result<Vec<BranchKey>, StorageError> {
+    /// The shards in the data directory. What unfinished imports left there is removed on the way.
+    fn found_on_disk(&self) -> Result<Vec<ShardKey>, StorageError> {
         let mut found = Vec::new();
         for (project, dir) in subdirectories::<ProjectId>(&self.config.data_dir)? {
             for (branch, dir) in subdirectories::<BranchId>(&dir)? {
-                let timeline = TimelineKey { project, branch };
+                let branch = BranchKey { project, branch };
                 for (UnfinishedImport, dir) in subdirectories(&dir)? {
-                    info!(branch = %timeline, "removing an unfinished import");
+                    info!(branch = %branch, "removing an unfinished import");
                     import::discard(&dir)?;
                 }
-                for (Shard(shard), _) in subdirectories::<Shard>(&dir)? {
-                    found.push(BranchKey { timeline, shard });
+                for (ShardDir(shard), _) in subdirectories::<ShardDir>(&dir)? {
+                    found.push(ShardKey { branch, shard });
                 }
             }
         }
         Ok(found)
     }
 
-    fn open_in(&self, dir: &Path) -> Result<Arc<Branch>, BranchError> {
-        let manifest = Manifest::load(dir)?.ok_or_else(|| BranchError::NoManifest(dir.to_owned()))?;
+    fn open_in(&self, dir: &Path) -> Result<Arc<Shard>, ShardError> {
+        let manifest = Manifest::load(dir)?.ok_or_else(|| ShardError::NoManifest(dir.to_owned()))?;
         self.open(dir, manifest)
     }
 
-    /// The branch, if it is known.
-    pub fn get(&self, key: BranchKey) -> Option<Known> {
+    /// The shard, if it is known.
+    pub fn get(&self, key: ShardKey) -> Option<ShardState> {
         self.known.read().expect("nothing panics under this lock").get(&key).cloned()
     }
 
-    /// All branches, in order.
-    pub fn list(&self) -> Vec<(BranchKey, Known)> {
+    /// All shards, in order.
+    pub fn list(&self) -> Vec<(ShardKey, ShardState)> {
         let known = self.known.read().expect("nothing panics under this lock");
         known.iter().map(|(key, known)| (*key, known.clone())).collect()
     }
 
-    /// Begins an import; one of the same branch that is under way is discarded.
-    pub fn begin_import(&self, origin: Origin) -> Result<(), BranchError> {
-        let key = BranchKey { timeline: origin.timeline, shard: origin.shard };
+    /// Begins an import; one of the same shard that is under way is discarded.
+    pub fn begin_import(&self, origin: Origin) -> Result<(), ShardError> {
+        let key = ShardKey { branch: origin.branch, shard: origin.shard };
         if self.get(key).is_some() {
-            return Err(BranchError::Exists(key.timeline));
+            return Err(ShardError::Exists(key.branch));
         }
         if origin.segment_bytes == 0 || origin.start.segment_offset(origin.segment_bytes.into()) != 0 {
-            return Err(BranchError::Start(origin.start));
+            return Err(ShardError::Start(origin.start));
         }
         check_major(origin.postgres_version)?;
         let mut imports = self.imports();
@@ -228,19 +228,19 @@ impl Branches {
     }
 
     /// Takes values of an import.
-    pub fn import(&self, key: BranchKey, values: Vec<(Key, Bytes)>) -> Result<(), BranchError> {
+    pub fn import(&self, key: ShardKey, values: Vec<(Key, Bytes)>) -> Result<(), ShardError> {
         let mut imports = self.imports();
-        let import = imports.get_mut(&key).ok_or(BranchError::NoImport(key.timeline))?;
+        let import = imports.get_mut(&key).ok_or(ShardError::NoImport(key.branch))?;
         for (key, value) in values {
             import.put(key, value)?;
         }
         Ok(())
     }
 
-    /// Ends an import: the branch exists durably, and is opened.
-    pub fn finish_import(&self, key: BranchKey) -> Result<Arc<Branch>, BranchError> {
+    /// Ends an import: the shard exists durably, and is opened.
+    pub fn finish_import(&self, key: ShardKey) -> Result<Arc<Shard>, ShardError> {
         let mut imports = self.imports();
-        let import = imports.remove(&key).ok_or(BranchError::NoImport(key.timeline))?;
+        let import = imports.remove(&key).ok_or(ShardError::NoImport(key.branch))?;
         import.finish()?;
         let dir = key.directory(&self.config.data_dir);
         let opened = self.open_in(&dir);
@@ -248,67 +248,67 @@ impl Branches {
             // Nobody was told that it exists.
             import::discard(&dir)?;
         }
-        let branch = opened?;
+        let shard = opened?;
         let mut known = self.known.write().expect("nothing panics under this lock");
-        known.insert(key, Known::Open(Arc::clone(&branch)));
-        Ok(branch)
+        known.insert(key, ShardState::Open(Arc::clone(&shard)));
+        Ok(shard)
     }
 
-    fn open(&self, dir: &Path, manifest: Manifest) -> Result<Arc<Branch>, BranchError> {
+    fn open(&self, dir: &Path, manifest: Manifest) -> Result<Arc<Shard>, ShardError> {
         check_major(manifest.origin.postgres_version)?;
         let origin = manifest.origin;
         let store = Store::open(dir, manifest, &self.cache, self.config.layer_bytes)?;
-        let parts = TimelineParts {
+        let parts = ShardPagesParts {
             redo: native_redo,
             backlog_max: self.config.image_backlog_max,
             pool: Arc::clone(&self.pool),
-            metrics: self.metrics.timeline(origin.timeline, origin.shard),
+            metrics: self.metrics.shard(origin.branch, origin.shard),
         };
-        let timeline = Timeline::new(store, parts);
+        let pages = ShardPages::new(store, parts);
         let limits = MemtableLimits { bytes: self.config.memtable_bytes, age: self.config.memtable_age() };
-        let pipeline = Pipeline::open(&timeline, limits).map_err(BranchError::Incomplete)?;
-        Ok(Branch::new(timeline, pipeline, SmallFiles::open(dir)?)?)
+        let pipeline = Pipeline::open(&pages, limits).map_err(ShardError::Incomplete)?;
+        Ok(Shard::new(pages, pipeline, SmallFiles::open(dir)?)?)
     }
 
-    /// Starts the tasks of a branch: flushing, and following the WAL.
-    pub fn start(&self, branch: &Arc<Branch>) {
+    /// Starts the tasks of a shard: flushing, and following the WAL.
+    pub fn start(&self, shard: &Arc<Shard>) {
         let follower = FollowerConfig {
             node: self.config.node,
             safekeepers: self.config.safekeepers.clone(),
             timeout: self.config.safekeeper_timeout(),
         };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.spawn(keep_flushing(Arc::clone(branch), self.compactor.clone(), self.shutdown.subscribe()));
-        tasks.spawn(follow(Arc::clone(branch), follower, self.shutdown.subscribe()));
+        tasks.spawn(keep_flushing(Arc::clone(shard), self.compactor.clone(), self.shutdown.subscribe()));
+        tasks.spawn(follow(Arc::clone(shard), follower, self.shutdown.subscribe()));
     }
 
-    /// Ends all tasks of all branches. What is in memory is in the WAL, too, and is not written.
+    /// Ends all tasks of all shards. What is in memory is in the WAL, too, and is not written.
     pub async fn shut_down(&self) {
         self.shutdown.send_replace(true);
         for (_, known) in self.list() {
-            if let Known::Open(branch) = known {
-                branch.timeline().shut_down();
+            if let ShardState::Open(shard) = known {
+                shard.pages().shut_down();
             }
         }
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         while tasks.join_next().await.is_some() {}
     }
 
-    fn imports(&self) -> MutexGuard<'_, HashMap<BranchKey, Import>> {
+    fn imports(&self) -> MutexGuard<'_, HashMap<ShardKey, Import>> {
         self.imports.lock().expect("nothing panics while imports are locked")
     }
 }
 
 /// The name of a shard's directory.
-struct Shard(ShardId);
+struct ShardDir(ShardId);
 
-impl FromStr for Shard {
+impl FromStr for ShardDir {
     type Err = ();
 
-    fn from_str(text: &str) -> Result<Shard, ()> {
+    fn from_str(text: &str) -> Result<ShardDir, ()> {
         let (number, count) = text.split_once('-').ok_or(())?;
         let part = |text: &str| text.parse().map_err(|_| ());
-        Ok(Shard(ShardId { number: part(number)?, count: part(count)? }))
+        Ok(ShardDir(ShardId { number: part(number)?, count: part(count)? }))
     }
 }
 
@@ -319,11 +319,11 @@ impl FromStr for UnfinishedImport {
     type Err = ();
 
     fn from_str(text: &str) -> Result<UnfinishedImport, ()> {
-        import::target_name(text).ok_or(())?.parse::<Shard>().map(|_| UnfinishedImport)
+        import::target_name(text).ok_or(())?.parse::<ShardDir>().map(|_| UnfinishedImport)
     }
 }
 
-/// Whether nothing is in a directory: it is no branch, nor what is left of one.
+/// Whether nothing is in a directory: it is no shard, nor what is left of one.
 fn is_empty(dir: &Path) -> Result<bool, StorageError> {
     Ok(fs::read_dir(dir).map_err(StorageError::io("list", dir))?.next().is_none())
 }
@@ -342,9 +342,9 @@ fn subdirectories<T: FromStr>(dir: &Path) -> Result<Vec<(T, PathBuf)>, StorageEr
 }
 
 /// Redo is that of one major version.
-fn check_major(major: u32) -> Result<(), BranchError> {
+fn check_major(major: u32) -> Result<(), ShardError> {
     match major == version::CURRENT.major {
         true => Ok(()),
-        false => Err(BranchError::Major { found: major, expected: version::CURRENT.major }),
+        false => Err(ShardError::Major { found: major, expected: version::CURRENT.major }),
     }
 }

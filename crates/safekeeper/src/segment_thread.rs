@@ -11,7 +11,7 @@ use std::thread;
 
 /// Gives work to the thread, which ends with the last handle.
 #[derive(Clone, Debug)]
-pub(crate) struct Helper {
+pub(crate) struct SegmentThread {
     work: Sender<Work>,
 }
 
@@ -31,13 +31,13 @@ enum Work {
     FailAfter(Option<u32>),
 }
 
-impl Helper {
+impl SegmentThread {
     /// Starts the thread.
-    pub fn start() -> Result<Helper, SafekeeperError> {
+    pub fn start() -> Result<SegmentThread, SafekeeperError> {
         let (work, queue) = channel();
         let serve = move || queue.into_iter().for_each(carry_out);
         let started = thread::Builder::new().name("segments".into()).spawn(serve);
-        started.map(|_| Helper { work }).map_err(|_| SafekeeperError::Thread("segments"))
+        started.map(|_| SegmentThread { work }).map_err(|_| SafekeeperError::Thread("segments"))
     }
 
     /// Wants a segment to be ready soon, which `prepared` tells. Should that fail, whoever needs it finds out by himself.

@@ -1,4 +1,4 @@
-//! The timeline against a model: every record is kept in a list, and a page is what a fold over the list gives.
+//! The shard against a model: every record is kept in a list, and a page is what a fold over the list gives.
 
 mod keep;
 mod model;
@@ -61,13 +61,13 @@ impl Bench {
                 }
                 let _ = self.apply(changes);
             }
-            Step::Freeze => self.timeline.freeze(Bytes::from_static(b"state")),
-            Step::Flush => self.timeline.flush().unwrap(),
+            Step::Freeze => self.pages.freeze(Bytes::from_static(b"state")),
+            Step::Flush => self.pages.flush().unwrap(),
             Step::Compact => {
-                self.timeline.store().compact().unwrap();
+                self.pages.store().compact().unwrap();
             }
             Step::Image => {
-                self.timeline.make_next_image();
+                self.pages.make_next_image();
             }
             Step::Reopen => self.reopen(),
             Step::Written(number, back, before, byte) => {
@@ -93,7 +93,7 @@ proptest! {
         bench.check();
         bench.make_all_images();
         for key in (0..BLOCKS).map(block) {
-            let deltas = bench.timeline.page_chain(key, bench.end()).unwrap().chain.delta_count();
+            let deltas = bench.pages.page_chain(key, bench.end()).unwrap().chain.delta_count();
             prop_assert!(deltas < SETTINGS.max_deltas || bench.is_incomplete(key), "{} has {} deltas after idle", key, deltas);
         }
         bench.check();
@@ -124,7 +124,7 @@ fn a_page_with_few_deltas_in_each_layer_gets_its_image_too() {
         if round % 3 == 0 {
             bench.reopen();
         }
-        while bench.timeline.store().compact().unwrap() {}
+        while bench.pages.store().compact().unwrap() {}
         made += bench.make_all_images();
     }
     assert_eq!(made, 4);
@@ -139,14 +139,14 @@ fn a_hot_page_never_replays_more_than_the_hard_limit() {
             bench.make_all_images();
         }
         if round % 97 == 0 {
-            let deltas = bench.timeline.page_chain(block(0), bench.end()).unwrap().chain.delta_count();
+            let deltas = bench.pages.page_chain(block(0), bench.end()).unwrap().chain.delta_count();
             assert!(deltas <= SETTINGS.max_deltas * crate::image_policy::HARD_LIMIT, "{deltas}");
         }
     }
-    let last = bench.timeline.pages(&[block(0)], bench.end()).unwrap();
+    let last = bench.pages.read_pages(&[block(0)], bench.end()).unwrap();
     assert!(last[0] == bench.expected(block(0), bench.end()));
     let middle = bench.records[10_000].0;
-    assert!(bench.timeline.pages(&[block(0)], middle).unwrap()[0] == bench.expected(block(0), middle));
+    assert!(bench.pages.read_pages(&[block(0)], middle).unwrap()[0] == bench.expected(block(0), middle));
 }
 
 #[test]
@@ -158,43 +158,43 @@ fn ingest_that_must_wait_waits_for_the_workers() {
     }
     assert_eq!(u32::from(rounds) + 1, SETTINGS.max_deltas * crate::image_policy::HARD_LIMIT);
     let worker = std::thread::spawn({
-        let timeline = Arc::clone(&bench.timeline);
-        move || timeline.make_next_image()
+        let pages = Arc::clone(&bench.pages);
+        move || pages.make_next_image()
     });
-    bench.timeline.wait_for_room();
+    bench.pages.wait_for_room();
     assert!(matches!(worker.join().unwrap(), Some(ImageOutcome::Made(_))));
-    assert_eq!(bench.timeline.store().account(block(0)).deltas, 0);
+    assert_eq!(bench.pages.store().account(block(0)).deltas, 0);
 }
 
 #[test]
 fn workers_flushes_compactions_and_reads_go_on_beside_ingest() {
     let mut bench = Bench::new();
-    let pool = Arc::clone(&bench.timeline.parts.pool);
+    let pool = Arc::clone(&bench.pages.parts.pool);
     let workers = pool.start(2).unwrap();
     let ended = std::sync::atomic::AtomicBool::new(false);
-    let (timeline, is_over) = (Arc::clone(&bench.timeline), || ended.load(std::sync::atomic::Ordering::SeqCst));
+    let (pages, is_over) = (Arc::clone(&bench.pages), || ended.load(std::sync::atomic::Ordering::SeqCst));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over() {
-                timeline.flush().unwrap();
-                timeline.store().compact().unwrap();
+                pages.flush().unwrap();
+                pages.store().compact().unwrap();
             }
         });
         scope.spawn(|| {
             let keys: Vec<_> = (0..BLOCKS).map(block).collect();
             while !is_over() {
-                let lsn = timeline.progress().ingested;
-                let first = timeline.pages(&keys, lsn).unwrap();
-                assert!(first == timeline.pages(&keys, lsn).unwrap(), "a page at {lsn} changed");
+                let lsn = pages.progress().ingested;
+                let first = pages.read_pages(&keys, lsn).unwrap();
+                assert!(first == pages.read_pages(&keys, lsn).unwrap(), "a page at {lsn} changed");
             }
         });
         for round in 0..6000u32 {
             let must_wait = bench.apply(vec![(block(round % 3), delta(&round.to_le_bytes()))]);
             if round % 200 == 0 {
-                bench.timeline.freeze(Bytes::from_static(b"state"));
+                bench.pages.freeze(Bytes::from_static(b"state"));
             }
             if must_wait == MustWait::Yes || round % 200 == 0 {
-                bench.timeline.wait_for_room();
+                bench.pages.wait_for_room();
             }
         }
         ended.store(true, std::sync::atomic::Ordering::SeqCst);
@@ -212,18 +212,18 @@ fn a_read_that_meets_a_long_chain_keeps_what_it_made() {
     (0..8).for_each(|round| {
         let _ = bench.apply(vec![(block(0), delta(&[round]))]);
     });
-    let read = |bench: &Bench, lsn| bench.timeline.pages(&[block(0)], lsn).unwrap();
+    let read = |bench: &Bench, lsn| bench.pages.read_pages(&[block(0)], lsn).unwrap();
     let older = bench.records[7].0;
     read(&bench, older);
-    assert_eq!(bench.timeline.store().account(block(0)).deltas, 8, "the queued page gets an image anyway");
+    assert_eq!(bench.pages.store().account(block(0)).deltas, 8, "the queued page gets an image anyway");
     let newest = read(&bench, bench.end());
     assert!(newest[0] == bench.expected(block(0), bench.end()));
-    assert_eq!(bench.timeline.metrics().long_chain_reads(), 2);
-    assert_eq!(bench.timeline.store().account(block(0)).deltas, 0);
-    assert!(read(&bench, bench.end()) == newest && bench.timeline.metrics().long_chain_reads() == 2);
+    assert_eq!(bench.pages.metrics().long_chain_reads(), 2);
+    assert_eq!(bench.pages.store().account(block(0)).deltas, 0);
+    assert!(read(&bench, bench.end()) == newest && bench.pages.metrics().long_chain_reads() == 2);
     read(&bench, older);
     read(&bench, older);
-    assert_eq!(bench.timeline.metrics().long_chain_reads(), 3, "now the older version has an image of its own");
+    assert_eq!(bench.pages.metrics().long_chain_reads(), 3, "now the older version has an image of its own");
     assert_eq!(bench.make_all_images(), 0, "the queued page does not need another image");
     bench.check();
 }
@@ -236,10 +236,10 @@ fn a_lower_threshold_queues_what_is_past_it_and_survives_a_restart() {
     });
     assert_eq!(bench.make_all_images(), 0);
     let lower = ImageSettings { max_deltas: 2, max_bytes: 1 << 20 };
-    bench.timeline.set_settings(lower).unwrap();
+    bench.pages.set_settings(lower).unwrap();
     assert_eq!(bench.make_all_images(), 2);
     bench.reopen();
-    assert_eq!(bench.timeline.settings(), lower);
+    assert_eq!(bench.pages.settings(), lower);
 }
 
 #[test]
@@ -249,12 +249,12 @@ fn a_page_that_cannot_be_rebuilt_is_put_aside_and_its_reads_say_so() {
         let _ = bench.apply(vec![(block(0), delta(&[round]))]);
     });
     let _ = bench.apply(vec![(block(0), delta(b"broken"))]);
-    assert!(matches!(bench.timeline.make_next_image(), Some(ImageOutcome::Failed(..))));
-    assert!(bench.timeline.make_next_image().is_none());
-    let error = bench.timeline.pages(&[block(0)], bench.end()).unwrap_err();
+    assert!(matches!(bench.pages.make_next_image(), Some(ImageOutcome::Failed(..))));
+    assert!(bench.pages.make_next_image().is_none());
+    let error = bench.pages.read_pages(&[block(0)], bench.end()).unwrap_err();
     assert!(matches!(error, crate::error::ReadError::Redo { lsn, .. } if lsn == bench.end()), "{error}");
     let before = bench.records[4].0;
-    assert!(bench.timeline.pages(&[block(0)], before).is_ok());
+    assert!(bench.pages.read_pages(&[block(0)], before).is_ok());
 }
 
 #[test]
@@ -262,17 +262,17 @@ fn blocks_outside_the_relation_do_not_exist_and_those_inside_are_zeroes() {
     let mut bench = Bench::new();
     let before_creation = START;
     let no_such_key = |bench: &Bench, number, lsn| {
-        let read = bench.timeline.pages(&[block(number)], lsn);
+        let read = bench.pages.read_pages(&[block(number)], lsn);
         matches!(read, Err(crate::error::ReadError::NoSuchKey { .. }))
     };
     assert!(no_such_key(&bench, 0, before_creation));
     assert!(no_such_key(&bench, BLOCKS, bench.end()));
-    assert!(bench.timeline.pages(&[block(BLOCKS - 1)], bench.end()).unwrap()[0].iter().all(|byte| *byte == 0));
+    assert!(bench.pages.read_pages(&[block(BLOCKS - 1)], bench.end()).unwrap()[0].iter().all(|byte| *byte == 0));
     let _ = bench.apply(vec![(Key::RelSize { rel: REL }, size(2))]);
     assert!(no_such_key(&bench, 2, bench.end()));
     let _ = bench.apply(vec![(Key::RelSize { rel: REL }, Value::Tombstone)]);
     assert!(no_such_key(&bench, 0, bench.end()));
-    assert!(bench.timeline.pages(&[block(5)], bench.records[0].0).is_ok());
+    assert!(bench.pages.read_pages(&[block(5)], bench.records[0].0).is_ok());
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn changes_out_of_order_twice_or_of_the_wrong_kind_are_refused() {
     let _ = bench.apply(vec![(block(0), delta(b"x"))]);
     let (end, next) = (bench.end(), bench.end().add(8));
     let change = |lsn, value| Change::new(block(0), lsn, value);
-    let apply = |changes: &[Change], lsn| bench.timeline.apply(changes, lsn).unwrap_err();
+    let apply = |changes: &[Change], lsn| bench.pages.apply(changes, lsn).unwrap_err();
     assert!(matches!(apply(&[], end), ApplyError::OutOfOrder { .. }));
     assert!(matches!(apply(&[change(end, delta(b"x"))], next), ApplyError::OutOfOrder { .. }));
     let twice = [change(next, delta(b"x")), change(next, delta(b"y"))];
@@ -312,7 +312,7 @@ fn a_scan_sees_what_is_alive_wherever_it_lies() {
         let mut from = 0;
         loop {
             let (from_key, to) = (Key::TwoPhase { xid: from }, Key::TwoPhase { xid: u32::MAX });
-            let scanned = bench.timeline.store().scan(from_key, to, bench.end(), limit, usize::MAX).unwrap();
+            let scanned = bench.pages.store().scan(from_key, to, bench.end(), limit, usize::MAX).unwrap();
             found.extend(scanned.entries.iter().map(|(_, value)| u32::from_le_bytes(value[..].try_into().unwrap())));
             if !scanned.more {
                 break;
@@ -321,7 +321,7 @@ fn a_scan_sees_what_is_alive_wherever_it_lies() {
         }
         assert_eq!(found, alive, "limit {limit}");
     }
-    let sizes = bench.timeline.scan(block(0), Key::Checkpoint, START.add(8)).unwrap();
+    let sizes = bench.pages.scan(block(0), Key::Checkpoint, START.add(8)).unwrap();
     assert_eq!(sizes.entries.len(), 1, "pages are left out, and files of later times");
 }
 
@@ -342,7 +342,7 @@ fn every_crash_while_publishing_leaves_all_that_was_durable() {
             let is_unsettled = matches!(error, StorageError::Unsettled { .. });
             match bench.flush() {
                 Err(StorageError::Failed(_)) if is_unsettled => {}
-                Ok(()) if !is_unsettled => assert_eq!(bench.strangers(), 0, "attempts that failed leave nothing"),
+                Ok(()) if !is_unsettled => assert_eq!(bench.others(), 0, "attempts that failed leave nothing"),
                 other => panic!("{other:?} after {error}"),
             }
         }
@@ -372,7 +372,7 @@ fn a_layer_that_cannot_be_merged_holds_up_nothing_else() {
     assert!(matches!(merged, Err(StorageError::Corrupt { ref path, .. }) if *path == damaged), "{merged:?}");
     let _ = bench.apply(vec![(block(1), delta(b"more"))]);
     bench.flush().expect("the branch goes on");
-    assert_eq!(bench.strangers(), 0);
+    assert_eq!(bench.others(), 0);
 }
 
 #[test]
@@ -389,40 +389,40 @@ fn ingest_and_images_wait_for_a_damaged_layer_until_another_is_put_in_its_place(
     damaged[20] ^= 0xff;
     std::fs::write(&layer, damaged).unwrap();
     let _ = bench.apply(vec![(block(0), delta(b"more"))]);
-    assert!(matches!(bench.timeline.make_next_image(), Some(ImageOutcome::Unread(_))));
-    assert_eq!((bench.timeline.make_next_image().is_none(), bench.timeline.broken_pages()), (true, 1));
+    assert!(matches!(bench.pages.make_next_image(), Some(ImageOutcome::Unread(_))));
+    assert_eq!((bench.pages.make_next_image().is_none(), bench.pages.broken_pages()), (true, 1));
     let named = |reason: Option<String>| reason.is_some_and(|reason| reason.contains(layer.to_str().unwrap()));
-    assert!(named(bench.timeline.unread()), "{:?}", bench.timeline.unread());
+    assert!(named(bench.pages.unread()), "{:?}", bench.pages.unread());
 
-    let timeline = Arc::clone(&bench.timeline);
-    let ingest = std::thread::spawn(move || PatientView(&timeline).page(block(0)));
-    while bench.timeline.progress().unread.is_none() {
+    let pages = Arc::clone(&bench.pages);
+    let ingest = std::thread::spawn(move || PatientView(&pages).page(block(0)));
+    while bench.pages.progress().unread.is_none() {
         std::thread::yield_now();
     }
-    assert!(named(bench.timeline.progress().unread.map(|reason| reason.to_string())) && !ingest.is_finished());
+    assert!(named(bench.pages.progress().unread.map(|reason| reason.to_string())) && !ingest.is_finished());
     let replacement = bench.dir.path().join("replacement");
     std::fs::write(&replacement, whole).unwrap();
     std::fs::rename(&replacement, &layer).unwrap();
     assert_eq!(ingest.join().unwrap().unwrap(), bench.expected(block(0), bench.end()));
-    assert_eq!(bench.timeline.progress().unread, None);
-    bench.timeline.retry_unread_images();
-    assert_eq!((bench.make_all_images(), bench.timeline.broken_pages()), (1, 0));
+    assert_eq!(bench.pages.progress().unread, None);
+    bench.pages.retry_unread_images();
+    assert_eq!((bench.make_all_images(), bench.pages.broken_pages()), (1, 0));
     bench.check();
 }
 
 #[test]
-fn who_waits_for_a_damaged_layer_ends_with_the_timeline() {
+fn who_waits_for_a_damaged_layer_ends_with_the_shard() {
     let bench = Bench::new();
     bench.flush().unwrap();
     for layer in bench.layer_files() {
         std::fs::write(layer, b"nothing of it is left").unwrap();
     }
-    let timeline = Arc::clone(&bench.timeline);
-    let ingest = std::thread::spawn(move || PatientView(&timeline).value(Key::RelSize { rel: REL }));
-    while bench.timeline.progress().unread.is_none() {
+    let pages = Arc::clone(&bench.pages);
+    let ingest = std::thread::spawn(move || PatientView(&pages).value(Key::RelSize { rel: REL }));
+    while bench.pages.progress().unread.is_none() {
         std::thread::yield_now();
     }
-    bench.timeline.shut_down();
+    bench.pages.shut_down();
     assert!(ingest.join().unwrap().is_err());
 }
 
@@ -444,20 +444,20 @@ fn a_restart_removes_what_was_never_published() {
 async fn a_wait_ends_when_ingest_gets_there_or_stops_or_takes_too_long() {
     let mut bench = Bench::new();
     let (there, soon) = (bench.end(), std::time::Duration::from_millis(20));
-    let timeline = Arc::clone(&bench.timeline);
-    assert!(timeline.wait_for(there, soon).await.is_ok());
-    let late = timeline.wait_for(there.add(8), soon).await;
+    let pages = Arc::clone(&bench.pages);
+    assert!(pages.wait_for(there, soon).await.is_ok());
+    let late = pages.wait_for(there.add(8), soon).await;
     assert!(matches!(late, Err(crate::error::ReadError::Timeout { .. })));
     let waiting = tokio::spawn({
-        let timeline = Arc::clone(&timeline);
-        async move { timeline.wait_for(there.add(8), std::time::Duration::from_secs(60)).await }
+        let pages = Arc::clone(&pages);
+        async move { pages.wait_for(there.add(8), std::time::Duration::from_secs(60)).await }
     });
     let _ = bench.apply(vec![(block(0), delta(b"x"))]);
     assert!(waiting.await.unwrap().is_ok());
-    timeline.stop_ingest("a record of an unknown resource manager");
-    let stopped = timeline.wait_for(there.add(16), std::time::Duration::from_secs(60)).await;
+    pages.stop_ingest("a record of an unknown resource manager");
+    let stopped = pages.wait_for(there.add(16), std::time::Duration::from_secs(60)).await;
     assert!(matches!(stopped, Err(crate::error::ReadError::IngestStopped { .. })));
-    assert!(timeline.wait_for(there, soon).await.is_ok());
+    assert!(pages.wait_for(there, soon).await.is_ok());
 }
 
 #[test]

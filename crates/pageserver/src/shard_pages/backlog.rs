@@ -1,4 +1,4 @@
-//! The pages of one timeline that wait for an image.
+//! The pages of one shard that wait for an image.
 //!
 //! A page is in the backlog once, from the moment it is queued until its image is kept. Urgent pages come first. A page
 //! that cannot be rebuilt is put aside: reads of it report the error, and the branch goes on. If it was a file that could not
@@ -166,7 +166,7 @@ impl Backlog {
     }
 
     /// Takes pages up again that are put aside for files that could not be read; says whether there were any.
-    pub(super) fn forgive_unread(&self) -> bool {
+    pub(super) fn clear_unread(&self) -> bool {
         !std::mem::take(&mut self.lock().unread).is_empty()
     }
 
@@ -252,7 +252,7 @@ mod tests {
         backlog.take();
         backlog.done(key(1), Work::Unread);
         assert!(!backlog.add(key(1), false) && backlog.contains(key(1)) && backlog.broken() == 1);
-        assert!(backlog.forgive_unread() && !backlog.forgive_unread());
+        assert!(backlog.clear_unread() && !backlog.clear_unread());
         assert!(backlog.add(key(1), false) && backlog.take() == Some(key(1)));
     }
 }

@@ -8,9 +8,9 @@ use crate::layer::BlockCache;
 use crate::manifest::{Manifest, Origin};
 use crate::metrics::Metrics;
 use crate::pipeline::MemtableLimits;
+use crate::shard_pages::ShardPagesParts;
 use crate::small_files::FileError;
 use crate::store::Store;
-use crate::timeline::TimelineParts;
 use crate::value::Value;
 use quire_files::fault;
 use quire_types::{Fork, PAGE_SIZE, RelTag, Writer};
@@ -72,11 +72,11 @@ impl Log {
     }
 }
 
-fn open(dir: &Path) -> Arc<Branch> {
+fn open(dir: &Path) -> Arc<Shard> {
     let manifest = Manifest::load(dir).unwrap().unwrap_or_else(|| {
-        let timeline = TimelineKey::default();
+        let branch = BranchKey::default();
         let origin = Origin {
-            timeline,
+            branch,
             shard: ShardId::UNSHARDED,
             start: START,
             segment_bytes: SEGMENT_BYTES,
@@ -84,14 +84,14 @@ fn open(dir: &Path) -> Arc<Branch> {
         };
         Manifest::new(origin, ImageSettings::default())
     });
-    let parts = TimelineParts {
+    let parts = ShardPagesParts {
         redo: native_redo,
         backlog_max: 100,
         pool: ImagePool::new(),
-        metrics: Metrics::new().timeline(TimelineKey::default(), ShardId::UNSHARDED),
+        metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),
     };
-    let timeline = Timeline::new(Store::open(dir, manifest, &BlockCache::new(1 << 20), 1 << 20).unwrap(), parts);
-    if timeline.progress().ingested == START && timeline.store().size().runs == 0 {
+    let pages = ShardPages::new(Store::open(dir, manifest, &BlockCache::new(1 << 20), 1 << 20).unwrap(), parts);
+    if pages.progress().ingested == START && pages.store().size().runs == 0 {
         let checkpoint =
             CheckpointState { next_xid: 700, next_multi: 1, oldest_multi: 1, ..CheckpointState::default() };
         let writes = FullPageWrites { on: true, since: START };
@@ -99,11 +99,11 @@ fn open(dir: &Path) -> Arc<Branch> {
         let change = |(key, value): (Key, Vec<u8>)| {
             (key, crate::value::Version::new(key, START, &Value::Bytes(value.into())).unwrap())
         };
-        timeline.store().insert(values.map(change).into()).unwrap();
+        pages.store().insert(values.map(change).into()).unwrap();
     }
     let limits = MemtableLimits { bytes: 64 << 20, age: Duration::from_secs(3600) };
-    let pipeline = Pipeline::open(&timeline, limits).unwrap();
-    Branch::new(timeline, pipeline, SmallFiles::open(dir).unwrap()).unwrap()
+    let pipeline = Pipeline::open(&pages, limits).unwrap();
+    Shard::new(pages, pipeline, SmallFiles::open(dir).unwrap()).unwrap()
 }
 
 fn written(rel: RelTag, block: u32, lsn: Lsn, byte: u8) -> WrittenPage {
@@ -114,36 +114,36 @@ fn written(rel: RelTag, block: u32, lsn: Lsn, byte: u8) -> WrittenPage {
     WrittenPage { key: Key::RelBlock { rel, block }, page: raw.into() }
 }
 
-fn read(branch: &Branch, rel: RelTag, block: u32) -> Bytes {
-    let end = branch.timeline().progress().ingested;
-    branch.timeline().pages(&[Key::RelBlock { rel, block }], end).unwrap().remove(0)
+fn read(shard: &Shard, rel: RelTag, block: u32) -> Bytes {
+    let end = shard.pages().progress().ingested;
+    shard.pages().read_pages(&[Key::RelBlock { rel, block }], end).unwrap().remove(0)
 }
 
 #[test]
 fn what_was_kept_is_there_after_a_crash_without_the_log() {
     let dir = tempfile::tempdir().unwrap();
-    let branch = open(dir.path());
+    let shard = open(dir.path());
     let mut log = Log::new();
     log.create(MAP);
-    branch.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
-    branch.fence(Term(1)).unwrap();
+    shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
+    shard.fence(Term(1)).unwrap();
     let page = written(MAP, 0, Lsn::INVALID, 4);
-    assert_eq!(branch.keep_pages(Term(1), log.end(), std::slice::from_ref(&page)).unwrap(), [Keeping::Kept]);
-    drop(branch);
-    let branch = open(dir.path());
-    assert_eq!((read(&branch, MAP, 0), branch.wal_position()), (page.page, log.end()));
+    assert_eq!(shard.keep_pages(Term(1), log.end(), std::slice::from_ref(&page)).unwrap(), [Keeping::Kept]);
+    drop(shard);
+    let shard = open(dir.path());
+    assert_eq!((read(&shard, MAP, 0), shard.wal_position()), (page.page, log.end()));
 }
 
 #[test]
 fn a_flush_that_fails_is_said_and_the_pages_can_be_sent_again() {
     let dir = tempfile::tempdir().unwrap();
-    let branch = open(dir.path());
+    let shard = open(dir.path());
     let mut log = Log::new();
     log.create(MAP);
-    branch.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
-    branch.fence(Term(1)).unwrap();
+    shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
+    shard.fence(Term(1)).unwrap();
     let page = written(MAP, 0, Lsn::INVALID, 4);
-    let keep = |upto| branch.keep_pages(Term(1), upto, std::slice::from_ref(&page));
+    let keep = |upto| shard.keep_pages(Term(1), upto, std::slice::from_ref(&page));
     fault::fail_after(Some(0));
     assert!(matches!(keep(log.end()), Err(KeepError::Storage(_))));
     fault::fail_after(None);
@@ -154,46 +154,46 @@ fn a_flush_that_fails_is_said_and_the_pages_can_be_sent_again() {
 #[test]
 fn a_record_that_names_a_block_that_was_kept_changes_that_page_and_no_new_one() {
     let dir = tempfile::tempdir().unwrap();
-    let branch = open(dir.path());
+    let shard = open(dir.path());
     let mut log = Log::new();
     log.create(MAP);
     log.create(TABLE);
-    branch.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
-    branch.fence(Term(1)).unwrap();
-    branch.keep_pages(Term(1), log.end(), &[written(MAP, 0, Lsn::INVALID, 4)]).unwrap();
+    shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
+    shard.fence(Term(1)).unwrap();
+    shard.keep_pages(Term(1), log.end(), &[written(MAP, 0, Lsn::INVALID, 4)]).unwrap();
     log.visible();
-    branch.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
+    shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
     let mut expected = written(MAP, 0, log.end(), 4).page.to_vec();
     expected[page::HEADER_BYTES] |= 1;
-    assert!(read(&branch, MAP, 0) == expected, "the page does not begin anew");
+    assert!(read(&shard, MAP, 0) == expected, "the page does not begin anew");
 }
 
 #[test]
 fn only_the_term_that_fenced_the_files_may_send_pages() {
     let dir = tempfile::tempdir().unwrap();
-    let branch = open(dir.path());
+    let shard = open(dir.path());
     let mut log = Log::new();
     log.create(MAP);
-    branch.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
-    let keep = |term| branch.keep_pages(Term(term), log.end(), &[written(MAP, 0, Lsn::INVALID, 4)]);
+    shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
+    let keep = |term| shard.keep_pages(Term(term), log.end(), &[written(MAP, 0, Lsn::INVALID, 4)]);
     assert!(matches!(keep(1), Err(KeepError::Fenced(FileError::NotFenced(_)))));
-    branch.fence(Term(2)).unwrap();
+    shard.fence(Term(2)).unwrap();
     assert!(matches!(keep(1), Err(KeepError::Fenced(FileError::Fenced { .. }))));
-    assert!(branch.timeline().pages(&[Key::RelBlock { rel: MAP, block: 0 }], log.end()).is_err());
+    assert!(shard.pages().read_pages(&[Key::RelBlock { rel: MAP, block: 0 }], log.end()).is_err());
     assert!(keep(2).is_ok());
 }
 
 #[test]
 fn a_new_term_settles_what_was_ingested_also_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let branch = open(dir.path());
+    let shard = open(dir.path());
     let mut log = Log::new();
-    branch.fence(Term(1)).unwrap();
+    shard.fence(Term(1)).unwrap();
     log.create(MAP);
-    branch.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
-    assert_eq!(branch.timeline().settled(), START);
-    branch.fence(Term(2)).unwrap();
-    assert_eq!(branch.timeline().settled(), log.end());
-    drop(branch);
-    assert_eq!(open(dir.path()).timeline().settled(), log.end());
+    shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
+    assert_eq!(shard.pages().settled(), START);
+    shard.fence(Term(2)).unwrap();
+    assert_eq!(shard.pages().settled(), log.end());
+    drop(shard);
+    assert_eq!(open(dir.path()).pages().settled(), log.end());
 }

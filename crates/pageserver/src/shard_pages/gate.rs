@@ -6,12 +6,12 @@ use std::time::Duration;
 /// A condition that others make true. What is waited for is checked under a lock that those who announce take too, and
 /// they hold no other lock when they do.
 #[derive(Debug, Default)]
-pub(super) struct Relief {
+pub(super) struct IngestGate {
     ended: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Relief {
+impl IngestGate {
     /// Blocks until `is_relieved`, or for good reason no longer.
     pub(super) fn wait_until(&self, is_relieved: impl Fn() -> bool) {
         let ended = self.lock();

@@ -1,4 +1,4 @@
-//! A timeline beside a list of all records it was given: a page is what a fold over the list gives.
+//! A shard beside a list of all records it was given: a page is what a fold over the list gives.
 
 use super::super::*;
 use crate::layer::BlockCache;
@@ -7,7 +7,7 @@ use crate::metrics::Metrics;
 use crate::value::Value;
 use quire_protocol::page::{Keeping, WrittenPage};
 use quire_redo::delta::Delta;
-use quire_types::{Fork, PAGE_SIZE, RelTag, ShardId, TimelineKey};
+use quire_types::{BranchKey, Fork, PAGE_SIZE, RelTag, ShardId};
 use quire_wal::page;
 use std::path::{Path, PathBuf};
 
@@ -56,10 +56,10 @@ pub(super) fn size(blocks: u32) -> Value {
     Value::Bytes(Bytes::copy_from_slice(&blocks.to_le_bytes()))
 }
 
-/// A timeline in a directory, the records it was given, and how to open it again.
+/// A shard in a directory, the records it was given, and how to open it again.
 pub(super) struct Bench {
     pub(super) dir: tempfile::TempDir,
-    pub(super) timeline: Arc<Timeline>,
+    pub(super) pages: Arc<ShardPages>,
     pub(super) records: Vec<(Lsn, Vec<Change>)>,
     /// Pages that were kept as written, and where.
     pub(super) written: Vec<(Lsn, WrittenPage)>,
@@ -72,30 +72,30 @@ enum Event<'a> {
     Written(&'a Bytes),
 }
 
-fn open(dir: &Path, settings: ImageSettings) -> Result<Arc<Timeline>, StorageError> {
+fn open(dir: &Path, settings: ImageSettings) -> Result<Arc<ShardPages>, StorageError> {
     let manifest = match Manifest::load(dir)? {
         Some(manifest) => manifest,
         None => {
-            let (timeline, shard) = (TimelineKey::default(), ShardId::UNSHARDED);
-            let origin = Origin { timeline, shard, start: START, segment_bytes: 16 << 20, postgres_version: 15 };
+            let (branch, shard) = (BranchKey::default(), ShardId::UNSHARDED);
+            let origin = Origin { branch, shard, start: START, segment_bytes: 16 << 20, postgres_version: 15 };
             Manifest::new(origin, settings)
         }
     };
-    let parts = TimelineParts {
+    let parts = ShardPagesParts {
         redo: model_redo,
         backlog_max: 100,
         pool: ImagePool::new(),
-        metrics: Metrics::new().timeline(TimelineKey::default(), ShardId::UNSHARDED),
+        metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),
     };
     // Layers are split after a few kilobytes.
-    Ok(Timeline::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10)?, parts))
+    Ok(ShardPages::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10)?, parts))
 }
 
 impl Bench {
     pub(super) fn new() -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let timeline = open(dir.path(), SETTINGS).unwrap();
-        let mut bench = Bench { dir, timeline, records: Vec::new(), written: Vec::new(), settled: Lsn::INVALID };
+        let pages = open(dir.path(), SETTINGS).unwrap();
+        let mut bench = Bench { dir, pages, records: Vec::new(), written: Vec::new(), settled: Lsn::INVALID };
         let _ = bench.apply(vec![(Key::RelSize { rel: REL }, size(BLOCKS))]);
         bench
     }
@@ -107,14 +107,14 @@ impl Bench {
     pub(super) fn apply(&mut self, changes: Vec<(Key, Value)>) -> MustWait {
         let lsn = self.end().add(8);
         let changes: Vec<_> = changes.into_iter().map(|(key, value)| Change::new(key, lsn, value)).collect();
-        let must_wait = self.timeline.apply(&changes, lsn).unwrap();
+        let must_wait = self.pages.apply(&changes, lsn).unwrap();
         self.records.push((lsn, changes));
         must_wait
     }
 
     /// Keeps a page as written, durably.
     pub(super) fn keep(&mut self, page: WrittenPage) -> Keeping {
-        let kept = self.timeline.keep_pages(self.end(), std::slice::from_ref(&page)).unwrap();
+        let kept = self.pages.keep_pages(self.end(), std::slice::from_ref(&page)).unwrap();
         self.flush().unwrap();
         let [keeping] = kept.keepings[..] else { panic!("one page, {kept:?}") };
         if keeping == Keeping::Kept {
@@ -127,28 +127,28 @@ impl Bench {
     /// What the log lacks up to now will not come.
     pub(super) fn settle(&mut self) {
         self.settled = self.end();
-        self.timeline.settle(self.settled);
+        self.pages.settle(self.settled);
     }
 
     pub(super) fn make_all_images(&self) -> usize {
-        let outcomes = std::iter::from_fn(|| self.timeline.make_next_image());
+        let outcomes = std::iter::from_fn(|| self.pages.make_next_image());
         outcomes.filter(|outcome| matches!(outcome, ImageOutcome::Made(_))).count()
     }
 
-    /// Throws the timeline away as a crash does, and gives the next one the records that were not durable.
+    /// Throws the shard away as a crash does, and gives the next one the records that were not durable.
     /// Opens the files once more, to see whether that works.
     pub(super) fn try_reopen(&self) -> Result<(), StorageError> {
         open(self.dir.path(), SETTINGS).map(drop)
     }
 
     pub(super) fn reopen(&mut self) {
-        self.timeline = open(self.dir.path(), SETTINGS).unwrap();
-        self.timeline.settle(self.settled);
-        let durable = self.timeline.progress().durable;
+        self.pages = open(self.dir.path(), SETTINGS).unwrap();
+        self.pages.settle(self.settled);
+        let durable = self.pages.progress().durable;
         for (lsn, changes) in self.records.iter().filter(|(lsn, _)| *lsn > durable) {
-            let _ = self.timeline.apply(changes, *lsn).unwrap();
+            let _ = self.pages.apply(changes, *lsn).unwrap();
         }
-        assert_eq!(self.timeline.progress().ingested, self.end());
+        assert_eq!(self.pages.progress().ingested, self.end());
     }
 
     pub(super) fn expected(&self, key: Key, lsn: Lsn) -> Bytes {
@@ -189,7 +189,7 @@ impl Bench {
 
     /// Whether an image of the page would lack what may still come.
     pub(super) fn is_incomplete(&self, key: Key) -> bool {
-        let chain = self.timeline.page_chain(key, self.end()).unwrap().chain;
+        let chain = self.pages.page_chain(key, self.end()).unwrap().chain;
         chain.partial_lsn().is_some_and(|lsn| lsn > self.settled)
     }
 
@@ -198,14 +198,14 @@ impl Bench {
         let keys: Vec<_> = (0..BLOCKS).map(block).collect();
         let steps = (self.records.len() / 12).max(1);
         for (lsn, _) in self.records.iter().step_by(steps).chain(self.records.last()) {
-            let pages = self.timeline.pages(&keys, *lsn).unwrap();
+            let pages = self.pages.read_pages(&keys, *lsn).unwrap();
             for (key, page) in keys.iter().zip(pages) {
                 assert!(page == self.expected(*key, *lsn), "{key} at {lsn}");
             }
         }
         for key in keys {
-            let chain = self.timeline.page_chain(key, self.end()).unwrap().chain;
-            let account = self.timeline.store().account(key);
+            let chain = self.pages.page_chain(key, self.end()).unwrap().chain;
+            let account = self.pages.store().account(key);
             assert_eq!((account.deltas, account.bytes), (chain.delta_count(), chain.delta_bytes()), "{key}");
         }
     }
@@ -214,7 +214,7 @@ impl Bench {
     pub(super) fn round(&mut self, round: u32) -> Result<(), StorageError> {
         let _ = self.apply(vec![(block(round % BLOCKS), delta(&round.to_le_bytes()))]);
         self.flush()?;
-        self.timeline.store().compact()?;
+        self.pages.store().compact()?;
         self.make_all_images();
         Ok(())
     }
@@ -229,26 +229,26 @@ impl Bench {
     }
 
     /// Layers in the directory that are not in use.
-    pub(super) fn strangers(&self) -> usize {
-        self.layer_files().len() - self.timeline.store().size().layers
+    pub(super) fn others(&self) -> usize {
+        self.layer_files().len() - self.pages.store().size().layers
     }
 
-    /// Another timeline over a copy of the files.
+    /// Other [`ShardPages`] over a copy of the files.
     pub(super) fn copy(&self) -> Bench {
         let dir = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(self.dir.path()).unwrap() {
             let path = entry.unwrap().path();
             std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
         }
-        let timeline = open(dir.path(), SETTINGS).unwrap();
+        let pages = open(dir.path(), SETTINGS).unwrap();
         let (records, written) = (self.records.clone(), self.written.clone());
-        let mut copy = Bench { dir, timeline, records, written, settled: self.settled };
+        let mut copy = Bench { dir, pages, records, written, settled: self.settled };
         copy.reopen();
         copy
     }
 
     pub(super) fn flush(&self) -> Result<(), StorageError> {
-        self.timeline.freeze(Bytes::from_static(b"state"));
-        self.timeline.flush()
+        self.pages.freeze(Bytes::from_static(b"state"));
+        self.pages.flush()
     }
 }

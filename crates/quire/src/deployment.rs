@@ -14,7 +14,7 @@ const VERSION: u32 = 1;
 
 /// Everything that is remembered of a folder.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
-pub struct State {
+pub struct Deployment {
     /// The layout of this file.
     version: u32,
     /// The project all branches belong to.
@@ -96,33 +96,33 @@ impl Branch {
     }
 }
 
-impl State {
+impl Deployment {
     /// A new project with so many roles and no branch, every port free at this moment.
-    pub fn new(pg_bin: PathBuf, safekeepers: usize, pageservers: usize) -> Result<State> {
+    pub fn new(pg_bin: PathBuf, safekeepers: usize, pageservers: usize) -> Result<Deployment> {
         let mut ports = Ports::default();
         let safekeepers = ports.nodes(safekeepers)?;
         let pageservers = ports.nodes(pageservers)?;
         let project = ProjectId(random()?);
-        Ok(State { version: VERSION, project, pg_bin, safekeepers, pageservers, branches: Vec::new() })
+        Ok(Deployment { version: VERSION, project, pg_bin, safekeepers, pageservers, branches: Vec::new() })
     }
 
     /// Reads `quire.json`; none if there is no such file.
-    pub fn load(home: &Home) -> Result<Option<State>> {
+    pub fn load(home: &Home) -> Result<Option<Deployment>> {
         let path = home.state_file();
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        let state: State = serde_json::from_slice(&bytes)
+        let deployment: Deployment = serde_json::from_slice(&bytes)
             .with_context(|| format!("{} is damaged; restore it from a backup of the folder", path.display()))?;
         ensure!(
-            state.version == VERSION,
+            deployment.version == VERSION,
             "{} was written by another version of quire ({})",
             path.display(),
-            state.version
+            deployment.version
         );
-        Ok(Some(state))
+        Ok(Some(deployment))
     }
 
     /// Writes `quire.json`.
@@ -224,31 +224,31 @@ mod tests {
     #[test]
     fn state_reads_back_what_was_saved() {
         let (_folder, home) = home();
-        assert_eq!(State::load(&home).expect("no file is no error"), None);
-        let mut state = State::new("/bin".into(), 3, 1).expect("new");
-        state.branches.push(state.new_branch("main").expect("branch"));
-        state.save(&home).expect("saved");
-        assert_eq!(State::load(&home).expect("loaded"), Some(state));
+        assert_eq!(Deployment::load(&home).expect("no file is no error"), None);
+        let mut deployment = Deployment::new("/bin".into(), 3, 1).expect("new");
+        deployment.branches.push(deployment.new_branch("main").expect("branch"));
+        deployment.save(&home).expect("saved");
+        assert_eq!(Deployment::load(&home).expect("loaded"), Some(deployment));
     }
 
     #[test]
     fn a_port_that_somebody_else_took_is_left_and_the_others_stay() {
-        let mut state = State::new(PathBuf::from("/usr/lib/postgresql/15/bin"), 3, 1).expect("made");
-        let before = state.clone();
-        let taken = state.safekeepers[1].http_port;
+        let mut deployment = Deployment::new(PathBuf::from("/usr/lib/postgresql/15/bin"), 3, 1).expect("made");
+        let before = deployment.clone();
+        let taken = deployment.safekeepers[1].http_port;
         let _other = TcpListener::bind(loopback(taken)).expect("free a moment ago");
-        let moves = state.leave_taken_ports().expect("there are others");
-        assert_eq!(moves, [(taken, state.safekeepers[1].http_port)]);
-        assert_ne!(state.safekeepers[1].http_port, taken);
-        state.safekeepers[1].http_port = taken;
-        assert_eq!(state, before);
+        let moves = deployment.leave_taken_ports().expect("there are others");
+        assert_eq!(moves, [(taken, deployment.safekeepers[1].http_port)]);
+        assert_ne!(deployment.safekeepers[1].http_port, taken);
+        deployment.safekeepers[1].http_port = taken;
+        assert_eq!(deployment, before);
     }
 
     #[test]
     fn no_port_is_given_out_twice() {
-        let mut state = State::new("/bin".into(), 5, 2).expect("new");
-        state.branches.push(state.new_branch("main").expect("branch"));
-        let mut ports = state.ports();
+        let mut deployment = Deployment::new("/bin".into(), 5, 2).expect("new");
+        deployment.branches.push(deployment.new_branch("main").expect("branch"));
+        let mut ports = deployment.ports();
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 16);
@@ -258,6 +258,6 @@ mod tests {
     fn damaged_state_is_an_error_and_not_a_new_project() {
         let (_folder, home) = home();
         std::fs::write(home.state_file(), "{\"version\": 1, \"proj").expect("written");
-        assert!(State::load(&home).is_err());
+        assert!(Deployment::load(&home).is_err());
     }
 }

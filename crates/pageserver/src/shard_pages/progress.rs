@@ -1,12 +1,12 @@
-//! How far a timeline is, for those who wait for it.
+//! How far a shard is, for those who wait for it.
 
-use super::Timeline;
+use super::ShardPages;
 use crate::error::ReadError;
 use quire_types::Lsn;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How far a timeline is.
+/// How far a shard is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Progress {
     /// Every record that ends here or before is taken in.
@@ -39,7 +39,7 @@ impl Progress {
     }
 }
 
-impl Timeline {
+impl ShardPages {
     /// How far it is.
     pub fn progress(&self) -> Progress {
         self.progress.borrow().clone()
@@ -60,7 +60,7 @@ impl Timeline {
         self.progress.send_modify(|progress| {
             progress.stopped.get_or_insert_with(|| reason.into());
         });
-        self.relief.announce();
+        self.gate.announce();
     }
 
     /// Waits until everything up to `lsn` is taken in.

@@ -1,6 +1,6 @@
-//! What ingest sees of a timeline: everything that was taken in.
+//! What ingest sees of a shard: everything that was taken in.
 
-use super::Timeline;
+use super::ShardPages;
 use crate::error::ReadError;
 use crate::ingest::{StateError, StateView};
 use bytes::Bytes;
@@ -12,12 +12,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The view of one who gives up when a file cannot be read.
 #[derive(Debug)]
-pub struct LatestView<'a>(pub &'a Timeline);
+pub struct LatestView<'a>(pub &'a ShardPages);
 
-/// The view of one who waits until the file can be read again, or the timeline is shut down. The progress says what is waited
+/// The view of one who waits until the file can be read again, or the shard is shut down. The progress says what is waited
 /// for.
 #[derive(Debug)]
-pub struct PatientView<'a>(pub &'a Timeline);
+pub struct PatientView<'a>(pub &'a ShardPages);
 
 impl StateView for LatestView<'_> {
     fn value(&self, key: Key) -> Result<Option<Bytes>, StateError> {
@@ -35,15 +35,15 @@ impl StateView for LatestView<'_> {
 
 impl StateView for PatientView<'_> {
     fn value(&self, key: Key) -> Result<Option<Bytes>, StateError> {
-        self.0.insist(|timeline| timeline.latest_value(key)).map_err(refused)
+        self.0.retry_unread(|pages| pages.latest_value(key)).map_err(refused)
     }
 
     fn live(&self, from: Key, to: Key) -> Result<Vec<(Key, Bytes)>, StateError> {
-        self.0.insist(|timeline| timeline.latest_values(from, to)).map_err(refused)
+        self.0.retry_unread(|pages| pages.latest_values(from, to)).map_err(refused)
     }
 
     fn page(&self, key: Key) -> Result<Bytes, StateError> {
-        self.0.insist(|timeline| timeline.latest_page(key)).map_err(refused)
+        self.0.retry_unread(|pages| pages.latest_page(key)).map_err(refused)
     }
 }
 
@@ -51,7 +51,7 @@ fn refused(error: ReadError) -> StateError {
     StateError(Box::new(error))
 }
 
-impl Timeline {
+impl ShardPages {
     fn latest_value(&self, key: Key) -> Result<Option<Bytes>, ReadError> {
         self.value(key, Lsn::MAX)
     }
@@ -66,7 +66,7 @@ impl Timeline {
         Ok(page)
     }
 
-    fn insist<T>(&self, read: impl Fn(&Timeline) -> Result<T, ReadError>) -> Result<T, ReadError> {
+    fn retry_unread<T>(&self, read: impl Fn(&ShardPages) -> Result<T, ReadError>) -> Result<T, ReadError> {
         let mut pause = PAUSE_MIN;
         loop {
             let outcome = read(self);
@@ -76,7 +76,7 @@ impl Timeline {
             };
             self.note_unread(reason);
             self.set_unread(Some(reason.to_string()));
-            if !self.relief.pause(pause) {
+            if !self.gate.pause(pause) {
                 return outcome;
             }
             pause = (pause * 2).min(PAUSE_MAX);

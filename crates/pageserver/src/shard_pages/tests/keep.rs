@@ -13,20 +13,20 @@ fn incomplete(bench: &mut Bench) -> Lsn {
     for round in 0..SETTINGS.max_deltas {
         let _ = bench.apply(vec![(block(0), delta(&round.to_le_bytes()))]);
     }
-    assert!(matches!(bench.timeline.make_next_image(), Some(ImageOutcome::Incomplete(..))));
+    assert!(matches!(bench.pages.make_next_image(), Some(ImageOutcome::Incomplete(..))));
     for round in 0..SETTINGS.max_deltas * HARD_LIMIT {
         let must_wait = bench.apply(vec![(block(0), delta(&round.to_le_bytes()))]);
         assert_eq!(must_wait, MustWait::No, "ingest waits for a page that no worker can make");
     }
-    assert!(bench.timeline.make_next_image().is_none(), "the page is put aside");
-    assert_eq!((bench.timeline.incomplete_pages(), bench.timeline.broken_pages()), (1, 0));
+    assert!(bench.pages.make_next_image().is_none(), "the page is put aside");
+    assert_eq!((bench.pages.incomplete_pages(), bench.pages.broken_pages()), (1, 0));
     bench.check();
-    assert_eq!(bench.timeline.metrics().images_made(), 0, "a read made an image");
+    assert_eq!(bench.pages.metrics().images_made(), 0, "a read made an image");
     base
 }
 
 fn deltas(bench: &Bench) -> u32 {
-    bench.timeline.store().account(block(0)).deltas
+    bench.pages.store().account(block(0)).deltas
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn an_incomplete_page_gets_its_image_once_the_written_page_is_kept() {
     let mut bench = Bench::new();
     let base = incomplete(&mut bench);
     assert_eq!(bench.keep(written(0, base, 9)), Keeping::Kept);
-    assert_eq!((bench.make_all_images(), bench.timeline.incomplete_pages(), deltas(&bench)), (1, 0, 0));
+    assert_eq!((bench.make_all_images(), bench.pages.incomplete_pages(), deltas(&bench)), (1, 0, 0));
     bench.check();
     bench.reopen();
     bench.check();
@@ -44,10 +44,10 @@ fn an_incomplete_page_gets_its_image_once_the_written_page_is_kept() {
 fn an_incomplete_page_gets_its_image_once_it_is_settled_and_not_before() {
     let mut bench = Bench::new();
     let base = incomplete(&mut bench);
-    bench.timeline.settle(Lsn(base.0 - 1));
+    bench.pages.settle(Lsn(base.0 - 1));
     assert_eq!(bench.make_all_images(), 0);
-    bench.timeline.settle(base);
-    assert_eq!((bench.make_all_images(), bench.timeline.incomplete_pages(), deltas(&bench)), (1, 0, 0));
+    bench.pages.settle(base);
+    assert_eq!((bench.make_all_images(), bench.pages.incomplete_pages(), deltas(&bench)), (1, 0, 0));
     bench.check();
 }
 
@@ -59,7 +59,7 @@ fn an_incomplete_page_that_the_log_gives_another_base_is_queued_again() {
     (0..SETTINGS.max_deltas).for_each(|round| {
         let _ = bench.apply(vec![(block(0), delta(&round.to_le_bytes()))]);
     });
-    assert_eq!((bench.make_all_images(), bench.timeline.incomplete_pages()), (1, 0));
+    assert_eq!((bench.make_all_images(), bench.pages.incomplete_pages()), (1, 0));
     bench.check();
 }
 
@@ -69,10 +69,10 @@ fn a_page_put_aside_while_its_written_page_was_kept_is_not_forgotten() {
     let base = incomplete(&mut bench);
     bench.keep(written(0, base, 9));
     // The worker that looked before puts the page aside only now.
-    let since = bench.timeline.store().account(block(0)).since;
-    assert!(matches!(bench.timeline.make_next_image(), Some(ImageOutcome::Made(_))));
-    assert_ne!(bench.timeline.store().account(block(0)).since, since);
-    assert_eq!(bench.timeline.incomplete_pages(), 0);
+    let since = bench.pages.store().account(block(0)).since;
+    assert!(matches!(bench.pages.make_next_image(), Some(ImageOutcome::Made(_))));
+    assert_ne!(bench.pages.store().account(block(0)).since, since);
+    assert_eq!(bench.pages.incomplete_pages(), 0);
 }
 
 #[test]
@@ -86,16 +86,16 @@ fn images_that_workers_made_without_the_written_page_are_made_again() {
         // Some images are beside their deltas, others in newer layers; some layers are merged.
         if round % 3 == 0 {
             bench.flush().unwrap();
-            bench.timeline.store().compact().unwrap();
+            bench.pages.store().compact().unwrap();
         }
     }
-    assert_eq!(bench.timeline.metrics().images_made(), 8);
+    assert_eq!(bench.pages.metrics().images_made(), 8);
     let before = bench.expected(block(0), bench.end());
     assert_eq!(bench.keep(written(0, base, 2)), Keeping::Kept);
     assert!(bench.expected(block(0), bench.end()) != before);
     bench.check();
     assert_eq!(deltas(&bench), 0);
-    while bench.timeline.store().compact().unwrap() {}
+    while bench.pages.store().compact().unwrap() {}
     bench.reopen();
     bench.check();
 }
@@ -112,15 +112,15 @@ fn a_written_page_below_a_base_of_the_log_or_below_a_later_one_changes_only_the_
     let newest = bench.expected(block(0), bench.end());
     assert_eq!(bench.keep(written(0, lsns[1], 20)), Keeping::Kept);
     assert_eq!(bench.keep(written(0, lsns[0], 21)), Keeping::Kept);
-    assert_eq!(bench.timeline.pages(&[block(0)], bench.end()).unwrap()[0], newest);
-    assert_eq!(bench.timeline.pages(&[block(0)], lsns[0]).unwrap()[0], written(0, lsns[0], 21).page);
+    assert_eq!(bench.pages.read_pages(&[block(0)], bench.end()).unwrap()[0], newest);
+    assert_eq!(bench.pages.read_pages(&[block(0)], lsns[0]).unwrap()[0], written(0, lsns[0], 21).page);
     assert_eq!(deltas(&bench), 1);
     bench.check();
     // Two of one page in one request, in either order.
     let pages = [written(0, lsns[2], 31), written(0, lsns[1], 30)];
-    bench.timeline.keep_pages(bench.end(), &pages).unwrap();
-    assert_eq!(bench.timeline.pages(&[block(0)], bench.end()).unwrap()[0], pages[0].page);
-    assert_eq!(bench.timeline.pages(&[block(0)], lsns[1]).unwrap()[0], pages[1].page);
+    bench.pages.keep_pages(bench.end(), &pages).unwrap();
+    assert_eq!(bench.pages.read_pages(&[block(0)], bench.end()).unwrap()[0], pages[0].page);
+    assert_eq!(bench.pages.read_pages(&[block(0)], lsns[1]).unwrap()[0], pages[1].page);
 }
 
 #[test]
@@ -131,29 +131,29 @@ fn an_image_that_a_worker_made_of_an_older_state_is_not_kept() {
     (0..SETTINGS.max_deltas).for_each(|round| {
         let _ = bench.apply(vec![(block(0), delta(&round.to_le_bytes()))]);
     });
-    let timeline = Arc::clone(&bench.timeline);
-    let account = timeline.store().account(block(0));
-    let (chain, page) = timeline.rebuild(block(0), account.last).unwrap();
-    let keep_image = |epoch| timeline.store().keep_image(block(0), page.clone(), &account, epoch);
-    let keep_historical = |epoch| timeline.store().keep_historical_image(block(0), base.add(8), page.clone(), epoch);
+    let pages = Arc::clone(&bench.pages);
+    let account = pages.store().account(block(0));
+    let (chain, page) = pages.rebuild(block(0), account.last).unwrap();
+    let keep_image = |epoch| pages.store().keep_image(block(0), page.clone(), &account, epoch);
+    let keep_historical = |epoch| pages.store().keep_historical_image(block(0), base.add(8), page.clone(), epoch);
     assert_eq!(bench.keep(written(0, base, 2)), Keeping::Kept);
-    assert_eq!(timeline.store().account(block(0)), account, "the account does not tell");
+    assert_eq!(pages.store().account(block(0)), account, "the account does not tell");
     assert!(keep_image(chain.epoch()).is_none() && !keep_historical(chain.epoch()));
-    let keeping = timeline.store().begin_keeping();
-    assert!(keep_image(timeline.store().epoch()).is_none() && !keep_historical(timeline.store().epoch()));
+    let keeping = pages.store().begin_keeping();
+    assert!(keep_image(pages.store().epoch()).is_none() && !keep_historical(pages.store().epoch()));
     drop(keeping);
     bench.check();
-    assert!(keep_image(timeline.store().epoch()).is_some());
+    assert!(keep_image(pages.store().epoch()).is_some());
 }
 
 #[test]
 fn a_page_without_an_lsn_is_kept_where_ingest_stands_and_makes_its_relation_longer() {
     let mut bench = Bench::new();
-    let read = |bench: &Bench, number| bench.timeline.pages(&[block(number)], bench.end()).unwrap().remove(0);
+    let read = |bench: &Bench, number| bench.pages.read_pages(&[block(number)], bench.end()).unwrap().remove(0);
     let before = bench.end();
     let _ = bench.apply(vec![]);
     let pages = [written(BLOCKS + 2, Lsn::INVALID, 5), written(BLOCKS + 1, Lsn::INVALID, 6)];
-    let kept = bench.timeline.keep_pages(before, &pages).unwrap();
+    let kept = bench.pages.keep_pages(before, &pages).unwrap();
     assert_eq!(kept.keepings, [Keeping::Kept, Keeping::Kept]);
     assert_eq!(kept.grown, [(Key::RelSize { rel: REL }, BLOCKS + 3)]);
     bench.flush().unwrap();
@@ -161,7 +161,7 @@ fn a_page_without_an_lsn_is_kept_where_ingest_stands_and_makes_its_relation_long
     assert_eq!(read(&bench, BLOCKS + 2), pages[0].page);
     assert_eq!(read(&bench, BLOCKS + 1), pages[1].page);
     assert!(read(&bench, BLOCKS).iter().all(|byte| *byte == 0));
-    assert!(bench.timeline.pages(&[block(BLOCKS)], before).is_err(), "the relation was shorter");
+    assert!(bench.pages.read_pages(&[block(BLOCKS)], before).is_err(), "the relation was shorter");
     let again = bench.keep(written(BLOCKS + 1, Lsn::INVALID, 7));
     assert_eq!(again, Keeping::Kept, "what was kept so before is not what the log says");
     assert_eq!(read(&bench, BLOCKS + 1), written(BLOCKS + 1, Lsn::INVALID, 7).page);
@@ -182,7 +182,7 @@ fn a_page_without_an_lsn_is_left_to_the_log_where_that_describes_it() {
     // The relation changes after the page was read.
     let upto = bench.end();
     let _ = bench.apply(vec![(Key::RelSize { rel: REL }, size(BLOCKS - 1))]);
-    let late = bench.timeline.keep_pages(upto, &[written(0, Lsn::INVALID, 8)]).unwrap();
+    let late = bench.pages.keep_pages(upto, &[written(0, Lsn::INVALID, 8)]).unwrap();
     assert_eq!(late.keepings, [Keeping::Logged]);
     assert_eq!(bench.keep(written(0, Lsn::INVALID, 8)), Keeping::Kept);
     // A block that was cut off begins anew, whatever it was before.
@@ -209,7 +209,7 @@ fn a_request_with_a_page_that_cannot_be_meant_changes_nothing() {
     let with_key = |key| WrittenPage { key, ..good.clone() };
     let short = WrittenPage { page: Bytes::from_static(b"short"), ..good.clone() };
     let refused = |bad: WrittenPage| {
-        let error = bench.timeline.keep_pages(bench.end(), &[good.clone(), bad]).unwrap_err();
+        let error = bench.pages.keep_pages(bench.end(), &[good.clone(), bad]).unwrap_err();
         bench.check();
         error
     };
@@ -220,7 +220,7 @@ fn a_request_with_a_page_that_cannot_be_meant_changes_nothing() {
     for far in [u32::MAX, 1 << 30] {
         assert!(matches!(refused(written(far, Lsn::INVALID, 9)), KeepError::Gap { .. }));
     }
-    assert!(bench.timeline.pages(&[block(BLOCKS)], bench.end()).is_err());
+    assert!(bench.pages.read_pages(&[block(BLOCKS)], bench.end()).is_err());
 }
 
 #[test]
