@@ -10,6 +10,7 @@ use crate::supervisor::Supervisor;
 use crate::upgrade::{self, Outdated};
 use crate::verify::{self, Verification};
 use crate::{Config, Error, conf, http, place, pushdown, sample};
+use parking_lot::{Mutex, MutexGuard};
 use quire_cache::AgentState;
 use quire_cache::control::CounterValues;
 use quire_files::{Durability, Staged};
@@ -19,8 +20,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -131,6 +132,7 @@ impl Agent {
         let config = config.checked()?;
         let owner = Owner::detect(&config)?;
         let lock = prepare(&config, owner)?;
+        quire_crash::hook::keep_notes_in(&config.dir);
         let shim = copy_shim(&config)?;
         postgres::check_shim(&config, owner, &shim)?;
         let address = config.http;
@@ -252,12 +254,12 @@ impl Handle {
 
     /// Which PostgreSQL runs, if it is not the one that is installed.
     pub fn outdated(&self) -> Option<Outdated> {
-        self.inner.outdated.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.outdated.lock().clone()
     }
 
     pub(crate) fn set_outdated(&self, found: Option<Outdated>) {
         self.metrics().outdated(found.is_some());
-        let mut known = self.inner.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.inner.outdated.lock();
         if let Some(note) = found.as_ref().filter(|_| *known != found).map(Outdated::note) {
             tracing::warn!("{note}");
         }
@@ -325,7 +327,7 @@ impl Handle {
     }
 
     fn active(&self) -> MutexGuard<'_, Active> {
-        self.inner.active.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.active.lock()
     }
 
     pub(crate) fn setting(&self) -> &Setting {

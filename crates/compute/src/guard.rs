@@ -18,14 +18,15 @@ use crate::kept::KeptFiles;
 use crate::materialise::Materialiser;
 use crate::{Error, as_written};
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use quire_cache::protocol::Blocks;
 use quire_cache::{CacheError, ComputeDir, FileId};
 use quire_protocol::page::GUARD_PREFIX;
 use quire_types::{Fork, Lsn, PAGE_SIZE, RelTag};
 use quire_wal::DataPath;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// How often files that have come are put under guard, and relations that have gone are let go.
@@ -134,6 +135,7 @@ impl Guard {
     /// Looks after the guarded relations' files until aborted.
     pub async fn keep(self: Arc<Guard>) {
         loop {
+            quire_crash::plant("compute.guard");
             tokio::time::sleep(INTERVAL).await;
             let relations: Vec<RelTag> = self.relations().keys().copied().collect();
             for rel in relations {
@@ -190,7 +192,7 @@ impl Guard {
     }
 
     fn relations(&self) -> MutexGuard<'_, BTreeMap<RelTag, Lsn>> {
-        self.relations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.relations.lock()
     }
 }
 

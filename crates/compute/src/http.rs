@@ -208,6 +208,7 @@ impl Handle {
 }
 
 async fn status(State(handle): State<Handle>) -> Json<Status> {
+    quire_crash::plant("compute.http");
     Json(handle.status())
 }
 

@@ -5,14 +5,15 @@
 //! answer, not a fault of the connection, and is handed out at once, unless the caller [retries](PageClient::request_retrying).
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use quire_protocol::page::{ErrorCode, FileVersion, Keeping, Request, Response, SmallFile, WrittenPage};
 use quire_protocol::page_version::PageVersion;
 use quire_protocol::{Frame, FrameError, FrameReader};
 use quire_types::{BranchKey, Key, Lsn, PAGE_SIZE, ShardId, Term};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::net::TcpStream;
@@ -402,6 +403,7 @@ async fn forward(shared: &Shared, sink: &mut BufWriter<OwnedWriteHalf>, queue: &
 async fn receive_answers(shared: &Shared, source: OwnedReadHalf) -> FrameError {
     let mut answers = FrameReader::new(source);
     loop {
+        quire_crash::plant("compute.page-client");
         let answer = match answers.next().await {
             Ok(frame) => Response::from_frame(&frame).map(|response| (frame.request_id, response)),
             Err(error) => return error,
@@ -415,7 +417,7 @@ async fn receive_answers(shared: &Shared, source: OwnedReadHalf) -> FrameError {
 
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Call>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     fn complete(&self, id: u64, response: Response) {

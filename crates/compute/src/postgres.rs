@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 use quire_cache::{ComputeDir, ControlMap, ControlSettings};
 use quire_types::Lsn;
 use std::fs::{File, OpenOptions, Permissions};
@@ -18,7 +19,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -69,7 +70,7 @@ impl Postgres {
 
     /// Sends a signal, unless the process has ended.
     pub fn signal(&self, signal: Signal) {
-        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = self.alive.lock();
         if *alive {
             // It may be a zombie already; then there is nothing to tell it.
             let _ = kill(self.pid, signal);
@@ -342,6 +343,7 @@ fn keep(
                 let _ = child.kill();
             }
             let status = reap(&mut child, alive);
+            quire_crash::plant("compute.postgres-keeper");
             exited.send_replace(status.ok());
         }
         Err(error) => {
@@ -354,7 +356,7 @@ fn keep(
 fn reap(child: &mut Child, alive: &Mutex<bool>) -> std::io::Result<ExitStatus> {
     let wait = || waitid(Id::Pid(pid_of(child)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
     while let Err(Errno::EINTR) = wait() {}
-    *alive.lock().unwrap_or_else(PoisonError::into_inner) = false;
+    *alive.lock() = false;
     child.wait()
 }
 

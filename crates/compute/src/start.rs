@@ -186,7 +186,7 @@ impl Drop for Session {
 }
 
 async fn stop(quorum: Arc<Quorum>) {
-    // Joining threads blocks; a panic in there has been reported by the thread.
+    // Joining threads blocks.
     let _ = tokio::task::spawn_blocking(move || quorum.stop()).await;
 }
 
@@ -467,6 +467,7 @@ struct Stored {
 async fn watch_position(stored: Stored, mut retention: Retention) {
     let Stored { quorum, throttle, client, kept } = stored;
     loop {
+        quire_crash::plant("compute.position");
         match client.position(PATIENCE).await {
             Ok((ingested, durable)) => {
                 throttle.ingested(ingested);

@@ -170,6 +170,7 @@ impl Supervisor {
         let since = Instant::now();
         let session = self.handle.session().ok_or(Error::ShuttingDown)?;
         loop {
+            quire_crash::plant("compute.supervisor");
             tokio::select! {
                 status = postgres.exited() => {
                     if since.elapsed() > STABLE {

@@ -12,9 +12,10 @@
 //! catch up with what was shipped before, and the wait ends.
 
 use crate::bound::Fullness;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use quire_types::Lsn;
 use serde::Serialize;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The delay of a flush right below the limit.
@@ -121,8 +122,7 @@ impl Throttle {
                 break;
             }
             has_waited = true;
-            let waited = self.moved.wait_timeout(state, patience.min(LOOK_INTERVAL));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.moved.wait_for(&mut state, patience.min(LOOK_INTERVAL));
         }
         if has_waited {
             state.waited += begun.elapsed();
@@ -163,7 +163,7 @@ impl Throttle {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

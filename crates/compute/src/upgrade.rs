@@ -56,6 +56,7 @@ fn identity(config: &Config) -> Option<Identity> {
 pub(crate) async fn watch(handle: Handle) {
     let (mut installed, mut running) = (None, None);
     loop {
+        quire_crash::plant("compute.upgrade");
         tokio::time::sleep(LOOK_INTERVAL).await;
         if let Err(error) = look(&handle, &mut installed, &mut running).await {
             // As while the package manager is at work, or PostgreSQL is on its way down.

@@ -8,6 +8,7 @@
 use crate::error::ReadError;
 use crate::value::{Kind, Version};
 use bytes::Bytes;
+use quire_crash::work;
 use quire_redo::delta::Delta;
 use quire_types::{Key, Lsn, PAGE_SIZE};
 use std::collections::BTreeMap;
@@ -126,6 +127,7 @@ impl Chain {
         let mut raw = self.first_page()?;
         let page: &mut [u8; PAGE_SIZE] = raw.as_mut_slice().try_into().expect("a first page is a page");
         for version in self.to_replay() {
+            work::at_record(version.lsn);
             let failed = |reason: String| self.failure(version.lsn, reason);
             let delta = Delta::decode(version.payload.clone()).map_err(|error| failed(error.to_string()))?;
             redo(page, self.key, version.lsn, &delta).map_err(failed)?;

@@ -1,8 +1,9 @@
 //! The thread that compacts, one for all branches of a pageserver.
 
 use crate::shard_pages::ShardPages;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tracing::error;
@@ -60,6 +61,7 @@ impl Compactor {
     fn work(&self) {
         lower_priority();
         while let Some(pages) = self.next() {
+            quire_crash::plant("pageserver.compaction");
             let Some(pages) = pages.upgrade() else { continue };
             match pages.store().compact() {
                 Ok(true) => self.request(&pages),
@@ -75,8 +77,8 @@ impl Compactor {
 
     fn next(&self) -> Option<Weak<ShardPages>> {
         let waiting = |queue: &mut Queue| queue.shards.is_empty() && !queue.ended;
-        let queue = self.shared.changed.wait_while(self.lock(), waiting);
-        let mut queue = queue.expect("nothing panics while the queue is locked");
+        let mut queue = self.lock();
+        self.shared.changed.wait_while(&mut queue, waiting);
         match queue.ended {
             true => None,
             false => queue.shards.pop_front(),
@@ -84,7 +86,7 @@ impl Compactor {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.shared.queue.lock().expect("nothing panics while the queue is locked")
+        self.shared.queue.lock()
     }
 }
 

@@ -115,6 +115,19 @@ pub enum ReadError {
         /// From when on its relation is under guard.
         since: Lsn,
     },
+    /// Redo of the page panicked before, more than once.
+    #[error(
+        "redo of {key} panicked twice, at the record that ends at {record}, and is not tried again: report this with the files in \
+         {folder}; without them it is tried again after a restart"
+    )]
+    PutAside {
+        /// The page.
+        key: Key,
+        /// Where redo was.
+        record: Lsn,
+        /// Where the notes and the page's chain are.
+        folder: PathBuf,
+    },
     /// What is stored under a key is not what its kind says.
     #[error("invalid value of {key}: {source}")]
     Value {

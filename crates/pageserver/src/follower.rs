@@ -54,8 +54,8 @@ enum FollowError {
     OtherLog(LogIdentity),
     #[error("ingest stopped: {0}")]
     Ingest(#[from] PipelineError),
-    #[error("ingest panicked")]
-    Panicked,
+    #[error("the pageserver is shutting down")]
+    ShuttingDown,
 }
 
 impl From<io::Error> for FollowError {
@@ -164,13 +164,14 @@ impl Follower {
     async fn report(&self, mut writer: OwnedWriteHalf, is_source: bool) -> Result<(), FollowError> {
         let pages = self.shard.pages();
         let shard = Arc::clone(&self.shard);
-        let from = spawn_blocking(move || shard.wal_position()).await.map_err(|_| FollowError::Panicked)?;
+        let from = spawn_blocking(move || shard.wal_position()).await.map_err(|_| FollowError::ShuttingDown)?;
         let shard = pages.origin().shard;
         send(&mut writer, &Request::Follow { from, shard, send_wal: is_source }).await?;
         let mut durable = pages.subscribe_durable();
         let mut reported = Lsn::INVALID;
         loop {
-            let durable = *durable.wait_for(|durable| *durable > reported).await.map_err(|_| FollowError::Panicked)?;
+            let durable =
+                *durable.wait_for(|durable| *durable > reported).await.map_err(|_| FollowError::ShuttingDown)?;
             send(&mut writer, &Request::Durable { lsn: durable }).await?;
             reported = durable;
         }
@@ -180,6 +181,7 @@ impl Follower {
     async fn receive(&self, mut reader: OwnedReadHalf, is_source: bool) -> Result<(), FollowError> {
         let mut up_to_date_at = Instant::now();
         loop {
+            quire_crash::plant("pageserver.follower");
             let frame = match is_source {
                 true => {
                     timeout(self.config.timeout, Frame::read(&mut reader)).await.map_err(|_| FollowError::Silent)?
@@ -205,7 +207,7 @@ impl Follower {
     /// Ingest is work for a processor, and waits for storage where it must.
     async fn ingest(&self, begin: Lsn, wal: Bytes) -> Result<(), FollowError> {
         let shard = Arc::clone(&self.shard);
-        let fed = spawn_blocking(move || shard.feed(begin, &wal)).await.map_err(|_| FollowError::Panicked)?;
+        let fed = spawn_blocking(move || shard.feed(begin, &wal)).await.map_err(|_| FollowError::ShuttingDown)?;
         fed?;
         Ok(())
     }

@@ -5,10 +5,10 @@
 //! LSN would have to be replayed is an error, and gets no image: either a written page covers them, or nobody knows.
 
 use crate::chain::Chain;
+use parking_lot::RwLock;
 use quire_protocol::page::GUARD_PREFIX;
 use quire_types::{Key, Lsn};
 use std::collections::HashMap;
-use std::sync::{PoisonError, RwLock};
 
 /// Tablespace, database and relation.
 type Relation = (u32, u32, u32);
@@ -23,21 +23,21 @@ impl Guard {
     /// A small file was kept: if it names a relation, that is under guard from `since` on.
     pub fn kept(&self, name: &str, since: Lsn) {
         if let Some(relation) = relation_of(name) {
-            self.relations.write().unwrap_or_else(PoisonError::into_inner).insert(relation, since);
+            self.relations.write().insert(relation, since);
         }
     }
 
     /// A small file was removed.
     pub fn removed(&self, name: &str) {
         if let Some(relation) = relation_of(name) {
-            self.relations.write().unwrap_or_else(PoisonError::into_inner).remove(&relation);
+            self.relations.write().remove(&relation);
         }
     }
 
     /// From when on the page's relation is under guard, if it is and the chain has deltas after that.
     pub fn forbids(&self, chain: &Chain) -> Option<Lsn> {
         let Key::RelBlock { rel, .. } = chain.key() else { return None };
-        let relations = self.relations.read().unwrap_or_else(PoisonError::into_inner);
+        let relations = self.relations.read();
         let since = *relations.get(&(rel.tablespace, rel.database, rel.relation))?;
         chain.versions().any(|version| version.kind.is_delta() && version.lsn > since).then_some(since)
     }

@@ -139,6 +139,7 @@ struct WalStatus {
 }
 
 async fn status(State(state): State<HttpState>) -> Result<Json<Status>, Refusal> {
+    quire_crash::plant("pageserver.http");
     let all = move || state.shards.list().into_iter().map(|(key, known)| shard_status(key, &known)).collect();
     let branches = spawn_blocking(all).await.map_err(internal)?;
     Ok(Json(Status { branches }))

@@ -4,8 +4,9 @@
 //! that shard, so branches are served in the order in which their pages were queued.
 
 use crate::shard_pages::{ImageOutcome, ShardPages};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use tracing::error;
 
@@ -51,6 +52,7 @@ impl ImagePool {
 
     fn work(&self) {
         while let Some(token) = self.next() {
+            quire_crash::plant("pageserver.images");
             if let Some(ImageOutcome::Failed(key, reason)) = token.upgrade().and_then(|line| line.make_next_image()) {
                 error!(%key, %reason, "cannot make an image; reads of the page will fail");
             }
@@ -59,8 +61,8 @@ impl ImagePool {
 
     fn next(&self) -> Option<Weak<ShardPages>> {
         let waiting = |inner: &mut Inner| inner.tokens.is_empty() && !inner.ended;
-        let inner = self.changed.wait_while(self.lock(), waiting);
-        let mut inner = inner.expect("nothing panics while the pool is locked");
+        let mut inner = self.lock();
+        self.changed.wait_while(&mut inner, waiting);
         match inner.ended {
             true => None,
             false => inner.tokens.pop_front(),
@@ -68,6 +70,6 @@ impl ImagePool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("nothing panics while the pool is locked")
+        self.inner.lock()
     }
 }

@@ -32,6 +32,7 @@ pub mod memtable;
 pub mod metrics;
 pub mod pageserver;
 pub mod pipeline;
+pub mod put_aside;
 pub mod server;
 pub mod shard;
 pub mod shard_pages;

@@ -59,6 +59,7 @@ impl Pageserver {
     pub async fn open(config: Config) -> Result<Pageserver, PageserverError> {
         quire_files::create_folder(&config.data_dir).map_err(StorageError::from)?;
         let lock = lock(&config.data_dir)?;
+        quire_crash::hook::keep_notes_in(&config.data_dir);
         let (pages, http) = (listen(config.listen).await?, listen(config.http).await?);
         let (metrics, pool, compactor) = (Arc::new(Metrics::new()), ImagePool::new(), Compactor::default());
         let shards = Shards::new(config.clone(), Arc::clone(&metrics), Arc::clone(&pool), compactor.clone());
@@ -103,10 +104,8 @@ impl Pageserver {
 }
 
 async fn join(threads: Vec<JoinHandle<()>>) {
-    let join_all = move || threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
-    if tokio::task::spawn_blocking(join_all).await.unwrap_or(1) > 0 {
-        tracing::error!("a thread panicked");
-    }
+    let join_all = move || threads.into_iter().for_each(|thread| drop(thread.join()));
+    let _ = tokio::task::spawn_blocking(join_all).await;
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, PageserverError> {

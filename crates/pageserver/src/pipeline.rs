@@ -2,10 +2,13 @@
 
 use crate::error::ApplyError;
 use crate::ingest::{Ingest, IngestError};
+use crate::manifest::Origin;
 use crate::shard_pages::{KeepError, LatestView, MustWait, PatientView, ShardPages};
+use quire_crash::{Work, work};
 use quire_protocol::page::{Keeping, WrittenPage};
 use quire_types::Lsn;
 use quire_wal::{CheckpointState, RawRecord, Record, WalError, WalStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +42,16 @@ pub enum PipelineError {
         expected: Lsn,
         /// What came.
         got: Lsn,
+    },
+    /// The record made ingest panic before, more than once.
+    #[error(
+        "ingest panicked twice at the record at {lsn}, which is not tried again; report this with the files in {folder}"
+    )]
+    PutAside {
+        /// Where it begins.
+        lsn: Lsn,
+        /// Where the notes are.
+        folder: PathBuf,
     },
     /// It stopped before.
     #[error("ingest has stopped")]
@@ -144,6 +157,13 @@ impl Pipeline {
     }
 
     fn take_record(&mut self, raw: &RawRecord) -> Result<(), PipelineError> {
+        let put_aside = self.pages.put_aside();
+        if put_aside.records.contains(&raw.start) {
+            return Err(PipelineError::PutAside { lsn: raw.start, folder: put_aside.folder.clone() });
+        }
+        let Origin { branch, shard, .. } = *self.pages.origin();
+        let _working = work::begin(Work::Record { branch, shard, lsn: raw.start });
+        quire_crash::plant("pageserver.ingest");
         let record = Record::decode(raw.start, raw.end, raw.bytes.clone())
             .map_err(|source| PipelineError::Record { lsn: raw.start, source })?;
         let changes = self.ingest.ingest_decoded(raw, &record, &PatientView(&self.pages))?;
@@ -228,6 +248,7 @@ mod tests {
     use crate::layer::BlockCache;
     use crate::manifest::{Manifest, Origin};
     use crate::metrics::Metrics;
+    use crate::put_aside::PutAside;
     use crate::shard_pages::ShardPagesParts;
     use crate::store::Store;
     use quire_types::{BranchKey, Key, ShardId};
@@ -249,12 +270,17 @@ mod tests {
     }
 
     fn open(dir: &Path) -> Pipeline {
+        open_without(dir, PutAside::default())
+    }
+
+    fn open_without(dir: &Path, put_aside: PutAside) -> Pipeline {
         let manifest = Manifest::load(dir).unwrap().expect("it was imported");
         let parts = ShardPagesParts {
             redo: native_redo,
             backlog_max: 100,
             pool: ImagePool::new(),
             metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),
+            put_aside,
         };
         let pages = ShardPages::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10).unwrap(), parts);
         let limits = MemtableLimits { bytes: 1 << 20, age: Duration::from_secs(3600) };
@@ -274,6 +300,21 @@ mod tests {
         let checksum = record_crc(&record[..bytes]);
         record[20..24].copy_from_slice(&checksum.to_le_bytes());
         (wal, starts, end)
+    }
+
+    #[test]
+    fn a_record_of_which_ingest_panicked_twice_stops_it_before_the_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("0-1");
+        import(&dir);
+        let mut writer = WalWriter::new(START, Lsn::INVALID, 1, 7, SEGMENT_BYTES.into());
+        let [_, bad, _] = [0; 3].map(|_| writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, b"abc"));
+        let put_aside = PutAside { records: [bad].into(), ..PutAside::default() };
+        let mut pipeline = open_without(&dir, put_aside);
+        let stopped = pipeline.feed(START, &writer.into_vec());
+        assert!(matches!(stopped, Err(PipelineError::PutAside { lsn, .. }) if lsn == bad), "{stopped:?}");
+        assert_eq!(pipeline.position(), bad);
+        assert!(pipeline.pages.progress().stopped.is_some_and(|reason| reason.contains("panicked twice")));
     }
 
     #[test]

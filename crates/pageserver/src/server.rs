@@ -55,7 +55,7 @@ impl From<ReadError> for Refusal {
             ReadError::Timeout { .. } => ErrorCode::Timeout,
             ReadError::IngestStopped { .. } => ErrorCode::IngestStopped,
             ReadError::Guarded { .. } => ErrorCode::Guarded,
-            ReadError::Redo { .. } | ReadError::Value { .. } => ErrorCode::Corrupt,
+            ReadError::Redo { .. } | ReadError::PutAside { .. } | ReadError::Value { .. } => ErrorCode::Corrupt,
             // Also of a damaged file, which may be whole the next time.
             ReadError::Storage(_) => ErrorCode::Storage,
         };
@@ -106,6 +106,7 @@ pub async fn serve(listener: TcpListener, shards: Arc<Shards>, read_timeout: Dur
     let mut connections = JoinSet::new();
     let mut told: Option<Instant> = None;
     loop {
+        quire_crash::plant("pageserver.accept");
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
@@ -169,6 +170,7 @@ impl Connection {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let mut working = JoinSet::new();
         loop {
+            quire_crash::plant("pageserver.connection");
             let permit = Arc::clone(&in_flight).acquire_owned().await.expect("the semaphore is never closed");
             while working.try_join_next().is_some() {}
             let frame = Frame::read(&mut reader).await?;
@@ -357,7 +359,7 @@ async fn reading<T: Send + 'static>(
 
 /// Runs work that reads files or keeps a processor busy.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    spawn_blocking(work).await.map_err(|_| Refusal::new(ErrorCode::Corrupt, "the request panicked"))
+    spawn_blocking(work).await.map_err(|_| Refusal::new(ErrorCode::Timeout, "the pageserver is shutting down"))
 }
 
 fn to_frame(answer: Result<Response, Refusal>, request_id: u64) -> Frame {

@@ -6,11 +6,12 @@ use crate::pipeline::{LogEnd, Pipeline, PipelineError};
 use crate::shard_pages::{KeepError, ShardPages};
 use crate::small_files::{FileError, SmallFiles};
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use quire_protocol::page::{FileVersion, GUARD_PREFIX, Keeping, SmallFile, WrittenPage};
 use quire_types::{BranchKey, Key, Lsn, ShardId, Term};
 use quire_wal::effects::FullPageWrites;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
@@ -134,16 +135,14 @@ impl Shard {
     /// Freezes a memtable that is due and flushes what is frozen.
     fn maintain(&self) -> Result<(), StorageError> {
         // Ingest that is busy freezes by itself, and may be waiting for this very flush.
-        match self.pipeline.try_lock() {
-            Ok(mut pipeline) => pipeline.freeze_if_due(),
-            Err(TryLockError::WouldBlock) => {}
-            Err(TryLockError::Poisoned(_)) => self.pages.stop_ingest("ingest panicked"),
+        if let Some(mut pipeline) = self.pipeline.try_lock() {
+            pipeline.freeze_if_due();
         }
         self.pages.flush()
     }
 
     fn pipeline(&self) -> MutexGuard<'_, Pipeline> {
-        self.pipeline.lock().expect("ingest that panics is not gone on with")
+        self.pipeline.lock()
     }
 }
 
@@ -156,6 +155,7 @@ pub async fn keep_flushing(shard: Arc<Shard>, compactor: Compactor, mut shutdown
     let mut images_retried = Instant::now();
     let mut ticks = tokio::time::interval(AGE_CHECK_INTERVAL);
     loop {
+        quire_crash::plant("pageserver.flush");
         tokio::select! {
             _ = shutdown.wait_for(|ended| *ended) => return,
             () = shard.pages.wait_for_freeze() => {}

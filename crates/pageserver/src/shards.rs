@@ -11,18 +11,20 @@ use crate::layer::BlockCache;
 use crate::manifest::{Manifest, Origin};
 use crate::metrics::Metrics;
 use crate::pipeline::{MemtableLimits, Pipeline, PipelineError};
+use crate::put_aside::PutAside;
 use crate::shard::{Shard, ShardKey, keep_flushing};
 use crate::shard_pages::{ShardPages, ShardPagesParts};
 use crate::small_files::{FileError, SmallFiles};
 use crate::store::Store;
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use quire_types::{BranchId, BranchKey, Key, ProjectId, ShardId};
 use quire_wal::version;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -126,14 +128,14 @@ impl Shards {
                 },
                 ShardState::Open,
             );
-            self.known.write().expect("nothing panics under this lock").insert(key, known);
+            self.known.write().insert(key, known);
         }
         Ok(())
     }
 
     /// Has what could not be opened tried again until it can.
     pub fn retry_failed(self: &Arc<Shards>) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.tasks.lock();
         for (key, known) in self.list() {
             if let ShardState::Failed(reason) = known {
                 tasks.spawn(Arc::clone(self).keep_opening(key, reason));
@@ -161,7 +163,6 @@ impl Shards {
                     reason = other;
                 }
                 Ok(Err(_)) => {}
-                // A panic was reported by its thread.
                 Err(_) => return,
             }
         }
@@ -172,7 +173,7 @@ impl Shards {
         let opened = self.open_in(&key.directory(&self.config.data_dir));
         let opened = opened.map_err(|reason| Arc::from(reason.to_string()));
         let known = opened.clone().map_or_else(ShardState::Failed, ShardState::Open);
-        self.known.write().expect("nothing panics under this lock").insert(key, known);
+        self.known.write().insert(key, known);
         opened
     }
 
@@ -201,12 +202,12 @@ impl Shards {
 
     /// The shard, if it is known.
     pub fn get(&self, key: ShardKey) -> Option<ShardState> {
-        self.known.read().expect("nothing panics under this lock").get(&key).cloned()
+        self.known.read().get(&key).cloned()
     }
 
     /// All shards, in order.
     pub fn list(&self) -> Vec<(ShardKey, ShardState)> {
-        let known = self.known.read().expect("nothing panics under this lock");
+        let known = self.known.read();
         known.iter().map(|(key, known)| (*key, known.clone())).collect()
     }
 
@@ -249,7 +250,7 @@ impl Shards {
             import::discard(&dir)?;
         }
         let shard = opened?;
-        let mut known = self.known.write().expect("nothing panics under this lock");
+        let mut known = self.known.write();
         known.insert(key, ShardState::Open(Arc::clone(&shard)));
         Ok(shard)
     }
@@ -263,8 +264,11 @@ impl Shards {
             backlog_max: self.config.image_backlog_max,
             pool: Arc::clone(&self.pool),
             metrics: self.metrics.shard(origin.branch, origin.shard),
+            put_aside: PutAside::read(&self.config.data_dir, ShardKey { branch: origin.branch, shard: origin.shard })
+                .map_err(StorageError::io("read notes of panics in", &self.config.data_dir))?,
         };
         let pages = ShardPages::new(store, parts);
+        pages.write_evidence();
         let limits = MemtableLimits { bytes: self.config.memtable_bytes, age: self.config.memtable_age() };
         let pipeline = Pipeline::open(&pages, limits).map_err(ShardError::Incomplete)?;
         Ok(Shard::new(pages, pipeline, SmallFiles::open(dir)?)?)
@@ -277,7 +281,7 @@ impl Shards {
             safekeepers: self.config.safekeepers.clone(),
             timeout: self.config.safekeeper_timeout(),
         };
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.tasks.lock();
         tasks.spawn(keep_flushing(Arc::clone(shard), self.compactor.clone(), self.shutdown.subscribe()));
         tasks.spawn(follow(Arc::clone(shard), follower, self.shutdown.subscribe()));
     }
@@ -290,12 +294,12 @@ impl Shards {
                 shard.pages().shut_down();
             }
         }
-        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
         while tasks.join_next().await.is_some() {}
     }
 
     fn imports(&self) -> MutexGuard<'_, HashMap<ShardKey, Import>> {
-        self.imports.lock().expect("nothing panics while imports are locked")
+        self.imports.lock()
     }
 }
 

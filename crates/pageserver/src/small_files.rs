@@ -14,6 +14,7 @@
 
 use crate::error::StorageError;
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use quire_files::{ASIDE_SUFFIX, Durability, PublishError, sync_folder_of};
 use quire_protocol::page::{FileVersion, MAX_KEYS, SMALL_FILE_BYTES_MAX, SmallFile};
 use quire_types::{CodecError, Lsn, Reader, Term, Writer};
@@ -21,7 +22,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
 
 /// The folder in a shard's directory.
 const FOLDER: &str = "files";
@@ -224,7 +224,7 @@ impl SmallFiles {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while the small files are locked")
+        self.state.lock()
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chain_file;
 pub mod frame;
 pub mod page;
 pub mod page_version;

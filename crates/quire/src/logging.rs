@@ -1,6 +1,5 @@
-//! What goes to stderr: log lines of roles and the supervisor, and one line where a bug ended a command.
+//! What goes to stderr: log lines of roles and the supervisor.
 
-use std::any::Any;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
@@ -16,20 +15,6 @@ pub fn start() {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-}
-
-/// A bug is reported in one line with its place, which is what a report needs.
-pub fn replace_panic_text() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        let text = panic_text(panic.payload());
-        eprintln!("quire: internal error at {place}: {text}; please report this line");
-    }));
-}
-
-fn panic_text(payload: &dyn Any) -> &str {
-    let literal = payload.downcast_ref::<&str>().copied();
-    literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
 /// A command whose output is piped into something that stops reading ends quietly, as others do.

@@ -10,7 +10,7 @@
 //! - one supervisor per folder, whoever holds the lock on `run/up.pid`; a child never outlives its supervisor;
 //! - `quire.json` is published atomically and is the only memory of this crate; ports in it are chosen once;
 //! - stdout carries the answer of a command and nothing else, in one JSON document under `--json`;
-//! - a failure ends in one line that says what to do and exit status 1, never in the text of a panic.
+//! - a failure ends in one line that says what to do and exit status 1; a bug ends the process ([`quire_crash`]).
 
 mod beginning;
 mod bench;
@@ -35,14 +35,10 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    logging::replace_panic_text();
+    quire_crash::hook::install();
     let cli = cli::Cli::parse();
-    match std::panic::catch_unwind(|| cli.run()) {
-        Ok(Ok(code)) => code,
-        Ok(Err(error)) => {
-            eprintln!("quire: {error:#}");
-            ExitCode::FAILURE
-        }
-        Err(_) => ExitCode::FAILURE,
-    }
+    cli.run().unwrap_or_else(|error| {
+        eprintln!("quire: {error:#}");
+        ExitCode::FAILURE
+    })
 }

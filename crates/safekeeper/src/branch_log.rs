@@ -10,11 +10,12 @@ use crate::error::BranchLogError;
 use crate::log::{Log, LogContext, Served};
 use crate::metrics::Metrics;
 use crate::segments::SegmentReader;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response};
 use quire_types::{BranchKey, Lsn, ShardId, Term};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often a log that cannot be used is opened again at most.
@@ -165,15 +166,17 @@ impl BranchLog {
     /// Waits until more than `beyond` is committed, the branch is closed, or the time is up.
     pub fn wait_committed(&self, beyond: Lsn, timeout: Duration) -> Published {
         let waits = |published: &mut Published| published.commit <= beyond && !published.closed;
-        let waited = self.committed.wait_timeout_while(self.lock_published(), timeout, waits);
-        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
+        let mut published = self.lock_published();
+        self.committed.wait_while_for(&mut published, waits, timeout);
+        published.clone()
     }
 
     /// Waits until the branch is closed or the time is up, whatever is committed meanwhile.
     pub fn wait_closed(&self, timeout: Duration) -> Published {
         let waits = |published: &mut Published| !published.closed;
-        let waited = self.closed.wait_timeout_while(self.lock_published(), timeout, waits);
-        waited.unwrap_or_else(PoisonError::into_inner).0.clone()
+        let mut published = self.lock_published();
+        self.closed.wait_while_for(&mut published, waits, timeout);
+        published.clone()
     }
 
     /// Ends all waiting and leaves the state on disk as recent as it can be.
@@ -201,13 +204,7 @@ impl BranchLog {
     }
 
     fn lock_log(&self) -> MutexGuard<'_, Slot> {
-        self.log.lock().unwrap_or_else(|poisoned| {
-            let mut slot = poisoned.into_inner();
-            // What a thread that panicked made of it in memory is not known; on disk it is as after a crash.
-            *slot = Slot::unusable(&BranchLogError::Unusable("a thread panicked in it".into()));
-            self.log.clear_poison();
-            slot
-        })
+        self.log.lock()
     }
 
     fn open_again(&self, slot: &mut Slot) {
@@ -239,8 +236,7 @@ impl BranchLog {
     }
 
     fn lock_published(&self) -> MutexGuard<'_, Published> {
-        // Nothing that holds this lock can leave it half-changed.
-        self.published.lock().unwrap_or_else(PoisonError::into_inner)
+        self.published.lock()
     }
 }
 

@@ -7,6 +7,7 @@ use crate::log::LogContext;
 use crate::metrics::Metrics;
 use crate::state_file::STATE_FILE;
 use nix::fcntl::{Flock, FlockArg};
+use parking_lot::Mutex;
 use quire_files::sync_folder_of;
 use quire_protocol::quorum::LogIdentity;
 use quire_types::{BranchKey, NodeId};
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// The file that is locked while a safekeeper runs, and names it.
 const LOCK_FILE: &str = "safekeeper.lock";
@@ -50,17 +51,17 @@ impl BranchLogs {
 
     /// The branch, if it has a log here.
     pub fn get(&self, key: BranchKey) -> Option<Arc<BranchLog>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+        self.open.lock().get(&key).cloned()
     }
 
     /// Every branch, in order.
     pub fn all(&self) -> Vec<Arc<BranchLog>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.open.lock().values().cloned().collect()
     }
 
     /// The branch, created if it has no log here; whether its identity is this one is for the caller to see.
     pub fn get_or_create(&self, key: BranchKey, identity: LogIdentity) -> Result<Arc<BranchLog>, BranchLogError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         if let Some(log) = open.get(&key) {
             return Ok(log.clone());
         }

@@ -6,12 +6,13 @@
 use crate::branch_log::BranchLog;
 use crate::follower::Follower;
 use crate::safekeeper::Shared;
+use parking_lot::Mutex;
 use quire_protocol::frame::{Frame, FrameError};
 use quire_protocol::quorum::{ErrorCode, MAX_WAL_BYTES, Request, Response};
 use quire_types::{BranchKey, Lsn, NodeId, ShardId, Term};
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Room for many small messages; longer ones are read past it.
 const READ_BUFFER_BYTES: usize = 256 << 10;
@@ -26,7 +27,7 @@ pub(crate) struct Sender(Arc<Mutex<TcpStream>>);
 impl Sender {
     /// Sends bytes whole.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write_all(bytes)
+        self.0.lock().write_all(bytes)
     }
 }
 
@@ -74,6 +75,7 @@ impl Connection {
 
     fn run(&mut self) -> Result<(), FrameError> {
         loop {
+            quire_crash::plant("safekeeper.connection");
             let group = self.read_group()?;
             let mut out = Vec::new();
             let result = self.serve_group(group, &mut out);

@@ -36,7 +36,7 @@ pub enum SafekeeperError {
         /// Why not.
         source: io::Error,
     },
-    /// A thread could not be started or has panicked.
+    /// A thread could not be started, or did not end as it should.
     #[error("thread {0} failed")]
     Thread(&'static str),
 }

@@ -63,6 +63,7 @@ impl Drop for Follower {
 impl Stream {
     fn run(mut self) {
         while !self.stopped.load(Ordering::Relaxed) {
+            quire_crash::plant("safekeeper.follower");
             match self.step() {
                 Ok(true) => {}
                 Ok(false) => break,

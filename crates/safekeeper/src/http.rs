@@ -76,6 +76,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
+    quire_crash::plant("safekeeper.http");
     let branches = shared.logs.all().iter().map(|log| BranchStatus::of(log)).collect();
     Json(Status { node: shared.node, branches })
 }

@@ -7,8 +7,8 @@
 //! Lock order: `given_up`, then `ready`. The writer takes only `ready` in the path of a commit, so it never waits for the helper there.
 
 use crate::segments::SegmentFolder;
+use parking_lot::Mutex;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a writer and the helper's thread share, until segments are removed: then the writer goes on with another one.
 #[derive(Debug, Default)]
@@ -23,26 +23,21 @@ impl Prepared {
     /// Makes a segment, unless it was given up meanwhile, and remembers it once its name is durable.
     pub fn prepare(&self, folder: &SegmentFolder, segment: u64) -> io::Result<()> {
         let staged = folder.stage(segment)?;
-        let given_up = lock(&self.given_up);
+        let given_up = self.given_up.lock();
         if !*given_up {
             folder.place(staged)?;
-            *lock(&self.ready) = Some(segment);
+            *self.ready.lock() = Some(segment);
         }
         Ok(())
     }
 
     /// Whether the segment is there under a name that is durable. It says so once: a writer remembers what it uses.
     pub fn take(&self, segment: u64) -> bool {
-        lock(&self.ready).take_if(|ready| *ready == segment).is_some()
+        self.ready.lock().take_if(|ready| *ready == segment).is_some()
     }
 
     /// Segments are about to be removed: what was asked for and is not there yet never comes into being.
     pub fn give_up(&self) {
-        *lock(&self.given_up) = true;
+        *self.given_up.lock() = true;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these locks is never half changed.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

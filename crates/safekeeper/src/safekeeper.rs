@@ -8,6 +8,7 @@ use crate::log::LogContext;
 use crate::metrics::Metrics;
 use crate::segment_thread::SegmentThread;
 use nix::sys::socket::{setsockopt, sockopt};
+use parking_lot::Mutex;
 use quire_types::NodeId;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -15,7 +16,7 @@ use std::future::Future;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -67,6 +68,7 @@ impl Safekeeper {
     /// Opens the logs, each at the end that a crash may have left, and takes the ports.
     pub fn open(config: Config) -> Result<Safekeeper, SafekeeperError> {
         let metrics = Arc::new(Metrics::new());
+        quire_crash::hook::keep_notes_in(&config.data_dir);
         let context = LogContext {
             node: config.node,
             segment_thread: SegmentThread::start()?,
@@ -142,6 +144,7 @@ async fn accept_all(
     let listener = tokio::net::TcpListener::from_std(listener).map_err(listen_error("the quorum port"))?;
     let mut told: Option<Instant> = None;
     loop {
+        quire_crash::plant("safekeeper.accept");
         let started = match listener.accept().await {
             Ok((stream, address)) => prepare(stream).and_then(|stream| connections.start(shared, stream, address)),
             Err(error) => Err(error),
@@ -183,7 +186,7 @@ struct OpenConnections {
 impl Connections {
     fn start(&self, shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr) -> io::Result<()> {
         let second = stream.try_clone()?;
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.0.lock();
         open.last += 1;
         let (number, connections, shared) = (open.last, self.clone(), shared.clone());
         let serve = move || {
@@ -200,7 +203,7 @@ impl Connections {
     }
 
     fn ended(&self, number: u64) {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.0.lock();
         if let Some(stream) = open.streams.remove(&number) {
             // A follower's thread may still hold the socket.
             let _ = stream.shutdown(Shutdown::Both);
@@ -208,7 +211,7 @@ impl Connections {
     }
 
     fn end_all(&self) -> Vec<JoinHandle<()>> {
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.0.lock();
         for stream in open.streams.values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -218,9 +221,7 @@ impl Connections {
 
 fn close(shared: &Shared, connections: Connections) {
     for thread in connections.end_all() {
-        if thread.join().is_err() {
-            tracing::error!("a connection's thread has panicked");
-        }
+        let _ = thread.join();
     }
     for log in shared.logs.all() {
         if let Err(error) = log.close() {

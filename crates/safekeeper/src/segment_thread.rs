@@ -74,6 +74,7 @@ impl SegmentThread {
 }
 
 fn carry_out(work: Work) {
+    quire_crash::plant("safekeeper.segments");
     let result = match &work {
         Work::Prepare { folder, segment, .. } if folder.file(*segment).exists() => Ok(()),
         Work::Prepare { folder, segment, prepared } => prepared.prepare(folder, *segment),

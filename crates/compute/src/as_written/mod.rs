@@ -41,6 +41,7 @@ use crate::page_client::{PageClient, PageError};
 use crate::quorum::Quorum;
 use found::Found;
 pub use found::mark;
+use parking_lot::{Mutex, MutexGuard};
 pub use partial::PartialPages;
 use quire_cache::FileId;
 use quire_protocol::page::{Keeping, MAX_KEYS, WrittenPage};
@@ -49,7 +50,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one attempt may take.
@@ -219,7 +220,7 @@ impl AsWritten {
     }
 
     fn sequences(&self) -> MutexGuard<'_, BTreeSet<FileId>> {
-        self.sequences.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sequences.lock()
     }
 }
 

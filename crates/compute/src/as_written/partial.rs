@@ -1,11 +1,12 @@
 //! Pages of which the log has an image without all that PostgreSQL reads of them.
 
+use parking_lot::{Mutex, MutexGuard};
 use quire_cache::ControlMap;
 use quire_redo::mask::reads_hole;
 use quire_types::{Key, Lsn};
 use quire_wal::{RawRecord, Record, rmgr};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// `XLOG_FPI_FOR_HINT` and `XLOG_FPI`: records that are nothing but images. All others log such pages whole.
 const IMAGES: [u8; 2] = [0xA0, 0xB0];
@@ -66,7 +67,7 @@ impl PartialPages {
     }
 
     fn pages(&self) -> MutexGuard<'_, HashMap<Key, Lsn>> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pages.lock()
     }
 }
 

@@ -81,6 +81,7 @@ struct Sweeper {
 impl Sweeper {
     async fn keep_sweeping(mut self) {
         loop {
+            quire_crash::plant("compute.bound");
             let dropped = self.round().await.unwrap_or_else(|error| {
                 tracing::debug!(%error, "the cache is not looked after for now");
                 0

@@ -74,6 +74,7 @@ impl Observer {
     /// Looks while `is_busy`, with a pause of `interval` between looks.
     pub async fn observe(mut self, interval: Duration, is_busy: impl Fn() -> bool) {
         loop {
+            quire_crash::plant("compute.observer");
             if !is_busy() {
                 self.sql = None;
             } else if let Err(error) = self.look().await {

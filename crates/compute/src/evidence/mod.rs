@@ -12,10 +12,9 @@
 //!
 //! [`Evidence::replay`] does offline what storage did.
 
-mod chain_file;
 mod replay;
 
-pub use chain_file::{ChainFile, ChainFileError};
+pub use quire_protocol::chain_file::{ChainFile, ChainFileError};
 pub use replay::{Difference, Replay, Step};
 
 use crate::start::Session;

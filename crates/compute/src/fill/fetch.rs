@@ -11,13 +11,14 @@ use crate::Config;
 use crate::bound::Fullness;
 use crate::metrics::{FetchReason, Metrics};
 use crate::page_client::PageClient;
+use parking_lot::{Mutex, MutexGuard};
 use quire_cache::FileId;
 use quire_protocol::page::ErrorCode;
 use quire_types::PAGE_SIZE;
 use std::io::ErrorKind;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
@@ -104,7 +105,7 @@ impl Fetcher {
         }
         match self.fetch(&file, wanted, FetchReason::Miss).await {
             // What is asked for besides must not keep from the reader what there is.
-            Err(FillError::Page(error)) if error.refusal() == Some(ErrorCode::Storage) => {
+            Err(FillError::Page(error)) if error.refusal().is_some_and(is_of_some_page) => {
                 self.fetch(&file, vec![blocks.clone()], FetchReason::Miss).await?;
             }
             outcome => outcome?,
@@ -218,11 +219,11 @@ impl Fetcher {
     }
 
     fn read_ahead(&self) -> MutexGuard<'_, ReadAhead> {
-        self.read_ahead.lock().unwrap_or_else(PoisonError::into_inner)
+        self.read_ahead.lock()
     }
 
     fn prefetch_queue(&self) -> MutexGuard<'_, PrefetchQueue> {
-        self.prefetches.lock().unwrap_or_else(PoisonError::into_inner)
+        self.prefetches.lock()
     }
 }
 
@@ -246,6 +247,11 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Whether another page that was asked for at the same time may be what cannot be had.
+fn is_of_some_page(refusal: ErrorCode) -> bool {
+    matches!(refusal, ErrorCode::Storage | ErrorCode::Corrupt | ErrorCode::Guarded | ErrorCode::NoSuchKey)
 }
 
 fn lacks_room(error: &std::io::Error) -> bool {

@@ -2,6 +2,7 @@
 
 use crate::descriptors;
 use nix::sys::uio::pwritev;
+use parking_lot::Mutex;
 use quire_cache::protocol::{self, BlockState, Blocks};
 use quire_cache::{CacheError, ComputeDir, FileId, Meta};
 use quire_types::{Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, SLRU_SEGMENT_PAGES};
@@ -11,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -74,7 +75,7 @@ impl Files {
 
     /// The file, opened if it is not.
     pub fn get(&self, id: FileId) -> Result<Arc<CacheFile>, FileError> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock();
         // A file that was deleted may have a successor of the same name.
         if let Some(file) = open.get(&id).filter(|file| file.lives()) {
             return Ok(file.clone());
@@ -107,12 +108,12 @@ impl Files {
 
     /// Closes all files that nobody uses at the moment, so that others can be opened.
     pub fn close_all(&self) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.open.lock().clear();
     }
 
     /// Closes files that were deleted, whose space would not be freed otherwise.
     pub fn close_deleted(&self) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, file| file.lives());
+        self.open.lock().retain(|_, file| file.lives());
     }
 }
 

@@ -108,6 +108,7 @@ impl FillServer {
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         let mut refusing = Seldom::default();
         loop {
+            quire_crash::plant("compute.fill-accept");
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => drop(connections.spawn(self.clone().converse(stream))),
@@ -147,6 +148,7 @@ impl FillServer {
         answer(&mut stream, Answer::Ok).await?;
         let mut raw = [0; REQUEST_BYTES];
         loop {
+            quire_crash::plant("compute.fill");
             read(&mut stream, &mut raw).await?;
             let request = Request::decode(&raw)?;
             let outcome = self.handle(request).await;

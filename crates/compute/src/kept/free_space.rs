@@ -11,6 +11,7 @@ use crate::materialise::Database;
 use crate::page_client::PageError;
 use crate::verify::{names, relation_folders};
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use quire_protocol::page::{SMALL_FILE_BYTES_MAX, SmallFile};
 use quire_types::{Fork, Lsn, PAGE_SIZE, RelTag, Writer};
 use quire_wal::DataPath;
@@ -18,7 +19,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -125,6 +126,7 @@ impl FreeSpaceMaps {
     /// Sends what changes, for as long as it is polled.
     pub async fn keep(self: Arc<FreeSpaceMaps>) {
         loop {
+            quire_crash::plant("compute.free-space");
             tokio::time::sleep(INTERVAL).await;
             self.send_changed().await;
         }
@@ -153,7 +155,7 @@ impl FreeSpaceMaps {
     }
 
     fn sent(&self) -> MutexGuard<'_, HashMap<RelTag, Stamp>> {
-        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sent.lock()
     }
 }
 

@@ -28,13 +28,14 @@ use crate::page_client::{PageClient, PageError};
 use crate::{Error, descriptors, place};
 use area::KnownContent;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use quire_cache::{ComputeDir, FileArea};
 use quire_protocol::page::{FileVersion, SmallFile};
 use quire_types::{Lsn, Term};
 use quire_wal::replication_slot;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
@@ -108,7 +109,7 @@ impl KeptFiles {
             state.known.remove(&path);
         }
         if area == FileArea::Slots {
-            *self.needed.lock().unwrap_or_else(PoisonError::into_inner) = wal_needed(&state.known);
+            *self.needed.lock() = wal_needed(&state.known);
         }
         Ok(())
     }
@@ -164,7 +165,7 @@ impl KeptFiles {
 
     /// The oldest LSN from which a slot in storage needs WAL, if there is a slot.
     pub fn wal_needed(&self) -> Option<Lsn> {
-        *self.needed.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.needed.lock()
     }
 }
 

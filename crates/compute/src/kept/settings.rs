@@ -8,13 +8,14 @@ use super::{KeptFiles, PGDATA};
 use crate::owner::Owner;
 use crate::{Config, Error, place};
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use quire_files::{Durability, Staged};
 use quire_protocol::page::SmallFile;
 use quire_types::Lsn;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What `ALTER SYSTEM` writes, in the data directory.
@@ -55,7 +56,7 @@ impl Settings {
     }
 
     fn ready(&self) -> MutexGuard<'_, Option<Bytes>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ready.lock()
     }
 
     /// What to try when PostgreSQL has failed with `choice` over this data directory.

@@ -3,6 +3,7 @@
 use crate::owner::Owner;
 use crate::{Error, place};
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use quire_cache::{ComputeDir, FileId, MetaSpec};
 use quire_types::{Fork, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag};
 use quire_wal::DataPath;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// A relation as it was at the start.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl Maker {
     }
 
     fn allowed(&self) -> MutexGuard<'_, bool> {
-        self.allowed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.allowed.lock()
     }
 
     /// The directories of a database's meta files.

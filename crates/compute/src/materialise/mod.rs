@@ -16,12 +16,13 @@ use bytes::Bytes;
 pub use database::Database;
 use database::Parts;
 use files::Maker;
+use parking_lot::Mutex;
 use quire_cache::{ComputeDir, FileId};
 use quire_types::{Key, Lsn, RelTag, SLRU_SEGMENT_PAGES};
 use quire_wal::DataPath;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Makes the files of one compute, as of the LSN it started at.
 #[derive(Debug)]

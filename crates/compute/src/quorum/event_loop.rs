@@ -4,12 +4,13 @@
 //! follow each other it is the shipper, between sending a flush and its grant, and this thread only looks in now and then:
 //! for the answers that came after the majority's, and for what is due by the clock.
 
-use super::{Shared, lock};
+use super::Shared;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::MutexGuard;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::sync::{Arc, MutexGuard, TryLockError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often this thread looks in while the shipper is busy.
@@ -21,8 +22,9 @@ type Right<'a> = MutexGuard<'a, ()>;
 /// Runs until the quorum is shut down.
 pub fn run(shared: &Arc<Shared>) {
     while !shared.is_stopping() {
+        quire_crash::plant("compute.quorum-events");
         if !shared.with_core(|core| core.is_busy()) {
-            turn(shared, &lock(&shared.answers), None);
+            turn(shared, &shared.answers.lock(), None);
             continue;
         }
         std::thread::sleep(LOOK_IN);
@@ -46,7 +48,7 @@ pub fn wait_granted(shared: &Shared, patience: Duration) {
     }
     let right = try_right(shared).unwrap_or_else(|| {
         shared.wake();
-        lock(&shared.answers)
+        shared.answers.lock()
     });
     while is_pending() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -58,11 +60,7 @@ pub fn wait_granted(shared: &Shared, patience: Duration) {
 }
 
 fn try_right(shared: &Shared) -> Option<Right<'_>> {
-    match shared.answers.try_lock() {
-        Ok(right) => Some(right),
-        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    }
+    shared.answers.try_lock()
 }
 
 /// Waits until a socket is ready, something is due, another thread asks for attention, or `patience` is over; then serves all links.

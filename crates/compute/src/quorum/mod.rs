@@ -34,6 +34,7 @@ use bytes::Bytes;
 use core::Core;
 use local_wal::LocalWal;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::Mutex;
 use quire_cache::ControlMap;
 use quire_consensus::proposer;
 use quire_protocol::quorum::LogIdentity;
@@ -45,7 +46,7 @@ pub use shipper::Source;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -171,7 +172,7 @@ impl Quorum {
     fn spawn(&self, name: &str, body: impl FnOnce(&Arc<Shared>) + Send + 'static) -> Result<(), Error> {
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || body(&shared));
-        lock(&self.threads).push(thread.map_err(|error| Error::System("cannot start a thread", error))?);
+        self.threads.lock().push(thread.map_err(|error| Error::System("cannot start a thread", error))?);
         Ok(())
     }
 
@@ -237,8 +238,8 @@ impl Quorum {
         last: &LastCheckpoint,
         start: Lsn,
     ) -> Result<(), Error> {
-        *lock(&self.shared.local_wal) = Some(source.wal.another());
-        *lock(&self.control) = Some(control.clone());
+        *self.shared.local_wal.lock() = Some(source.wal.another());
+        *self.control.lock() = Some(control.clone());
         self.shared.with_core(|core| core.attach(control.clone()));
         let segment_bytes = source.wal.segment_bytes();
         let stream = WalStream::resume(start, last.record, segment_bytes, Some(won.identity.system_id));
@@ -266,11 +267,10 @@ impl Quorum {
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.wake();
         self.shared.with_core(Core::dismiss_reader);
-        if let Some(control) = lock(&self.control).as_ref() {
+        if let Some(control) = self.control.lock().as_ref() {
             control.wake_agent();
         }
-        for thread in std::mem::take(&mut *lock(&self.threads)) {
-            // A thread that panicked has said so itself.
+        for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
         }
     }
@@ -285,7 +285,7 @@ impl Drop for Quorum {
 impl Shared {
     /// Works on the core, then tells the other threads what they have to know.
     fn with_core<R>(&self, work: impl FnOnce(&mut Core) -> R) -> R {
-        let mut core = lock(&self.core);
+        let mut core = self.core.lock();
         let result = work(&mut core);
         if core.take_wake_needed() {
             self.wake();
@@ -312,14 +312,10 @@ impl Shared {
     }
 
     fn local_wal(&self) -> Option<LocalWal> {
-        lock(&self.local_wal).as_ref().map(LocalWal::another)
+        self.local_wal.lock().as_ref().map(LocalWal::another)
     }
 
     fn connect(&self, address: SocketAddr) -> Result<QuorumClient, ClientError> {
         QuorumClient::connect(address, self.branch, self.node, READ_PATIENCE).map(|(client, _)| client)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

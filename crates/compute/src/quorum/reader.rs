@@ -34,6 +34,7 @@ pub struct ReadJob {
 pub fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<ReadJob>) {
     let mut connected = None;
     while let Ok(job) = jobs.recv() {
+        quire_crash::plant("compute.quorum-reader");
         if shared.is_stopping() {
             return;
         }

@@ -66,6 +66,7 @@ impl Shipper {
     /// Serves requests until the quorum is shut down or this compute may not write any more.
     pub fn run(mut self, shared: &Arc<Shared>, control: &ControlMap) {
         while !shared.is_stopping() && control.state().serves() && !shared.with_core(|core| core.has_failed()) {
+            quire_crash::plant("compute.quorum-shipper");
             let Some(request) = control.next_request(IDLE_WAIT) else { continue };
             self.source.throttle.wait(self.shipped, || shared.is_stopping() || control.state() != AgentState::Running);
             match self.ship(shared, request) {

@@ -10,12 +10,13 @@ use super::inventory::Segment;
 use crate::Error;
 use crate::start::Session;
 use crate::verify::{CachedFile, CachedPage};
+use parking_lot::{Mutex, MutexGuard};
 use quire_cache::ComputeDir;
 use quire_redo::mask::{PageKind, page_kind};
 use quire_types::{Key, Lsn};
 use quire_wal::{ServerVersion, page, version};
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Pages of a kind that have to be equal.
@@ -55,7 +56,7 @@ impl Covered {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<(ServerVersion, Pages)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -64,6 +64,7 @@ pub async fn run(handle: Handle, rate: u32) {
     let mut sampler =
         Sampler { handle, inventory: None, known: HashSet::new(), switches_left: 0, sweep: Sweep::default() };
     loop {
+        quire_crash::plant("compute.sample");
         tick.tick().await;
         if let Err(error) = sampler.round(pages).await {
             tracing::debug!(%error, "no pages are compared for now");

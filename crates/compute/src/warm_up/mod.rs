@@ -10,11 +10,12 @@ use crate::Config;
 use crate::fill::Fetcher;
 use crate::materialise::Materialiser;
 use hot_pages::HotPages;
+use parking_lot::{Mutex, MutexGuard};
 use quire_cache::FileId;
 use quire_types::PAGE_SIZE;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -93,6 +94,7 @@ impl WarmUp {
     /// Writes down what is in use, every now and then.
     pub async fn remember_regularly(self: Arc<WarmUp>) {
         loop {
+            quire_crash::plant("compute.warm-up");
             tokio::time::sleep(REMEMBER_INTERVAL).await;
             self.clone().remember().await;
         }
@@ -111,7 +113,6 @@ impl WarmUp {
                 tracing::warn!(%error, "which pages are in use is not written down");
             }
         };
-        // A panic in there has been reported by its thread.
         let _ = tokio::task::spawn_blocking(work).await;
     }
 
@@ -121,7 +122,7 @@ impl WarmUp {
     }
 
     fn left(&self) -> MutexGuard<'_, HotPages> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+        self.left.lock()
     }
 }
 

@@ -3,8 +3,9 @@
 //! Eviction is second chance: blocks wait in a queue, and one that was used since it was queued goes round once more.
 
 use super::block::Block;
+use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Which block of which layer; layers are numbered as they are opened and numbers are not used twice.
 pub(super) type BlockId = (u64, u32);
@@ -65,8 +66,8 @@ impl BlockCache {
         while inner.bytes > self.capacity_bytes && inner.evict_one() {}
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().expect("nothing panics while the cache is locked")
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Inner> {
+        self.inner.lock()
     }
 }
 

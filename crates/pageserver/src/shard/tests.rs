@@ -89,6 +89,7 @@ fn open(dir: &Path) -> Arc<Shard> {
         backlog_max: 100,
         pool: ImagePool::new(),
         metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),
+        put_aside: crate::put_aside::PutAside::default(),
     };
     let pages = ShardPages::new(Store::open(dir, manifest, &BlockCache::new(1 << 20), 1 << 20).unwrap(), parts);
     if pages.progress().ingested == START && pages.store().size().runs == 0 {

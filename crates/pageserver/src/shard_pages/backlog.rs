@@ -5,9 +5,9 @@
 //! be read, the page is taken up again some time later. A page is put aside, too, whose image would lack what only PostgreSQL has
 //! yet: until that comes, or it is certain that it will not.
 
+use parking_lot::{Mutex, MutexGuard};
 use quire_types::{Key, Lsn};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard};
 
 #[derive(Debug)]
 pub(super) struct Backlog {
@@ -182,7 +182,7 @@ impl Backlog {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("nothing panics while the backlog is locked")
+        self.inner.lock()
     }
 }
 

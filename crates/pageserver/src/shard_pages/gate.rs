@@ -1,6 +1,6 @@
 //! Where ingest waits for flushes and image workers.
 
-use std::sync::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// A condition that others make true. What is waited for is checked under a lock that those who announce take too, and
@@ -14,17 +14,13 @@ pub(super) struct IngestGate {
 impl IngestGate {
     /// Blocks until `is_relieved`, or for good reason no longer.
     pub(super) fn wait_until(&self, is_relieved: impl Fn() -> bool) {
-        let ended = self.lock();
-        let _ended = self
-            .changed
-            .wait_while(ended, |ended| !*ended && !is_relieved())
-            .expect("nothing panics while this is locked");
+        self.changed.wait_while(&mut self.lock(), |ended| !*ended && !is_relieved());
     }
 
     /// Blocks for a while; says whether anybody is still to wait.
     pub(super) fn pause(&self, time: Duration) -> bool {
-        let waiting = self.changed.wait_timeout_while(self.lock(), time, |ended| !*ended);
-        let (ended, _) = waiting.expect("nothing panics while this is locked");
+        let mut ended = self.lock();
+        self.changed.wait_while_for(&mut ended, |ended| !*ended, time);
         !*ended
     }
 
@@ -41,6 +37,6 @@ impl IngestGate {
     }
 
     fn lock(&self) -> MutexGuard<'_, bool> {
-        self.ended.lock().expect("nothing panics while this is locked")
+        self.ended.lock()
     }
 }

@@ -118,7 +118,7 @@ impl ShardPages {
             // Whether older versions are wanted does not matter: there are none.
             let _ = chain.offer(version);
         }
-        chain.replay(self.parts.redo)
+        self.replay(&chain)
     }
 }
 

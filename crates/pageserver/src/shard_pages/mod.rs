@@ -38,15 +38,19 @@ use crate::image_policy::ImageSettings;
 use crate::images::ImagePool;
 use crate::manifest::Origin;
 use crate::metrics::ShardMetrics;
+use crate::put_aside::PutAside;
 use crate::store::Store;
 use crate::value::Version;
 use backlog::Backlog;
 use bytes::Bytes;
 use gate::IngestGate;
+use parking_lot::RwLock;
+use quire_files::Durability;
+use quire_protocol::chain_file::ChainFile;
 use quire_types::{Key, Lsn};
 use read_failures::ReadFailures;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 use tokio::sync::{Notify, watch};
 use tracing::error;
@@ -65,6 +69,8 @@ pub struct ShardPagesParts {
     pub pool: Arc<ImagePool>,
     /// Where to count.
     pub metrics: ShardMetrics,
+    /// What is not done any more.
+    pub put_aside: PutAside,
 }
 
 /// One shard of a branch.
@@ -107,6 +113,36 @@ impl ShardPages {
         });
         pages.sweep();
         pages
+    }
+
+    /// What is not done any more because this process panicked of it.
+    pub fn put_aside(&self) -> &PutAside {
+        &self.parts.put_aside
+    }
+
+    /// Writes what there is of the pages that are put aside to where the notes of the panics are.
+    pub fn write_evidence(&self) {
+        for key in self.put_aside().pages.keys() {
+            let name = format!("{}-{key}.chain", self.origin.branch).replace('/', "_");
+            let path = self.put_aside().folder.join(name);
+            let written = self.stored_chain(*key, self.progress().ingested).map(|chain| {
+                let versions = chain.versions().filter_map(Version::to_message).collect();
+                let file = ChainFile { key: *key, versions };
+                quire_files::publish(&path, &file.encode(), Durability::Machine)
+            });
+            let place = path.display();
+            match written {
+                Ok(Ok(())) => {
+                    error!(branch = %self.origin.branch, %key, evidence = %place, "a page is not redone: redo panicked twice")
+                }
+                Ok(Err(reason)) => {
+                    error!(branch = %self.origin.branch, %key, %reason, "cannot write evidence of a page that is not redone")
+                }
+                Err(reason) => {
+                    error!(branch = %self.origin.branch, %key, %reason, "cannot read a page that is not redone")
+                }
+            }
+        }
     }
 
     /// What was imported.
@@ -181,13 +217,13 @@ impl ShardPages {
 
     /// When to make images.
     pub fn settings(&self) -> ImageSettings {
-        *self.settings.read().expect("nothing panics under this lock")
+        *self.settings.read()
     }
 
     /// Changes when to make images, durably and at once: pages that are past a lower threshold are queued.
     pub fn set_settings(&self, settings: ImageSettings) -> Result<(), StorageError> {
         self.store.set_settings(settings)?;
-        *self.settings.write().expect("nothing panics under this lock") = settings;
+        *self.settings.write() = settings;
         self.sweep();
         Ok(())
     }

@@ -3,8 +3,10 @@
 use super::ShardPages;
 use crate::chain::Chain;
 use crate::error::ReadError;
+use crate::manifest::Origin;
 use crate::store::Scanned;
 use bytes::Bytes;
+use quire_crash::{Work, work};
 use quire_types::{Key, Lsn, Reader, SLRU_SEGMENT_PAGES};
 use std::collections::HashMap;
 use std::time::Instant;
@@ -63,7 +65,7 @@ impl ShardPages {
     }
 
     fn replay_counted(&self, chain: &Chain) -> Result<Bytes, ReadError> {
-        let page = chain.replay(self.parts.redo)?;
+        let page = self.replay(chain)?;
         let (deltas, bytes) = (chain.delta_count(), chain.delta_bytes());
         self.metrics().replayed(deltas);
         if self.settings().exceeded(deltas, bytes) {
@@ -82,8 +84,21 @@ impl ShardPages {
 
     pub(super) fn rebuild(&self, key: Key, lsn: Lsn) -> Result<(Chain, Bytes), ReadError> {
         let chain = self.stored_chain(key, lsn)?;
-        let page = chain.replay(self.parts.redo)?;
+        let page = self.replay(&chain)?;
         Ok((chain, page))
+    }
+
+    /// The page that a chain comes to. A panic of redo is blamed on this page.
+    pub(super) fn replay(&self, chain: &Chain) -> Result<Bytes, ReadError> {
+        let (key, lsn) = (chain.key(), chain.upto());
+        if let Some(record) = self.parts.put_aside.pages.get(&key) {
+            let (record, folder) = (*record, self.parts.put_aside.folder.clone());
+            return Err(ReadError::PutAside { key, record, folder });
+        }
+        let Origin { branch, shard, .. } = self.origin;
+        let _working = work::begin(Work::Page { branch, shard, key, lsn, record: Lsn::INVALID });
+        quire_crash::plant_for(|| format!("redo {key}"));
+        chain.replay(self.parts.redo)
     }
 
     pub(super) fn stored_chain(&self, key: Key, lsn: Lsn) -> Result<Chain, ReadError> {

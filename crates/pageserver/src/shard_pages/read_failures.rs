@@ -1,7 +1,7 @@
 //! What cannot be read, said once in a while and not for each read that fails of it.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// How often the same is said.
@@ -48,7 +48,7 @@ impl ReadFailures {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Noted>> {
-        self.noted.lock().expect("nothing panics while read_failures are locked")
+        self.noted.lock()
     }
 }
 

@@ -34,7 +34,7 @@ type MergedCarries = Peekable<Merge<Carry, Key>>;
 impl Store {
     /// Merges some runs, if it is time to; says whether it was. One compaction runs at a time, beside flushes.
     pub fn compact(&self) -> Result<bool, StorageError> {
-        let _one_at_a_time = self.compacting.lock().expect("a compaction that panics ends the process");
+        let _one_at_a_time = self.compacting.lock();
         let runs = Arc::clone(&self.read().runs);
         let tiers: Vec<u8> = runs.iter().map(|run| run.tier).collect();
         let Some(chosen) = choose_runs(&tiers) else { return Ok(false) };

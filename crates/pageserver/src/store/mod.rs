@@ -34,13 +34,14 @@ use crate::layer::{BlockCache, Layer};
 use crate::manifest::{self, LayerId, Manifest, Origin};
 use crate::value::{Kind, Version};
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use quire_files::{ASIDE_SUFFIX, sync_folder_of};
 use quire_types::{Key, Lsn};
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tables::Tables;
 
 /// The storage of one shard.
@@ -232,7 +233,7 @@ impl Store {
     /// Passes a result on, and remembers an error after which it is not known what the directory holds.
     fn note_unsettled<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {
         if let Err(error @ StorageError::Unsettled { .. }) = &result {
-            self.failed.lock().expect("nothing panics under this lock").get_or_insert(error.to_string());
+            self.failed.lock().get_or_insert(error.to_string());
         }
         result
     }
@@ -250,22 +251,22 @@ impl Store {
         if self.closed.load(Ordering::SeqCst) {
             return Err(StorageError::Failed("the pageserver is shutting down".into()));
         }
-        match &*self.failed.lock().expect("nothing panics under this lock") {
+        match &*self.failed.lock() {
             Some(reason) => Err(StorageError::Failed(reason.clone())),
             None => Ok(()),
         }
     }
 
     fn manifest(&self) -> MutexGuard<'_, Manifest> {
-        self.manifest.lock().expect("nothing panics while the manifest is locked")
+        self.manifest.lock()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
-        self.tables.read().expect("nothing panics while the tables are locked")
+        self.tables.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Tables> {
-        self.tables.write().expect("nothing panics while the tables are locked")
+        self.tables.write()
     }
 }
 

@@ -86,6 +86,7 @@ fn open(dir: &Path, settings: ImageSettings) -> Result<Arc<ShardPages>, StorageE
         backlog_max: 100,
         pool: ImagePool::new(),
         metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),
+        put_aside: crate::put_aside::PutAside::default(),
     };
     // Layers are split after a few kilobytes.
     Ok(ShardPages::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10)?, parts))

@@ -8,8 +8,8 @@
 //! end  u32      CRC32C of all before
 //! ```
 
+use crate::page_version::{self, PageVersion};
 use bytes::Bytes;
-use quire_protocol::page_version::{self, PageVersion};
 use quire_types::key::KEY_BYTES;
 use quire_types::{CodecError, Key, Reader, Writer};
 
@@ -80,7 +80,7 @@ impl ChainFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_protocol::page_version::VersionKind;
+    use crate::page_version::VersionKind;
     use quire_types::{Lsn, Slru};
 
     #[test]

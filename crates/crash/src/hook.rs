@@ -1,0 +1,42 @@
+//! The panic hook of every process.
+
+use crate::notes::{self, Note};
+use crate::work;
+use std::any::Any;
+use std::panic::PanicHookInfo;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Where this process keeps its notes, if it is a role.
+static DIR: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has a panic say in one line on stderr what a report needs. The process is built to abort after that.
+pub fn install() {
+    std::panic::set_hook(Box::new(report));
+}
+
+/// Has notes of panics be kept in a role's directory from now on.
+pub fn keep_notes_in(dir: &Path) {
+    // A process is one role.
+    let _ = DIR.set(dir.to_owned());
+}
+
+fn report(panic: &PanicHookInfo<'_>) {
+    let note = Note {
+        place: panic.location().map(ToString::to_string).unwrap_or_default(),
+        text: text(panic.payload()).to_owned(),
+        thread: std::thread::current().name().unwrap_or_default().to_owned(),
+        work: work::current(),
+    };
+    eprintln!("quire: internal error at {}: {}; please report this line", note.place, note.text);
+    match DIR.get().map(|dir| notes::write(dir, &note)) {
+        Some(Ok(path)) => eprintln!("quire: noted in {}", path.display()),
+        Some(Err(error)) => eprintln!("quire: cannot note it: {error}"),
+        None => {}
+    }
+}
+
+fn text(payload: &dyn Any) -> &str {
+    let literal = payload.downcast_ref::<&str>().copied();
+    literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
