@@ -82,10 +82,11 @@ async fn a_pageserver_whose_disk_is_full_serves_reads_and_goes_on_once_there_is_
     }
     let error = || quire.branch()["error"].as_str().unwrap_or_default().to_owned();
     wait_for("the pageserver says so", 90, async || error().contains("No space left").then_some(())).await;
-    assert!(quire.log("pageserver-1").contains("cannot flush; it is tried again"));
+    assert!(quire.log("pageserver-1").contains("cannot flush, will retry"));
     progress(&ledger).await;
     disk.free();
-    wait_for("flushes go on", 90, async || quire.log("pageserver-1").contains("flushes go on").then_some(())).await;
+    wait_for("flushing resumes", 90, async || quire.log("pageserver-1").contains("flushing resumed").then_some(()))
+        .await;
     wait_for("the trouble is over", 30, async || error().is_empty().then_some(())).await;
     clients.stop().await;
     end(disk, quire, &ledger).await;

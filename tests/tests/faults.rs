@@ -75,7 +75,7 @@ async fn commits_wait_at_the_lag_limit_and_go_on_when_the_pageserver_is_back() {
     let throttle = || quire.branch()["compute"]["throttle"].clone();
     wait_for("commits are held", 60, async || (throttle()["holds"] == true).then_some(())).await;
     assert_eq!(throttle()["component"], "pageserver", "{}", throttle());
-    wait_until_status_says(&quire, "Commits wait for the pageserver").await;
+    wait_until_status_says(&quire, "Commits are blocked: the pageserver is").await;
     let held = ledger.acknowledged();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(ledger.acknowledged() <= held + 2, "what was shipped before may still be acknowledged, nothing else");

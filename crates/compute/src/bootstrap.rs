@@ -120,7 +120,7 @@ pub fn create_logs(config: &Config, identity: LogIdentity, is_new: bool) -> Resu
     let answers: Vec<_> = config.safekeepers.iter().map(|address| greet(config, *address)).collect();
     let greeted = || answers.iter().flatten().map(|(_, welcome)| welcome);
     if let Some(theirs) = greeted().filter_map(|welcome| welcome.identity).find(|theirs| *theirs != identity) {
-        return Err(Error::LogMismatch(format!("{theirs:?}")));
+        return Err(Error::LogMismatch(theirs.to_string()));
     }
     let having = greeted().filter(|welcome| welcome.identity.is_some()).count();
     if having == config.safekeepers.len() {

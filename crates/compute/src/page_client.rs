@@ -42,7 +42,7 @@ pub enum PageError {
         message: String,
     },
     /// The answer does not fit the question.
-    #[error("pageserver {0} gave an answer to another question")]
+    #[error("pageserver {0} sent an unexpected response")]
     Unexpected(SocketAddr),
     /// The client was shut down.
     #[error("the page client is shut down")]

@@ -226,7 +226,7 @@ impl Supervisor {
     async fn failed(&mut self, error: Error) -> Result<Next, Error> {
         let fenced = self.handle.session().and_then(|session| session.fenced());
         let error = fenced.unwrap_or(error);
-        tracing::error!(%error, "the compute does not run");
+        tracing::error!(%error, "compute failed");
         self.kill_and_drop().await;
         if let Error::Fenced { .. } = error {
             self.handle.enter(Phase::Fenced, Some(&error));
@@ -305,7 +305,7 @@ impl Supervisor {
         let pgdata = self.handle.config().pgdata();
         let killed = tokio::task::spawn_blocking(move || orphans::kill_all(&pgdata)).await;
         if let Ok(Err(error)) = killed {
-            tracing::error!(%error, "old postgres processes are left");
+            tracing::error!(%error, "stale postgres processes remain");
         }
     }
 

@@ -144,7 +144,7 @@ impl Acceptor {
         if *identity == self.state.identity {
             return self.welcome();
         }
-        let message = format!("the log exists and has another identity: {:?}", self.state.identity);
+        let message = format!("the log exists and is of another server: {}", self.state.identity);
         Response::Error { code: ErrorCode::IdentityMismatch, message }
     }
 

@@ -68,7 +68,7 @@ impl Compactor {
                 Ok(false) => {}
                 Err(reason) if self.lock().ended => tracing::debug!(%reason, "compaction ends"),
                 Err(reason) => {
-                    error!(branch = %pages.origin().branch, %reason, "cannot compact; it is tried again");
+                    error!(branch = %pages.origin().branch, %reason, "cannot compact, will retry");
                     self.lock().failed.push((Arc::downgrade(&pages), Instant::now() + FAILURE_PAUSE));
                 }
             }

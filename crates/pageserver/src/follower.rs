@@ -50,7 +50,7 @@ enum FollowError {
     Refused { code: ErrorCode, message: String },
     #[error("it has no log of the branch yet")]
     NoLog,
-    #[error("its log is another: {0:?}")]
+    #[error("its log is of another server: {0}")]
     OtherLog(LogIdentity),
     #[error("ingest stopped: {0}")]
     Ingest(#[from] PipelineError),

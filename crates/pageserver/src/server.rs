@@ -120,7 +120,7 @@ pub async fn serve(listener: TcpListener, shards: Arc<Shards>, read_timeout: Dur
                 }
                 Err(error) => {
                     if told.is_none_or(|told| told.elapsed() > TELL_INTERVAL) {
-                        warn!(%error, "cannot accept a connection; it is tried again");
+                        warn!(%error, "cannot accept a connection, will retry");
                         told = Some(Instant::now());
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -172,18 +172,18 @@ pub async fn keep_flushing(shard: Arc<Shard>, compactor: Compactor, mut shutdown
         match maintained.await {
             Ok(Ok(())) => {
                 if std::mem::take(&mut is_held) {
-                    info!(branch = %name, "flushes go on");
+                    info!(branch = %name, "flushing resumed");
                 }
                 compactor.request(&shard.pages);
             }
             Ok(Err(reason)) if shard.pages.store().has_failed() => {
-                error!(branch = %name, %reason, "cannot flush; ingest stops");
+                error!(branch = %name, %reason, "cannot flush; ingest stopped");
                 shard.pages.stop_ingest(&reason.to_string());
                 return;
             }
             Ok(Err(reason)) => {
                 if !std::mem::replace(&mut is_held, true) {
-                    error!(branch = %name, %reason, "cannot flush; it is tried again");
+                    error!(branch = %name, %reason, "cannot flush, will retry");
                 }
             }
             Err(_) => return,

@@ -123,7 +123,7 @@ impl Shards {
             }
             let known = self.open_in(&dir).map_or_else(
                 |reason| {
-                    error!(branch = %key.branch, %reason, "cannot open; it is tried again");
+                    error!(branch = %key.branch, %reason, "cannot open branch, will retry");
                     ShardState::Failed(reason.to_string().into())
                 },
                 ShardState::Open,
@@ -159,7 +159,7 @@ impl Shards {
                     return self.start(&shard);
                 }
                 Ok(Err(other)) if *other != *reason => {
-                    error!(branch = %key.branch, reason = %other, "cannot open");
+                    error!(branch = %key.branch, reason = %other, "cannot open branch");
                     reason = other;
                 }
                 Ok(Err(_)) => {}

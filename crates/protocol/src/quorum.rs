@@ -6,6 +6,7 @@
 use crate::frame::{Frame, FrameError};
 use bytes::Bytes;
 use quire_types::{BranchId, BranchKey, CodecError, Lsn, NodeId, ProjectId, Reader, ShardId, Term, Writer};
+use std::fmt;
 
 /// The version said in `Hello`; a safekeeper refuses any other.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -27,6 +28,13 @@ pub struct TermStart {
     pub term: Term,
     /// Its first byte.
     pub start: Lsn,
+}
+
+impl fmt::Display for LogIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LogIdentity { system_id, segment_bytes, start } = self;
+        write!(f, "system {system_id}, segments of {} MiB, from {start} on", segment_bytes >> 20)
+    }
 }
 
 impl TermHistory {

@@ -50,7 +50,7 @@ enum Command {
     /// Start, stop or restart the compute of a branch
     #[command(subcommand)]
     Compute(compute::Command),
-    /// Who makes full page images: PostgreSQL in its WAL (off) or storage (on)
+    /// Turn image generation pushdown on or off (on: full_page_writes=off, storage creates page images)
     #[command(subcommand)]
     Pushdown(pushdown::Command),
     /// Look at stored pages
@@ -58,7 +58,7 @@ enum Command {
     Page(page::Command),
     /// Compare every page in the compute's cache with storage; exit status 1 on a mismatch
     Verify(verify::Args),
-    /// Measure, by itself or side by side with the same PostgreSQL on the local disk
+    /// Run benchmarks, optionally next to the same PostgreSQL on local disk
     #[command(subcommand)]
     Bench(bench::Command),
     /// Run one safekeeper (`quire up` does this)

@@ -48,13 +48,14 @@ impl Peer {
     fn read<T: DeserializeOwned>(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<T> {
         let mut answer = answer.with_context(|| format!("{} does not answer; see `quire status`", self.name))?;
         let status = answer.status();
-        let body = answer.body_mut().read_to_vec().with_context(|| format!("{} broke off its answer", self.name))?;
+        let body =
+            answer.body_mut().read_to_vec().with_context(|| format!("{} closed the connection early", self.name))?;
         if !status.is_success() {
             bail!("{}: {}", self.name, error_text(&body, status.as_u16()));
         }
         // An empty body stands for "done" and reads as null.
         let document: &[u8] = if body.is_empty() { b"null" } else { &body };
-        serde_json::from_slice(document).with_context(|| format!("{} answers something else than expected", self.name))
+        serde_json::from_slice(document).with_context(|| format!("{} sent an unexpected response", self.name))
     }
 }
 

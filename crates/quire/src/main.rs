@@ -25,6 +25,7 @@ mod logging;
 mod postgres;
 mod processes;
 mod roles;
+mod size;
 mod sql;
 mod status;
 mod supervisor;

@@ -152,7 +152,7 @@ async fn accept_all(
         if let Err(error) = started {
             // Out of descriptors or threads: others may end meanwhile.
             if told.is_none_or(|told| told.elapsed() > TELL_INTERVAL) {
-                tracing::warn!(%error, "a connection could not be accepted; it is tried again");
+                tracing::warn!(%error, "a connection could not be accepted, will retry");
                 told = Some(Instant::now());
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

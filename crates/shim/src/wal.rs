@@ -4,7 +4,7 @@ use crate::errno::{self, Errno};
 use crate::shim::{Shim, say};
 use crate::{agent, process, real};
 use libc::{c_int, off_t, ssize_t};
-use quire_cache::{Answer, FlushOutcome, Request};
+use quire_cache::{AgentState, Answer, FlushOutcome, Request};
 use quire_types::Lsn;
 use std::sync::atomic::Ordering;
 
@@ -32,9 +32,16 @@ pub fn flush(shim: &Shim) -> c_int {
         FlushOutcome::AgentDead => process::die(),
         FlushOutcome::Refused => {
             counters.flush_errors.fetch_add(1, Ordering::Relaxed);
-            say(format_args!("this compute may not commit any more ({:?})", control.state()));
+            say(format_args!("WAL flush refused: {}", reason_of(control.state())));
             Errno(libc::EIO).fail()
         }
+    }
+}
+
+fn reason_of(state: AgentState) -> &'static str {
+    match state {
+        AgentState::Fenced => "this compute was fenced by a newer one",
+        _ => "this compute has failed, see the agent's log",
     }
 }
 

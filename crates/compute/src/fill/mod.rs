@@ -117,7 +117,7 @@ impl FillServer {
                             self.fetcher.files().close_all();
                         }
                         if refusing.is_time() {
-                            tracing::warn!(%error, "cannot accept a connection on agent.sock; it is tried again");
+                            tracing::warn!(%error, "cannot accept a connection on agent.sock, will retry");
                         }
                         tokio::time::sleep(Duration::from_millis(50)).await;
                     }

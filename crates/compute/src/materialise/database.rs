@@ -136,7 +136,7 @@ impl Database {
             if matches!(error, Error::ShuttingDown) {
                 return;
             }
-            tracing::warn!(%error, self.tablespace, self.database, "cannot make a database's files; it is tried again");
+            tracing::warn!(%error, self.tablespace, self.database, "cannot make a database's files, will retry");
             self.state.send_replace(State::Failed(error.to_string()));
             tokio::time::sleep(RETRY).await;
             self.state.send_replace(State::Making);

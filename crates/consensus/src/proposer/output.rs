@@ -105,7 +105,7 @@ pub enum Refusal {
     #[error("the safekeeper has no log of this branch; it is created only with the branch")]
     NoLog,
     /// Its log is another one.
-    #[error("the safekeeper's log has another identity: {0:?}")]
+    #[error("the safekeeper has the log of another server: {0}")]
     IdentityMismatch(LogIdentity),
     /// Two addresses lead to one safekeeper, which must not count twice.
     #[error("safekeeper {0} answers at two of the configured addresses")]

@@ -231,7 +231,7 @@ impl ShardPages {
     /// Says that something could not be read, if it was not said a moment ago.
     pub fn note_unread(&self, reason: &StorageError) {
         if self.read_failures.note(reason.to_string(), Instant::now()) {
-            error!(branch = %self.origin.branch, %reason, "cannot read; what needs it waits or fails");
+            error!(branch = %self.origin.branch, %reason, "read failed; dependent requests wait or fail");
         }
     }
 

@@ -30,7 +30,7 @@ use std::time::Duration;
 use stock::Stock;
 use target::Target;
 
-/// Measure, by itself or side by side with the same PostgreSQL on the local disk
+/// Run benchmarks, optionally next to the same PostgreSQL on local disk
 #[derive(clap::Subcommand, Debug)]
 #[command(
     after_help = "Examples:\n  quire bench tpcb --compare --scale 50 --clients 8\n  quire bench select --compare --report bench/"
@@ -44,10 +44,9 @@ pub enum Command {
     Seqscan(Args),
     /// Random blocks of the accounts from an empty cache, and what limits that
     ///
-    /// Clients of the compute read each block once, in rounds of three seconds (--seconds and --compare change nothing): first with
-    /// all processors for everybody, then with one half of them for the pageserver and the other for all else. As many clients that
-    /// ask the pageserver directly show what it can do. The last line of the report says who was busy all the time.
-    /// Processes run where they did before as soon as a measurement ends.
+    /// Clients of the compute read each block once, in rounds of three seconds (--seconds and --compare change nothing): first
+    /// without CPU pinning, then with half of the CPUs for the pageserver. As many clients that ask the pageserver directly show
+    /// what it can do. The last line of the report names the bottleneck. CPU affinity is restored when a measurement ends.
     Coldread(Args),
 }
 

@@ -26,7 +26,7 @@ pub enum Command {
     Show(Show),
     /// Show the pages with the most deltas since their last image
     Hot(Hot),
-    /// Redo offline a page that differed from storage's, and say where it differs; exit status 1 while it does
+    /// Replay a mismatching page's WAL offline and show the first difference; exits 1 if one remains
     Replay(Replay),
 }
 
@@ -184,7 +184,11 @@ fn replayed(about: &About, replay: &evidence::Replay) -> String {
         Some(reason) => format!("{page}: the replay failed: {reason}"),
         None if replay.is_equal() => format!("{page}: the replay makes the page that PostgreSQL wrote"),
         None => {
-            format!("{page}: the page first differs for good after {}\n\n{}", name(replay.first_step), bytes.render())
+            format!(
+                "{page}: first record after which the page stays different: {}\n\n{}",
+                name(replay.first_step),
+                bytes.render()
+            )
         }
     };
     let stored = match replay.equals_storage {

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::deployment::Branch;
 use crate::roles::Role;
+use crate::size::parse_bytes;
 use crate::status::stored_branch;
 use crate::table::cell;
 use anyhow::{Context as _, Result};
@@ -20,7 +21,7 @@ const NO_ANSWER: &str = "the pageserver does not answer or does not have the bra
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Who makes full page images: PostgreSQL in its WAL (off) or storage (on)
+/// Turn image generation pushdown on or off (on: full_page_writes=off, storage creates page images)
 ///
 /// Switching is live: no restart, no failed transaction. Storage bounds the deltas of every page in both states.
 #[derive(clap::Subcommand, Debug)]
@@ -51,12 +52,12 @@ pub struct Bounds {
     /// The branch
     branch: String,
 
-    /// Make an image of a page after so many deltas
+    /// Create a page image after N WAL records
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), required_unless_present = "max_bytes")]
     max_deltas: Option<u32>,
 
-    /// Make an image of a page after so many bytes of deltas
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Create a page image after this many bytes of WAL records, e.g. 16KiB
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     max_bytes: Option<u64>,
 }
 

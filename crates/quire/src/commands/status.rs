@@ -137,7 +137,7 @@ fn troubles_of_nodes(status: &Status) -> Vec<String> {
     notes.extend(down.map(|node| {
         let node = cell(&node["node"]);
         format!(
-            "Pageserver {node} does not answer. Reads of what no cache holds wait for it; commits go on for a while."
+            "Pageserver {node} does not answer. Reads of uncached pages wait; commits continue until --max-lag is reached."
         )
     }));
     notes
@@ -146,12 +146,15 @@ fn troubles_of_nodes(status: &Status) -> Vec<String> {
 /// Who holds commits back.
 fn throttle(branch: &Value) -> Option<String> {
     let throttle = &branch["compute"]["throttle"];
-    let component = throttle["component"].as_str()?;
-    let how = if throttle["holds"] == true { "Commits wait" } else { "Commits are slowed down" };
+    let component = match throttle["component"].as_str()? {
+        "ingest" => "pageserver's ingest",
+        other => other,
+    };
+    let how = if throttle["holds"] == true { "are blocked" } else { "are slowed down" };
     let mebibytes = |value: &Value| value.as_u64().unwrap_or_default() >> 20;
     let (lag, limit) = (mebibytes(&throttle["lag_bytes"]), mebibytes(&throttle["limit_bytes"]));
     let name = cell(&branch["name"]);
-    Some(format!("Branch {name}: {how} for the {component}: it is {lag} MiB behind, the limit is {limit} MiB."))
+    Some(format!("Branch {name}: Commits {how}: the {component} is {lag} MiB behind (limit {limit} MiB)"))
 }
 
 /// A server with which redo was not compared, and what has been compared since it runs.
@@ -180,7 +183,7 @@ fn mismatch_note(branch: &Value) -> Option<String> {
     (mismatches > 0 || kept > 0 || !guarded.is_empty()).then(|| {
         format!(
             "Branch {}: pages that PostgreSQL wrote differ from storage's ({mismatches} since the agent started); pushdown is {}. \
-            Evidence of {kept} is in {}; inspect it with `quire page replay`, and please report it.{}",
+            Diagnostics for {kept} pages are in {}; inspect one with `quire page replay`, and please report it.{}",
             cell(&branch["name"]),
             cell(&branch["pushdown"]["state"]),
             cell(&found["evidence"]),

@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::deployment::Deployment;
 use crate::home::Home;
 use crate::lock::{Holder, UpLock, holder};
+use crate::size::parse_bytes;
 use crate::supervisor::{self, Options};
 use crate::user::{check_folder, compute_dirs};
 use crate::{logging, postgres, processes};
@@ -45,40 +46,41 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
     after_help = "Examples:\n  quire up\n  quire up --detach\n  quire up --dir /srv/quire --pg-bin /usr/lib/postgresql/15/bin"
 )]
 pub struct Args {
-    /// Return once everything answers, and leave it running in the background
+    /// Run in the background; return once the database accepts connections
     #[arg(long)]
     detach: bool,
 
-    /// The folder of the PostgreSQL programs [default: found]
+    /// Directory with the PostgreSQL binaries [default: searched for]
     #[arg(long, value_name = "DIR")]
     pg_bin: Option<PathBuf>,
 
-    /// The library loaded into PostgreSQL [default: beside this program]
+    /// Path to libquire_shim.so [default: next to quire]
     #[arg(long, value_name = "FILE")]
     shim: Option<PathBuf>,
 
-    /// How many safekeepers a new folder gets, an odd number
+    /// Number of safekeepers to create on first start (odd)
     #[arg(long, value_name = "N", default_value_t = 3)]
     safekeepers: usize,
 
-    /// How many pageservers a new folder gets
+    /// Number of pageservers to create on first start
     #[arg(long, value_name = "N", default_value_t = 1)]
     pageservers: usize,
 
-    /// How many bytes of pages the compute keeps, such as 64MiB, or none for no bound; remembered [default: half of the
-    /// disk space that is free at the first start]
+    /// Maximum size of the local page cache, e.g. 64MiB, or 'none' for unlimited; saved [default: half of the disk space
+    /// that is free at the first start]
     #[arg(long, value_name = "BYTES", value_parser = parse_cache_size)]
     cache_size: Option<CacheSize>,
 
-    /// How many bytes of the log may wait for the pageserver before commits wait, too, such as 256MiB; remembered [default: 1GiB]
+    /// How far the pageserver may fall behind in WAL, e.g. 256MiB. Commits slow down at half of it and block at the limit;
+    /// saved [default: 1GiB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     max_lag: Option<u64>,
 
-    /// How many seconds a read waits for a page that storage does not give before it is an error; remembered [default: 60]
+    /// Seconds a read waits for an unavailable pageserver before it fails with an I/O error; saved [default: 60]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=READ_DEADLINE_MAX))]
     read_deadline: Option<u64>,
 
-    /// How many pages a second the compute compares with storage's all the time, 0 for none; remembered [default: 20]
+    /// Pages per second to check against storage in the background; 0 turns it off; saved [default: 20]
     #[arg(long, value_name = "N")]
     verify_rate: Option<u32>,
 }
@@ -130,26 +132,10 @@ fn parse_cache_size(text: &str) -> Result<CacheSize, String> {
     }
 }
 
-/// A number of bytes, with or without a unit.
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale = match unit.trim() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        other => return Err(format!("{other:?} is none of B, KiB, MiB, GiB, TiB")),
-    };
-    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale)).filter(|bytes| *bytes > 0);
-    bytes.ok_or_else(|| format!("{text:?} is no number of bytes"))
-}
-
 impl Args {
     /// Runs the supervisor here, or one in the background.
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
-        ensure!(self.safekeepers % 2 == 1, "--safekeepers must be odd: an even one more survives no more failures");
+        ensure!(self.safekeepers % 2 == 1, "--safekeepers must be odd: 4 safekeepers tolerate no more failures than 3");
         ensure!(self.pageservers == 1, "this release runs one pageserver; leave --pageservers at 1");
         check_folder(&context.home)?;
         let home = Home::create(context.home.root())?;
@@ -291,7 +277,7 @@ fn supervise(context: &Context, home: &Home, mut deployment: Deployment, options
 fn leave_taken_ports(home: &Home, deployment: &mut Deployment) -> Result<bool> {
     let moves = deployment.leave_taken_ports()?;
     for (from, to) in &moves {
-        tracing::warn!(from, to, "another program listens on a port of this project, so it moves; see `quire url`");
+        tracing::warn!("port {from} is in use; using {to} instead (see `quire url`)");
     }
     if !moves.is_empty() {
         deployment.save(home)?;

@@ -45,7 +45,7 @@ impl Launcher {
 pub async fn end(child: &mut Child, role: &Role) {
     send(child, Signal::SIGTERM);
     if timeout(role.patience(), child.wait()).await.is_err() {
-        tracing::warn!(role = role.name(), "does not end when asked; killing it");
+        tracing::warn!(role = role.name(), "ignored SIGTERM; sending SIGKILL");
         send(child, Signal::SIGKILL);
         let _ = child.wait().await;
     }

@@ -86,7 +86,7 @@ impl Keeper {
             }
             self.deaths.0.fetch_add(1, Ordering::Relaxed);
             let wait = backoff.after(started.elapsed());
-            tracing::warn!(role = self.role.name(), ?status, ?wait, "ended by itself; starting it again");
+            tracing::warn!(role = self.role.name(), ?status, ?wait, "exited unexpectedly; restarting");
             tokio::select! {
                 () = sleep(wait) => (),
                 () = told(&mut stop) => return,

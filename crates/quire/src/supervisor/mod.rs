@@ -85,7 +85,7 @@ async fn attend(home: &Home, computes: &Readiness, ready: impl FnOnce()) -> Resu
 }
 
 fn say_trouble(home: &Home, trouble: &Trouble) -> Result<()> {
-    tracing::error!(%trouble, "a compute does not start; storage is up, and the start is tried again");
+    tracing::error!(%trouble, "a compute does not start; storage is up, will retry the start");
     let text = format!("{}\n{trouble}\n", std::process::id());
     Ok(publish(&home.trouble_file(), text.as_bytes(), Durability::Process)?)
 }

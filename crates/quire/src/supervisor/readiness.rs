@@ -82,7 +82,7 @@ impl Readiness {
     /// Fails if a role that is not ready is not to be waited for any longer.
     fn give_up(&self, role: &Role, deaths: &Deaths, begun: Instant, timeout: Duration) -> Result<()> {
         if deaths.count() >= DEATHS_MAX {
-            bail!("{} ends again and again; {}", role.name(), self.end_of_log(role));
+            bail!("{} keeps exiting; {}", role.name(), self.end_of_log(role));
         }
         if begun.elapsed() > timeout {
             let (name, seconds, log) = (role.name(), timeout.as_secs(), self.end_of_log(role));
