@@ -6,7 +6,7 @@
 //! another has missed.
 
 use crate::postgres::Postgres;
-use crate::start::Session;
+use crate::session::Session;
 use crate::{Config, Error, conf, server};
 use quire_types::Lsn;
 use std::fs::{self, Metadata};
@@ -50,9 +50,9 @@ fn check_process(config: &Config, pid: i32) -> Result<(), String> {
         return Err(format!("it works in {} and not in {}", elsewhere.display(), config.pgdata().display()));
     }
     let mapped = fs::read(process.join("maps")).map_err(unreadable)?;
-    match String::from_utf8_lossy(&mapped).contains(crate::agent::SHIM) {
+    match String::from_utf8_lossy(&mapped).contains(crate::postgres::SHIM) {
         true => Ok(()),
-        false => Err(format!("{} is not loaded in it", crate::agent::SHIM)),
+        false => Err(format!("{} is not loaded in it", crate::postgres::SHIM)),
     }
 }
 

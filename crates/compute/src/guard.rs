@@ -13,7 +13,7 @@
 //! or if a second relation differs, full-page writes come back for the branch.
 
 use crate::as_written::AsWritten;
-use crate::fill::{CacheFile, Files};
+use crate::fill::files::{CacheFile, Files};
 use crate::kept::KeptFiles;
 use crate::materialise::Materialiser;
 use crate::{Error, as_written};

@@ -1,11 +1,12 @@
 //! The agent's HTTP interface: `/status` and `/metrics` to look, the rest to give orders, which are answered when carried out.
 
-use crate::agent::Handle;
+use crate::covered::PAGES_WANTED;
+use crate::handle::Handle;
 use crate::kept::settings;
 use crate::metrics::FetchReason;
 use crate::quorum::QuorumStatus;
 use crate::throttle::Throttled;
-use crate::{Error, conf, evidence, sample};
+use crate::{Error, conf, evidence};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -194,7 +195,7 @@ impl Handle {
             version: server.to_string(),
             doubt: version::CURRENT.doubts(server),
             compared: self.covered().counts(server),
-            wanted: sample::PAGES_WANTED,
+            wanted: PAGES_WANTED,
         }
     }
 

@@ -4,13 +4,14 @@
 //! in it is older than the start; a directory of an earlier term, or from before a crash, is thrown away first.
 
 use crate::kept::settings::AUTO_CONF;
+use crate::last_checkpoint::LastCheckpoint;
 use crate::owner::Owner;
 use crate::users_files::UsersFiles;
 use crate::{Config, Error, conf, place, tablespaces};
 use bytes::Bytes;
 use quire_cache::ComputeDir;
-use quire_types::{Key, Lsn, RelTag, Writer};
-use quire_wal::{CheckpointState, ControlFile, DataPath, DatabaseState, version};
+use quire_types::{Key, RelTag, Writer};
+use quire_wal::{ControlFile, DataPath, DatabaseState, version};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -67,15 +68,6 @@ const VERSION: &str = "PG_VERSION";
 
 /// `REPLICATION_STATE_MAGIC` of `origin.c`.
 const ORIGIN_MAGIC: u32 = 0x1257_DADE;
-
-/// The shutdown checkpoint that the log ends with.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct LastCheckpoint {
-    /// Start of its record.
-    pub record: Lsn,
-    /// What it says.
-    pub state: CheckpointState,
-}
 
 /// Moves the data directory and its meta files out of the way, to be deleted in the background, and keeps what outlives them.
 pub fn discard(config: &Config) -> Result<Option<Vec<u8>>, Error> {

@@ -8,7 +8,7 @@
 //! first SELECT: backend -> pread     -> agent.sock  -> [`fill`]   -> pageserver -> cache file -> backend goes on
 //! ```
 //!
-//! A *session* ([`start`]) is one term of the quorum: it begins with a won election and an empty data directory, and ends with a crash, a
+//! A *session* ([`session`], begun by [`start`]) is one term of the quorum: it begins with a won election and an empty data directory, and ends with a crash, a
 //! fence or a cold restart. Nothing that PostgreSQL wrote locally outlives it but configuration files, and what [`kept`] has sent to
 //! storage. The [`agent`] begins
 //! sessions, runs `postgres` in them ([`postgres`]), and is what people and programs talk to ([`http`]).
@@ -26,20 +26,28 @@ pub mod agent;
 pub mod as_written;
 pub mod bootstrap;
 pub mod bound;
+pub mod cached_files;
 pub mod conf;
 pub mod config;
+pub mod covered;
 pub mod descriptors;
+pub mod difference;
 pub mod error;
 pub mod evidence;
 pub mod fill;
+pub mod fullness;
 pub mod guard;
+pub mod handle;
 pub mod http;
 pub mod import;
 pub mod kept;
+pub mod last_checkpoint;
 pub mod layout;
+pub mod log_end;
 pub mod materialise;
 pub mod metrics;
 pub mod orphans;
+pub mod outdated;
 pub mod owner;
 pub mod page_client;
 mod place;
@@ -48,8 +56,11 @@ pub mod pushdown;
 pub mod quorum;
 pub mod sample;
 pub mod server;
+pub mod session;
+pub mod setting;
 pub mod start;
 mod stopped;
+pub mod storage_position;
 mod supervisor;
 mod tablespaces;
 pub mod throttle;
@@ -58,7 +69,8 @@ mod users_files;
 pub mod verify;
 pub mod warm_up;
 
-pub use agent::{Agent, Handle};
+pub use agent::Agent;
 pub use bootstrap::bootstrap;
 pub use config::Config;
 pub use error::Error;
+pub use handle::Handle;

@@ -1,6 +1,6 @@
 //! What a compute agent measures.
 
-use crate::quorum::QuorumStatus;
+use crate::quorum::status::QuorumStatus;
 use crate::throttle::{COMPONENTS, Throttle, Throttled};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};

@@ -25,6 +25,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
+/// The file name of the shim in a compute\'s directory.
+pub(crate) const SHIM: &str = "libquire_shim.so";
+
 const READY_POLL: Duration = Duration::from_millis(20);
 /// How much of the log's end is searched for an error.
 const LAST_WORDS_BYTES_MAX: usize = 64 << 10;

@@ -4,7 +4,7 @@
 //! transaction with a logical message does. Then storage is asked what it has learnt from the log.
 
 use crate::postgres::{self, Postgres};
-use crate::start::Session;
+use crate::session::Session;
 use crate::{Config, Error, conf};
 use nix::sys::signal::Signal;
 use quire_types::{CodecError, Key};

@@ -5,10 +5,11 @@
 //! becomes a cold one, for there is no place in the log between two servers over one data directory: what a new server logs
 //! first, before anybody could connect to it, must follow the record.
 
+use crate::covered::PAGES_WANTED;
 use crate::owner::Owner;
 use crate::page_client::PageClient;
-use crate::start::Setting;
-use crate::{Config, Error, sample};
+use crate::setting::Setting;
+use crate::{Config, Error};
 use quire_types::{Key, Lsn};
 use quire_wal::{ServerVersion, version};
 use std::process::{Command, Stdio};
@@ -68,7 +69,7 @@ pub async fn check_running(client: &Client, recorded: ServerVersion) -> Result<(
 /// Says in the log what is not known of a server.
 pub fn warn_of(server: ServerVersion, verify_rate: u32) {
     if let Some(doubt) = version::CURRENT.doubts(server) {
-        let pages = sample::PAGES_WANTED;
+        let pages = PAGES_WANTED;
         match verify_rate {
             0 => tracing::warn!("{doubt}; nothing that it writes is compared, because of --verify-rate 0"),
             _ => tracing::warn!("{doubt}; every page that it writes is compared until {pages} of each kind were equal"),

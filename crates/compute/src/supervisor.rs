@@ -14,11 +14,11 @@
 //! Invariants: `postgres` runs only within a [`Session`]; a session whose `postgres` did not end cleanly is not used again; a fenced
 //! compute is never started again, whatever else went wrong at the same moment.
 
-use crate::agent::{Command, Handle, Order, Phase};
+use crate::handle::{Command, Handle, Order, Phase};
 use crate::kept::settings::Choice;
 use crate::postgres::{self, Postgres};
-use crate::start::Session;
-use crate::{Error, admission, conf, orphans, server, stopped};
+use crate::session::Session;
+use crate::{Error, admission, conf, orphans, server, start, stopped};
 use nix::sys::signal::Signal;
 use std::future::Future;
 use std::pin::Pin;
@@ -321,7 +321,7 @@ async fn bring_up(handle: Handle, choice: Choice, reason: String) -> Result<Arc<
     let setting = handle.setting();
     let session = match handle.session() {
         Some(session) => session,
-        None => Arc::new(Session::cold_start(setting, choice, &reason).await?),
+        None => Arc::new(start::cold_start(setting, choice, &reason).await?),
     };
     handle.set_session(session.clone());
     conf::write_files(&setting.config, setting.owner)?;

@@ -5,8 +5,8 @@
 //! directory, because the location is the user's and may not be there any more; but behind links as well, since PostgreSQL leaves a
 //! tablespace that is not behind a link out of its base backups.
 
+use crate::cached_files::names;
 use crate::owner::Owner;
-use crate::verify::names;
 use crate::{Error, place};
 use quire_wal::version;
 use std::fs;

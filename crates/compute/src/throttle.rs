@@ -11,7 +11,7 @@
 //! Nothing fails because of it. The WAL that is about to be shipped does not count, so however long one flush is, ingest can
 //! catch up with what was shipped before, and the wait ends.
 
-use crate::bound::Fullness;
+use crate::fullness::Fullness;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use quire_types::Lsn;
 use serde::Serialize;

@@ -3,46 +3,16 @@
 //! A package manager replaces the programs under a running server, which goes on with what it has loaded until it is restarted. The
 //! agent is not told, so it looks at the file from time to time, and asks for its version when it is another file.
 
-use crate::agent::Handle;
+use crate::handle::Handle;
+use crate::outdated::Outdated;
 use crate::postgres;
 use crate::{Config, Error};
-use serde::Serialize;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
-
-/// Two versions of one PostgreSQL, in its own words, such as `15.18 (Debian 15.18-0+deb12u1)`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Outdated {
-    /// What runs.
-    pub running: String,
-    /// What the next start runs.
-    pub installed: String,
-}
-
-impl Outdated {
-    fn new(running: &str, installed: &str) -> Option<Outdated> {
-        let differ = running != installed;
-        differ.then(|| Outdated { running: running.to_owned(), installed: installed.to_owned() })
-    }
-
-    /// What somebody has to know and do. The numbers say it, unless only the packages differ.
-    pub fn note(&self) -> String {
-        let (running, installed) = match (number(&self.running), number(&self.installed)) {
-            (running, installed) if running != installed => (running, installed),
-            _ => (self.running.as_str(), self.installed.as_str()),
-        };
-        format!("PostgreSQL {running} is running, {installed} is installed: run `quire compute restart`")
-    }
-}
-
-/// The number in a version.
-fn number(version: &str) -> &str {
-    version.split_whitespace().next().unwrap_or(version)
-}
 
 /// Which file a program is, as far as it is seen without reading it.
 type Identity = (u64, u64, u64, Option<SystemTime>);
@@ -106,21 +76,5 @@ async fn installed_version(config: &Config) -> Result<String, Error> {
             status: output.status.to_string(),
             output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
         }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_note_has_the_numbers_or_if_they_are_the_same_the_packages() {
-        assert_eq!(Outdated::new("15.18", "15.18"), None);
-        let note = |running, installed| Outdated::new(running, installed).expect("they differ").note();
-        assert_eq!(
-            note("15.18 (Debian 15.18-0+deb12u1)", "15.20 (Debian 15.20-0+deb12u1)"),
-            "PostgreSQL 15.18 is running, 15.20 is installed: run `quire compute restart`"
-        );
-        assert!(note("15.18 (Debian 1)", "15.18 (Debian 2)").contains("15.18 (Debian 1) is running, 15.18 (Debian 2)"));
     }
 }

@@ -2,9 +2,9 @@
 
 use quire_cache::{ControlMap, ControlSettings, FlushOutcome};
 use quire_compute::as_written::PartialPages;
-use quire_compute::bound::Fullness;
 use quire_compute::config::{FETCH_SECONDS_MAX, LAG_BYTES_MAX};
-use quire_compute::layout::LastCheckpoint;
+use quire_compute::fullness::Fullness;
+use quire_compute::last_checkpoint::LastCheckpoint;
 use quire_compute::quorum::local_wal::{LocalWal, TIMELINE};
 use quire_compute::quorum::{LinkStatus, Quorum, QuorumStatus, Source, Won};
 use quire_compute::throttle::Throttle;

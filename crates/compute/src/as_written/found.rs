@@ -1,8 +1,8 @@
 //! Reading pages out of the cache's files while nobody writes them.
 
 use super::{PartialPages, lsn_of};
-use crate::fill::{CacheFile, Files};
-use crate::verify::NOTHING;
+use crate::difference::NOTHING;
+use crate::fill::files::{CacheFile, Files};
 use bytes::Bytes;
 use quire_cache::protocol::{self, Look};
 use quire_cache::{CacheError, FileId};

@@ -31,11 +31,11 @@
 //! - a mark is taken off while the block is owned, together with the reading of the page, and put on again if storage did not take it.
 
 mod found;
-mod partial;
+pub mod partial;
 
 use crate::Error;
-use crate::bound::is_unlogged;
-use crate::fill::Files;
+use crate::cached_files::is_unlogged;
+use crate::fill::files::Files;
 use crate::metrics::Metrics;
 use crate::page_client::{PageClient, PageError};
 use crate::quorum::Quorum;

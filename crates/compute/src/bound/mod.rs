@@ -13,21 +13,21 @@
 //! Never dropped: SLRU pages, free space maps, unlogged and temporary relations, pages without an LSN, sequences, and whatever storage
 //! still has to be given as PostgreSQL wrote it ([`crate::as_written`]).
 
-mod fullness;
 mod horizon;
 mod observer;
 mod sweep;
 
 use crate::as_written::PartialPages;
 use crate::fill::Files;
+use crate::fullness::Fullness;
 use crate::metrics::Metrics;
-use crate::start::{Session, Setting};
+use crate::page_client::PageClient;
+use crate::quorum::Quorum;
 use crate::{Config, Error};
-pub use fullness::Fullness;
 use observer::{Observer, Safe};
+use quire_cache::ControlMap;
 use std::sync::Arc;
 use std::time::Duration;
-pub use sweep::is_unlogged;
 use sweep::{Hand, Inventory, Quota, sweep};
 use tokio::sync::watch;
 
@@ -39,6 +39,27 @@ const FILL_BYTES_PER_SECOND: u64 = 1 << 30;
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const INTERVAL_EVERYTHING: Duration = Duration::from_millis(30);
 
+/// What it takes to keep a cache within its bound.
+#[derive(Debug)]
+pub struct Parts {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Where to count.
+    pub metrics: Arc<Metrics>,
+    /// Storage.
+    pub client: PageClient,
+    /// Knows what is committed.
+    pub quorum: Arc<Quorum>,
+    /// The memory shared with PostgreSQL.
+    pub control: Arc<ControlMap>,
+    /// The cache's files.
+    pub files: Arc<Files>,
+    /// How full it is.
+    pub fullness: Arc<Fullness>,
+    /// Pages that may not leave.
+    pub partial: Arc<PartialPages>,
+}
+
 /// Keeps one session's cache within its bound.
 #[derive(Debug)]
 pub struct Bound {
@@ -48,11 +69,10 @@ pub struct Bound {
 
 impl Bound {
     /// For a cold start's empty cache.
-    pub fn new(setting: &Setting, session: &Session, files: Arc<Files>, fullness: Arc<Fullness>) -> Bound {
-        let observer = Observer::new(setting, session);
-        let safe = observer.safe();
-        let (config, metrics, hand) = (setting.config.clone(), setting.metrics.clone(), Hand::default());
-        let partial = session.partial.clone();
+    pub fn new(parts: Parts) -> Bound {
+        let Parts { config, metrics, client, quorum, control, files, fullness, partial } = parts;
+        let observer = Observer::new(config.clone(), client, quorum, control);
+        let (safe, hand) = (observer.safe(), Hand::default());
         Bound { observer, sweeper: Sweeper { config, files, metrics, fullness, partial, safe, hand } }
     }
 

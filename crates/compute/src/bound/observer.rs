@@ -3,7 +3,6 @@
 use super::horizon::{Horizon, Running};
 use crate::page_client::PageClient;
 use crate::quorum::Quorum;
-use crate::start::{Session, Setting};
 use crate::{Config, Error, postgres};
 use quire_cache::ControlMap;
 use quire_types::Lsn;
@@ -51,13 +50,13 @@ pub struct Observer {
 
 impl Observer {
     /// For a session that has written nothing yet.
-    pub fn new(setting: &Setting, session: &Session) -> Observer {
-        let (horizon, readable) = (Horizon::new(), session.control.start_lsn());
+    pub fn new(config: Arc<Config>, client: PageClient, quorum: Arc<Quorum>, control: Arc<ControlMap>) -> Observer {
+        let (horizon, readable) = (Horizon::new(), control.start_lsn());
         Observer {
-            config: setting.config.clone(),
-            client: session.client.clone(),
-            quorum: session.quorum.clone(),
-            control: session.control.clone(),
+            config,
+            client,
+            quorum,
+            control,
             sql: None,
             safe: watch::Sender::new(Safe { epoch: horizon.safe(), readable }),
             horizon,

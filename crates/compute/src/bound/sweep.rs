@@ -4,8 +4,8 @@
 //! over, and loses a touch. So a scan, which touches each block once, drives out nothing but its own blocks.
 
 use crate::as_written::PartialPages;
+use crate::cached_files::{is_unlogged, names, relation_folders};
 use crate::fill::{CacheFile, Files, key_of};
-use crate::verify::{names, relation_folders};
 use nix::sys::statvfs::statvfs;
 use quire_cache::FileId;
 use quire_cache::protocol::{self, Blocks, Dropper};
@@ -81,14 +81,6 @@ pub struct Quota {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hand {
     at: Option<(FileId, u32)>,
-}
-
-/// Whether a file is one of an unlogged relation, asked after the epoch became safe: whoever made the relation has made its init
-/// fork by then.
-pub fn is_unlogged(pgdata: &Path, id: FileId) -> bool {
-    let FileId::Relation { rel, .. } = id else { return true };
-    let init = DataPath::Relation { rel: rel.with_fork(Fork::Init), segment: 0 };
-    rel.fork != Fork::Init && pgdata.join(init.to_path()).exists()
 }
 
 /// Drops pages until the quota is met or nothing more may go; how many went.

@@ -17,8 +17,9 @@ mod replay;
 pub use quire_protocol::chain_file::{ChainFile, ChainFileError};
 pub use replay::{Difference, Replay, Step};
 
-use crate::start::Session;
-use crate::verify::{CachedPage, NOTHING, Page, first_difference};
+use crate::cached_files::{CachedPage, Page};
+use crate::difference::{NOTHING, first_difference};
+use crate::session::Session;
 use crate::{Config, Error};
 use quire_files::{Durability, publish};
 use quire_protocol::page_version::{PageVersion, encoded_bytes};

@@ -4,7 +4,7 @@
 //! later one did not write them although it should have.
 
 use super::{ChainFile, Evidence};
-use crate::verify::differences;
+use crate::difference::differences;
 use bytes::Bytes;
 use quire_protocol::page_version::{PageVersion, VersionKind};
 use quire_redo::Delta;

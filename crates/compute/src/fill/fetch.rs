@@ -8,7 +8,7 @@ use super::files::{CacheFile, Files};
 use super::prefetch::PrefetchQueue;
 use super::read_ahead::{ReadAhead, Step, WINDOW_BLOCKS_MAX};
 use crate::Config;
-use crate::bound::Fullness;
+use crate::fullness::Fullness;
 use crate::metrics::{FetchReason, Metrics};
 use crate::page_client::PageClient;
 use parking_lot::{Mutex, MutexGuard};

@@ -5,7 +5,7 @@
 //! (`fetch`); the answer says only that they are there. All of it runs in one thread (`thread`), which therefore must not block.
 
 mod fetch;
-mod files;
+pub mod files;
 mod prefetch;
 mod read_ahead;
 mod thread;
@@ -18,7 +18,6 @@ use crate::materialise::Materialiser;
 use crate::owner::Owner;
 use crate::page_client::PageError;
 use crate::quorum::{Quorum, local_wal::LocalWal};
-use crate::start::{Session, Setting};
 use crate::{Config, Error, place};
 pub use fetch::Fetcher;
 use files::FileError;
@@ -41,17 +40,17 @@ const REQUESTS_READ: usize = 8;
 /// Everything a request may need.
 #[derive(Debug)]
 pub struct FillServer {
-    fetcher: Arc<Fetcher>,
-    materialiser: Arc<Materialiser>,
-    kept: Arc<KeptFiles>,
-    as_written: Arc<AsWritten>,
-    guard: Arc<Guard>,
-    quorum: Arc<Quorum>,
-    control: Arc<ControlMap>,
-    owner: Owner,
-    pg_wal: PathBuf,
+    pub(crate) fetcher: Arc<Fetcher>,
+    pub(crate) materialiser: Arc<Materialiser>,
+    pub(crate) kept: Arc<KeptFiles>,
+    pub(crate) as_written: Arc<AsWritten>,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) quorum: Arc<Quorum>,
+    pub(crate) control: Arc<ControlMap>,
+    pub(crate) owner: Owner,
+    pub(crate) pg_wal: PathBuf,
     /// Where the log began; there is no WAL before.
-    log_start: Lsn,
+    pub(crate) log_start: Lsn,
 }
 
 /// Why a request was not served.
@@ -78,22 +77,6 @@ pub enum FillError {
 }
 
 impl FillServer {
-    /// A server for the processes of a session.
-    pub fn new(setting: &Setting, session: &Session, fetcher: Arc<Fetcher>) -> FillServer {
-        FillServer {
-            fetcher,
-            materialiser: session.materialiser.clone(),
-            kept: session.kept.clone(),
-            as_written: session.as_written.clone(),
-            guard: session.guard.clone(),
-            quorum: session.quorum.clone(),
-            control: session.control.clone(),
-            owner: setting.owner,
-            pg_wal: setting.config.pgdata().join("pg_wal"),
-            log_start: session.won.identity.start,
-        }
-    }
-
     /// Listens on the compute's socket until aborted, in the runtime that this is called within.
     pub fn listen(self: Arc<FillServer>, config: &Config) -> Result<AbortHandle, Error> {
         let path = ComputeDir::new(&config.dir).socket();

@@ -7,9 +7,8 @@
 
 use super::{KeptFiles, PATIENCE};
 use crate::Error;
-use crate::materialise::Database;
+use crate::cached_files::{names, relation_folders};
 use crate::page_client::PageError;
-use crate::verify::{names, relation_folders};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use quire_protocol::page::{SMALL_FILE_BYTES_MAX, SmallFile};
@@ -25,6 +24,14 @@ use std::time::Duration;
 const INTERVAL: Duration = Duration::from_secs(30);
 
 /// What tells a file that has not changed.
+/// A database as storage had it at the start.
+pub trait StoredDatabase: Sync {
+    /// Its tablespace and its OID.
+    fn id(&self) -> (u32, u32);
+    /// Whether it had a relation.
+    fn has(&self, relation: u32) -> impl Future<Output = Result<bool, Error>> + Send;
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Stamp {
     inode: u64,
@@ -88,13 +95,13 @@ impl FreeSpaceMaps {
     }
 
     /// Forgets the maps of relations that storage did not have at the start.
-    pub async fn forget_strangers(&self, database: &Database) {
-        if let Err(error) = self.try_forget_strangers(database).await {
+    pub async fn forget_unknown(&self, database: &impl StoredDatabase) {
+        if let Err(error) = self.try_forget_unknown(database).await {
             tracing::debug!(%error, "free space maps of relations that are gone are forgotten later");
         }
     }
 
-    async fn try_forget_strangers(&self, database: &Database) -> Result<(), Error> {
+    async fn try_forget_unknown(&self, database: &impl StoredDatabase) -> Result<(), Error> {
         let (tablespace, oid) = database.id();
         let prefix = format!("fsm/{tablespace}/{oid}/");
         let mut after = String::new();
@@ -117,7 +124,7 @@ impl FreeSpaceMaps {
     }
 
     /// Whether a map's relation was there at the start or has sent one since.
-    async fn is_wanted(&self, database: &Database, relation: u32) -> Result<bool, Error> {
+    async fn is_wanted(&self, database: &impl StoredDatabase, relation: u32) -> Result<bool, Error> {
         let (tablespace, oid) = database.id();
         let rel = RelTag { tablespace, database: oid, relation, fork: Fork::Main };
         Ok(self.sent().contains_key(&rel) || database.has(relation).await?)

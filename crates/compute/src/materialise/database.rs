@@ -6,7 +6,7 @@
 
 use super::files::{Maker, Relation};
 use crate::Error;
-use crate::kept::free_space::FreeSpaceMaps;
+use crate::kept::free_space::{FreeSpaceMaps, StoredDatabase};
 use crate::page_client::PageClient;
 use bytes::Bytes;
 use quire_protocol::page::MAX_KEYS;
@@ -142,7 +142,7 @@ impl Database {
             self.state.send_replace(State::Making);
         }
         self.state.send_replace(State::Complete);
-        self.parts.maps.forget_strangers(&self).await;
+        self.parts.maps.forget_unknown(&*self).await;
     }
 
     async fn make_folders(&self) -> Result<(), Error> {
@@ -215,9 +215,14 @@ impl Database {
     pub fn id(&self) -> (u32, u32) {
         (self.tablespace, self.database)
     }
+}
 
-    /// Whether storage had a relation at the start.
-    pub async fn has(&self, relation: u32) -> Result<bool, Error> {
+impl StoredDatabase for Database {
+    fn id(&self) -> (u32, u32) {
+        Database::id(self)
+    }
+
+    async fn has(&self, relation: u32) -> Result<bool, Error> {
         Ok(!self.some(relation, relation).await?.0.is_empty())
     }
 }

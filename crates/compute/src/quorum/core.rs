@@ -5,9 +5,9 @@
 //! ships a flush and the one that receives the answers share it without a queue between them.
 
 use super::link::{LinkProgress, SafekeeperLink};
-use super::reader::ReadJob;
+use super::read_job::ReadJob;
 use super::shipped::Shipped;
-use super::{LinkStatus, QuorumStatus, View, Won};
+use super::status::{LinkStatus, QuorumStatus, View, Won};
 use crate::Error;
 use bytes::Bytes;
 use quire_cache::{AgentState, ControlMap, FlushRequest};

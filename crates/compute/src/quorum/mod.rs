@@ -24,11 +24,13 @@ mod core;
 mod event_loop;
 mod link;
 pub mod local_wal;
+mod read_job;
 mod reader;
 mod shipped;
 mod shipper;
+pub mod status;
 
-use crate::layout::LastCheckpoint;
+use crate::last_checkpoint::LastCheckpoint;
 use crate::{Config, Error};
 use bytes::Bytes;
 use core::Core;
@@ -37,12 +39,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 use quire_cache::ControlMap;
 use quire_consensus::proposer;
-use quire_protocol::quorum::LogIdentity;
 use quire_protocol::quorum_client::{ClientError, QuorumClient};
-use quire_types::{BranchKey, Lsn, NodeId, Term};
+use quire_types::{BranchKey, Lsn, NodeId};
 use quire_wal::WalStream;
-use serde::Serialize;
 pub use shipper::Source;
+pub use status::{LinkStatus, QuorumStatus, View, Won};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,61 +54,6 @@ use tokio::sync::watch;
 
 /// How long a safekeeper that is asked for WAL may take to connect and for each answer.
 const READ_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A won election.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Won {
-    /// The term.
-    pub term: Term,
-    /// The end of the log, a record boundary; not all of it need be committed yet.
-    pub end_of_log: Lsn,
-    /// Which safekeeper has all of it.
-    pub donor: usize,
-    /// Which log it is.
-    pub identity: LogIdentity,
-}
-
-/// What others wait for.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct View {
-    /// The election, once won.
-    pub elected: Option<Won>,
-    /// A higher term, once seen.
-    pub fenced: Option<Term>,
-    /// Why the commit path cannot go on.
-    pub failed: Option<String>,
-}
-
-/// One safekeeper, for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct LinkStatus {
-    /// Its address.
-    #[serde(rename = "addr")]
-    pub address: SocketAddr,
-    /// Whether it takes this term's WAL.
-    pub connected: bool,
-    /// What it has flushed.
-    pub flush: Option<Lsn>,
-    /// Why it is not connected, or why the last connection ended.
-    pub trouble: Option<String>,
-}
-
-/// The quorum, for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct QuorumStatus {
-    /// How many safekeepers take this term's WAL.
-    pub connected: usize,
-    /// Whether commits wait for want of a majority.
-    pub lost: bool,
-    /// The term, while it is held.
-    pub term: Option<Term>,
-    /// End of the WAL handed to the quorum.
-    pub written: Option<Lsn>,
-    /// End of what is committed.
-    pub committed: Option<Lsn>,
-    /// Each safekeeper.
-    pub safekeepers: Vec<LinkStatus>,
-}
 
 /// What the threads share.
 #[derive(Debug)]

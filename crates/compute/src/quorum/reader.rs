@@ -6,29 +6,12 @@
 use super::Shared;
 use super::core::Core;
 use super::local_wal::LocalWal;
-use super::shipped::Range;
+use super::read_job::ReadJob;
 use bytes::Bytes;
 use quire_protocol::quorum_client::QuorumClient;
-use quire_types::{Lsn, Term};
+use quire_types::Lsn;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
-
-/// WAL that the proposer needs for an acceptor.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ReadJob {
-    /// Who lacks it.
-    pub acceptor: usize,
-    /// The proposer's term.
-    pub term: Term,
-    /// First byte.
-    pub begin: Lsn,
-    /// One past the last byte.
-    pub end: Lsn,
-    /// What of it, and around it, was shipped from the local files; empty if that is not known.
-    pub shipped: Vec<Range>,
-    /// Who has it, best first.
-    pub sources: Vec<SocketAddr>,
-}
 
 /// Serves jobs until nobody can send one any more.
 pub fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<ReadJob>) {
@@ -112,6 +95,7 @@ mod tests {
     use super::*;
     use crate::owner::Owner;
     use crate::quorum::shipped::Shipped;
+    use quire_types::Term;
 
     const SEGMENT: u64 = 1 << 20;
     const START: Lsn = Lsn(3 * SEGMENT);

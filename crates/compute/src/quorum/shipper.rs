@@ -17,7 +17,7 @@
 use super::local_wal::LocalWal;
 use super::{Shared, event_loop};
 use crate::Error;
-use crate::as_written::PartialPages;
+use crate::as_written::partial::PartialPages;
 use crate::throttle::Throttle;
 use bytes::{Buf, BytesMut};
 use quire_cache::{AgentState, ControlMap, FlushRequest};

@@ -6,9 +6,10 @@
 //! then has the page only later, with the same LSN.
 
 use crate::Error;
+use crate::cached_files::{CachedPage, Page};
+use crate::difference::first_difference;
 use crate::page_client::PageError;
-use crate::start::Session;
-use crate::verify::{CachedPage, Page, first_difference};
+use crate::session::Session;
 use bytes::Bytes;
 use quire_protocol::page::ErrorCode;
 use quire_types::{Key, Lsn, RelTag};

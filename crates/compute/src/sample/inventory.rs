@@ -5,7 +5,7 @@
 //! from storage: of several that are drawn the first with an LSN of this term is taken.
 
 use super::compare::Scope;
-use crate::verify::{CachedFile, CachedPage, relation_files, relation_folders};
+use crate::cached_files::{CachedFile, CachedPage, relation_files, relation_folders};
 use quire_cache::ComputeDir;
 use quire_types::{Fork, RelTag};
 use quire_wal::{DataPath, page};

@@ -24,12 +24,10 @@ mod compare;
 mod coverage;
 mod inventory;
 
-pub use coverage::{Covered, PAGES_WANTED};
-
-use crate::agent::Handle;
+use crate::cached_files::CachedPage;
 use crate::evidence::{self, Case};
-use crate::start::Session;
-use crate::verify::CachedPage;
+use crate::handle::Handle;
+use crate::session::Session;
 use crate::{Error, conf, postgres};
 use compare::{Comparison, Finding, Mismatch, Scope};
 use coverage::Sweep;

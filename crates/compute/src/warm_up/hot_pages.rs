@@ -10,8 +10,8 @@
 //!
 //! Little endian. It is a hint: a file that is damaged, or that another version wrote, is as good as none.
 
+use crate::cached_files::{names, relation_folders};
 use crate::fill::path_of;
-use crate::verify::{names, relation_folders};
 use crate::{Config, Error};
 use quire_cache::protocol::{BlockState, Blocks};
 use quire_cache::{ComputeDir, FileId, Meta};

@@ -2,8 +2,8 @@
 
 use crate::Error;
 use quire_cache::protocol::{BlockState, Blocks};
-use quire_cache::{ComputeDir, Meta};
-use quire_types::{Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag};
+use quire_cache::{ComputeDir, FileId, Meta};
+use quire_types::{Fork, Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag};
 use quire_wal::DataPath;
 use std::fs::{self, File};
 use std::ops::Range;
@@ -104,6 +104,14 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>, Error> {
         Err(error) => return Err(Error::file("list", folder)(error)),
     };
     Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
+/// Whether a file is one of an unlogged relation, asked after the epoch became safe: whoever made the relation has made its init
+/// fork by then.
+pub(crate) fn is_unlogged(pgdata: &Path, id: FileId) -> bool {
+    let FileId::Relation { rel, .. } = id else { return true };
+    let init = DataPath::Relation { rel: rel.with_fork(Fork::Init), segment: 0 };
+    rel.fork != Fork::Init && pgdata.join(init.to_path()).exists()
 }
 
 /// Whether a page is not in the cache; one that is being written is not looked at either.

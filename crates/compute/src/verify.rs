@@ -6,16 +6,13 @@
 //!
 //! Not compared: free space maps (advisory), unlogged and temporary relations (never in storage), SLRU areas (no LSNs).
 
-mod cached_page;
-mod difference;
-
+use crate::cached_files::{CachedFile, CachedPage, relation_files, relation_folders};
+use crate::difference::{NOTHING, first_difference};
 use crate::evidence::{self, Case};
 use crate::page_client::PageError;
-use crate::start::Session;
+use crate::session::Session;
 use crate::{Config, Error, postgres};
 use bytes::Bytes;
-pub(crate) use cached_page::{CachedFile, CachedPage, Page, names, relation_files, relation_folders};
-pub(crate) use difference::{NOTHING, differences, first_difference};
 use quire_cache::ComputeDir;
 use quire_protocol::page::ErrorCode;
 use quire_types::{Fork, Key, Lsn, RelTag};
