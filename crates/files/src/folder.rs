@@ -2,10 +2,12 @@
 
 use crate::error::PublishError;
 use crate::fault;
-use crate::staged::ASIDE_SUFFIX;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+
+/// Ends the name of a file that is not in place yet.
+pub const ASIDE_SUFFIX: &str = ".tmp";
 
 /// Makes the entry of `path` in its folder durable.
 pub fn sync_folder_of(path: &Path) -> io::Result<()> {

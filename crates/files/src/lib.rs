@@ -28,5 +28,5 @@ mod folder;
 mod staged;
 
 pub use error::PublishError;
-pub use folder::{create_folder, publish_folder, remove, remove_leftovers, sync_content, sync_folder_of};
-pub use staged::{ASIDE_SUFFIX, Durability, Staged, publish};
+pub use folder::{ASIDE_SUFFIX, create_folder, publish_folder, remove, remove_leftovers, sync_content, sync_folder_of};
+pub use staged::{Durability, Staged, publish};

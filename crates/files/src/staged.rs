@@ -2,16 +2,13 @@
 
 use crate::error::PublishError;
 use crate::fault;
-use crate::folder::sync_name_of;
+use crate::folder::{ASIDE_SUFFIX, sync_name_of};
 use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Ends the name of a file that is not in place yet.
-pub const ASIDE_SUFFIX: &str = ".tmp";
 
 const BUFFER_BYTES: usize = 1 << 18;
 

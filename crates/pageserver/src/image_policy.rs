@@ -73,6 +73,15 @@ pub fn choose(
     }
 }
 
+/// Why an image was made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ImageReason {
+    /// The chain crossed a threshold.
+    Threshold,
+    /// A read met a chain past the threshold.
+    Read,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,12 +3,16 @@
 //! Each queued page puts one token with its shard into the pool. A worker takes a token and makes the next image of
 //! that shard, so branches are served in the order in which their pages were queued.
 
-use crate::shard_pages::{ImageOutcome, ShardPages};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
-use tracing::error;
+
+/// Has pages that wait for an image.
+pub trait HasBacklog: Send + Sync + std::fmt::Debug {
+    /// Makes the image of the page that has waited longest.
+    fn work_off(&self);
+}
 
 /// Work for the threads.
 #[derive(Debug, Default)]
@@ -19,7 +23,7 @@ pub struct ImagePool {
 
 #[derive(Debug, Default)]
 struct Inner {
-    tokens: VecDeque<Weak<ShardPages>>,
+    tokens: VecDeque<Weak<dyn HasBacklog>>,
     ended: bool,
 }
 
@@ -39,8 +43,8 @@ impl ImagePool {
     }
 
     /// One more page of this shard waits.
-    pub fn add(&self, pages: &Weak<ShardPages>) {
-        self.lock().tokens.push_back(Weak::clone(pages));
+    pub fn add(&self, shard: Weak<dyn HasBacklog>) {
+        self.lock().tokens.push_back(shard);
         self.changed.notify_one();
     }
 
@@ -53,13 +57,13 @@ impl ImagePool {
     fn work(&self) {
         while let Some(token) = self.next() {
             quire_crash::plant("pageserver.images");
-            if let Some(ImageOutcome::Failed(key, reason)) = token.upgrade().and_then(|line| line.make_next_image()) {
-                error!(%key, %reason, "cannot make an image; reads of the page will fail");
+            if let Some(shard) = token.upgrade() {
+                shard.work_off();
             }
         }
     }
 
-    fn next(&self) -> Option<Weak<ShardPages>> {
+    fn next(&self) -> Option<Weak<dyn HasBacklog>> {
         let waiting = |inner: &mut Inner| inner.tokens.is_empty() && !inner.ended;
         let mut inner = self.lock();
         self.changed.wait_while(&mut inner, waiting);

@@ -35,6 +35,7 @@ pub mod pipeline;
 pub mod put_aside;
 pub mod server;
 pub mod shard;
+pub mod shard_key;
 pub mod shard_pages;
 pub mod shards;
 pub mod small_files;

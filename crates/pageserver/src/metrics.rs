@@ -1,6 +1,6 @@
 //! What a pageserver counts. One registry for each pageserver; nothing is global.
 
-use crate::shard_pages::ImageReason;
+use crate::image_policy::ImageReason;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

@@ -3,7 +3,7 @@
 //! A bug of redo would otherwise end the process each time that the page is read, with all branches. Read from the notes of panics
 //! ([`quire_crash::notes`]) when the pageserver opens; whoever removes the notes has it tried again.
 
-use crate::shard::ShardKey;
+use crate::shard_key::ShardKey;
 use quire_crash::{Note, Work, notes};
 use quire_types::{Key, Lsn};
 use std::collections::{BTreeMap, BTreeSet};

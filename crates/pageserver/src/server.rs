@@ -6,7 +6,8 @@
 use crate::error::{ReadError, StorageError};
 use crate::import::ImportError;
 use crate::manifest::Origin;
-use crate::shard::{Shard, ShardKey};
+use crate::shard::Shard;
+use crate::shard_key::ShardKey;
 use crate::shard_pages::{KeepError, ShardPages};
 use crate::shards::{ShardError, ShardState, Shards};
 use crate::small_files::FileError;

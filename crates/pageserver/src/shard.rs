@@ -8,9 +8,8 @@ use crate::small_files::{FileError, SmallFiles};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use quire_protocol::page::{FileVersion, GUARD_PREFIX, Keeping, SmallFile, WrittenPage};
-use quire_types::{BranchKey, Key, Lsn, ShardId, Term};
+use quire_types::{Key, Lsn, Term};
 use quire_wal::effects::FullPageWrites;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -22,23 +21,6 @@ const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often images are tried again that failed of files that could not be read.
 const UNREAD_IMAGES_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Names a shard of a branch.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ShardKey {
-    /// The branch.
-    pub branch: BranchKey,
-    /// The shard.
-    pub shard: ShardId,
-}
-
-impl ShardKey {
-    /// Its directory under `data_dir`.
-    pub fn directory(&self, data_dir: &Path) -> PathBuf {
-        let shard = format!("{}-{}", self.shard.number, self.shard.count);
-        data_dir.join(self.branch.project.to_string()).join(self.branch.branch.to_string()).join(shard)
-    }
-}
 
 /// An open shard.
 #[derive(Debug)]

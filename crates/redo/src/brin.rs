@@ -4,9 +4,9 @@
 //! summaries that these lead to lie on regular pages behind. A summary's TID is that of its line pointer, so a deleted
 //! summary leaves an unused line pointer rather than to shift those after it.
 
+use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
 use crate::heap_tuple::item_pointer;
-use crate::manager::{BlockRedo, ResourceManager};
 use crate::page_items::{
     Bounds, Page, add_item_in_place, delete_item_in_place, overwrite_index_item, put, set_lower, u16_at,
 };

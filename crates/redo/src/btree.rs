@@ -11,8 +11,8 @@ mod split;
 mod tuple;
 mod unlink;
 
+use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
-use crate::manager::{BlockRedo, ResourceManager};
 use crate::page_items::{Page, add_index_item, item, put, set_lower};
 use opaque::Opaque;
 use quire_types::Reader;

@@ -1,7 +1,7 @@
 //! Generic WAL: extensions' pages, logged as images or as the ranges of bytes that changed. Source: `generic_xlog.c`.
 
+use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
-use crate::manager::{BlockRedo, ResourceManager};
 use crate::page_items::{Page, put};
 use quire_types::Reader;
 use quire_wal::page::{lower, set_lsn, special, upper};

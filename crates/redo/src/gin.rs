@@ -18,9 +18,9 @@ mod posting_list;
 mod tests;
 mod unlink;
 
+use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
 use crate::heap_tuple::item_pointer_block;
-use crate::manager::{BlockRedo, ResourceManager};
 use crate::page_items::Page;
 use opaque::{FLAG_DATA, FLAG_INCOMPLETE_SPLIT, FLAG_LEAF, Opaque};
 use quire_types::Reader;

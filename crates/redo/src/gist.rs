@@ -13,9 +13,9 @@ mod split;
 #[cfg(test)]
 mod tests;
 
+use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
 use crate::index_tuple::split_first;
-use crate::manager::{BlockRedo, ResourceManager};
 use crate::page_items::{Bounds, Page, add_index_item, delete_listed_items, overwrite_index_item};
 use opaque::Opaque;
 use quire_types::{Lsn, Reader};

@@ -14,8 +14,8 @@ mod overflow;
 mod split;
 mod tuples;
 
+use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
-use crate::manager::{BlockRedo, ResourceManager};
 use crate::page_items::Page;
 use quire_wal::page::set_lsn;
 use quire_wal::rmgr::*;

@@ -5,9 +5,9 @@
 
 mod update;
 
+use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
 use crate::heap_tuple::{HeapTuple, NewHeader, TUPLE_HEADER_BYTES};
-use crate::manager::{BlockRedo, ResourceManager};
 use crate::page_items::{Page, add_heap_item, clear_flags, note_prunable, put};
 use quire_types::Reader;
 use quire_wal::page::{PD_ALL_VISIBLE, init, set_lsn};

@@ -1,9 +1,9 @@
 //! The heap's second table of operations. Source: `heap2_redo` and the `heap_xlog_*` functions of `heapam.c`.
 
+use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
 use crate::heap::{StoredHeader, XmaxChange, add_tuple, clear_all_visible, init_if_first};
 use crate::heap_tuple::HeapTuple;
-use crate::manager::{BlockRedo, ResourceManager};
 use crate::page_items::{
     Bounds, Page, offset_numbers, repair_fragmentation, set_flags, set_item_id, truncate_line_pointers,
 };

@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+mod block_redo;
 mod brin;
 mod btree;
 pub mod clog;
@@ -53,7 +54,8 @@ pub use delta::{Delta, MultixactMember, TransactionStatus};
 pub use error::{Effect, Malformed, Misfit, RecordKind, RedoError};
 pub use record_view::{BlockView, ImageUse, RecordView};
 
-use manager::{BlockRedo, after_image, is_without_pages, resource_manager};
+use block_redo::BlockRedo;
+use manager::{after_image, is_without_pages, resource_manager};
 use quire_types::{Key, Lsn, PAGE_SIZE};
 use quire_wal::{ServerVersion, page, record, rmgr};
 

@@ -1,7 +1,7 @@
 //! Sequences: one page with one tuple, written anew by each record. Source: `seq_redo`.
 
+use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
-use crate::manager::{BlockRedo, ResourceManager};
 use crate::page_items::{Bounds, Page, add_index_item, put};
 use quire_types::Reader;
 use quire_wal::page::{init, set_lsn};

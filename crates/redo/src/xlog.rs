@@ -1,7 +1,7 @@
 //! Records that carry nothing but page images. Source: `xlog_redo`.
 
+use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
-use crate::manager::{BlockRedo, ResourceManager};
 use crate::page_items::Page;
 use crate::record_view::ImageUse;
 use quire_wal::rmgr::{XLOG_FPI, XLOG_FPI_FOR_HINT, XLR_RMGR_INFO_MASK};

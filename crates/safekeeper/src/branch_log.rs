@@ -9,36 +9,17 @@
 use crate::error::BranchLogError;
 use crate::log::{Log, LogContext, Served};
 use crate::metrics::Metrics;
+use crate::published::Published;
 use crate::segments::SegmentReader;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response};
 use quire_types::{BranchKey, Lsn, ShardId, Term};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often a log that cannot be used is opened again at most.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
-
-/// What anybody may know of a branch at any time.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Published {
-    /// The acceptor's term.
-    pub term: Term,
-    /// Everything before is durable here.
-    pub flush: Lsn,
-    /// Everything before is committed.
-    pub commit: Lsn,
-    /// The oldest WAL that is kept.
-    pub oldest: Lsn,
-    /// Who follows, and what they have made durable.
-    pub followers: BTreeMap<ShardId, Lsn>,
-    /// Why the log cannot be used, if it cannot.
-    pub unusable: Option<String>,
-    /// Set when the safekeeper shuts down.
-    pub closed: bool,
-}
 
 /// A branch's log and everything around it.
 #[derive(Debug)]

@@ -3,12 +3,11 @@
 use crate::branch_log::BranchLog;
 use crate::error::{BranchLogError, SafekeeperError};
 use crate::flush_mark::FlushMark;
-use crate::log::LogContext;
+use crate::log::{LogContext, sync_names};
 use crate::metrics::Metrics;
 use crate::state_file::STATE_FILE;
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
-use quire_files::sync_folder_of;
 use quire_protocol::quorum::LogIdentity;
 use quire_types::{BranchKey, NodeId};
 use std::collections::BTreeMap;
@@ -94,11 +93,6 @@ fn lock_data_dir(data_dir: &Path, node: NodeId) -> Result<Flock<File>, Safekeepe
         return Err(SafekeeperError::OtherNode { path: data_dir.to_owned(), owner: owner.trim().to_owned(), node });
     }
     Ok(lock)
-}
-
-/// Makes the names of what is in a branch's folder, of the folder, its project's and the data directory durable.
-pub(crate) fn sync_names(branch: &Path) -> io::Result<()> {
-    branch.join(STATE_FILE).ancestors().take(4).try_for_each(sync_folder_of)
 }
 
 /// The folders that hold a branch. One that has neither a state nor anything that comes after it is what a crash left of a creation that

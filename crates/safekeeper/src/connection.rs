@@ -5,12 +5,12 @@
 
 use crate::branch_log::BranchLog;
 use crate::follower::Follower;
-use crate::safekeeper::Shared;
-use parking_lot::Mutex;
+use crate::sender::Sender;
+use crate::shared::Shared;
 use quire_protocol::frame::{Frame, FrameError};
 use quire_protocol::quorum::{ErrorCode, MAX_WAL_BYTES, Request, Response};
 use quire_types::{BranchKey, Lsn, NodeId, ShardId, Term};
-use std::io::{self, BufReader, Write};
+use std::io::BufReader;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
@@ -19,17 +19,6 @@ const READ_BUFFER_BYTES: usize = 256 << 10;
 
 /// The most messages taken together.
 const GROUP_MAX: usize = 256;
-
-/// The sending half, shared by a connection's thread and its follower's.
-#[derive(Clone, Debug)]
-pub(crate) struct Sender(Arc<Mutex<TcpStream>>);
-
-impl Sender {
-    /// Sends bytes whole.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        self.0.lock().write_all(bytes)
-    }
-}
 
 struct Connection {
     shared: Arc<Shared>,
@@ -53,7 +42,7 @@ pub(crate) fn serve(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr)
 impl Connection {
     /// Reads `Hello` and answers it.
     fn greet(shared: Arc<Shared>, stream: TcpStream) -> Result<Connection, FrameError> {
-        let sender = Sender(Arc::new(Mutex::new(stream.try_clone()?)));
+        let sender = Sender::new(stream.try_clone()?);
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
         let frame = Frame::read_blocking(&mut reader)?;
         let hello = Request::from_frame(&frame).inspect_err(|error| {

@@ -1,9 +1,10 @@
 //! Sending committed WAL to a pageserver as it is committed.
 
-use crate::branch_log::{BranchLog, Published};
-use crate::connection::Sender;
+use crate::branch_log::BranchLog;
 use crate::metrics::Metrics;
+use crate::published::Published;
 use crate::segments::SegmentReader;
+use crate::sender::Sender;
 use quire_protocol::quorum::{MAX_WAL_BYTES, Response};
 use quire_types::Lsn;
 use std::io;

@@ -1,7 +1,7 @@
 //! `/status` and `/metrics`.
 
 use crate::branch_log::BranchLog;
-use crate::safekeeper::Shared;
+use crate::shared::Shared;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -82,7 +82,8 @@ async fn status(State(shared): State<Arc<Shared>>) -> Json<Status> {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.metrics.encode(&shared.logs.all()) {
+    let logs: Vec<_> = shared.logs.all().iter().map(|log| (log.key(), log.published())).collect();
+    match shared.metrics.encode(&logs) {
         Ok(text) => {
             let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, open_metrics)], text).into_response()

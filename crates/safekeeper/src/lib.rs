@@ -44,10 +44,14 @@ mod http;
 mod log;
 mod metrics;
 mod prepared;
+mod published;
 mod recover;
 mod safekeeper;
+mod segment_folder;
 mod segment_thread;
 mod segments;
+mod sender;
+mod shared;
 mod state_file;
 
 pub use error::{BranchLogError, SafekeeperError, StateError};

@@ -1,19 +1,21 @@
 //! An acceptor with its disk: carries out the acceptor's actions on the state file and the WAL segments.
 
-use crate::branch_log::Published;
-use crate::branch_logs::sync_names;
 use crate::error::BranchLogError;
 use crate::flush_mark::FlushMark;
+use crate::published::Published;
 use crate::recover::{cut_and_flush, find_end};
+use crate::segment_folder::SegmentFolder;
 use crate::segment_thread::SegmentThread;
-use crate::segments::{SegmentFolder, SegmentWriter};
-use crate::state_file::StateFile;
+use crate::segments::SegmentWriter;
+use crate::state_file::{STATE_FILE, StateFile};
 use quire_consensus::acceptor::ReadRefused;
 use quire_consensus::{Acceptor, Action};
 use quire_files::remove_leftovers;
+use quire_files::sync_folder_of;
 use quire_protocol::quorum::{LogIdentity, Request, Response};
 use quire_types::{Lsn, NodeId, ShardId, Term};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -236,4 +238,9 @@ impl Log {
         let needed = followed.min(self.removable).segment_number(segment_bytes);
         needed.min(last_committed.saturating_sub(self.context.keep_segments))
     }
+}
+
+/// Makes the names of what is in a branch's folder, of the folder, its project's and the data directory durable.
+pub(crate) fn sync_names(branch: &Path) -> io::Result<()> {
+    branch.join(STATE_FILE).ancestors().take(4).try_for_each(sync_folder_of)
 }

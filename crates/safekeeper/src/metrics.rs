@@ -1,13 +1,13 @@
 //! What a safekeeper measures.
 
-use crate::branch_log::BranchLog;
+use crate::published::Published;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::Arc;
+use quire_types::BranchKey;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -96,15 +96,14 @@ impl Metrics {
     }
 
     /// Everything in the OpenMetrics text format.
-    pub fn encode(&self, logs: &[Arc<BranchLog>]) -> Result<String, std::fmt::Error> {
-        logs.iter().for_each(|log| self.observe(log));
+    pub fn encode(&self, logs: &[(BranchKey, Published)]) -> Result<String, std::fmt::Error> {
+        logs.iter().for_each(|(key, published)| self.observe(*key, published));
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
-    fn observe(&self, log: &BranchLog) {
-        let (key, published) = (log.key(), log.published());
+    fn observe(&self, key: BranchKey, published: &Published) {
         let labels = BranchLabels { project: key.project.to_string(), branch: key.branch.to_string() };
         self.term.get_or_create(&labels).set(published.term.0);
         self.flush_lsn.get_or_create(&labels).set(published.flush.0);

@@ -6,7 +6,7 @@
 //!
 //! Lock order: `given_up`, then `ready`. The writer takes only `ready` in the path of a commit, so it never waits for the helper there.
 
-use crate::segments::SegmentFolder;
+use crate::segment_folder::SegmentFolder;
 use parking_lot::Mutex;
 use std::io;
 

@@ -8,7 +8,8 @@
 
 use crate::error::BranchLogError;
 use crate::flush_mark::FlushMark;
-use crate::segments::{SegmentFolder, SegmentReader, SegmentWriter};
+use crate::segment_folder::SegmentFolder;
+use crate::segments::{SegmentReader, SegmentWriter};
 use quire_consensus::AcceptorState;
 use quire_types::Lsn;
 use quire_wal::{WalError, WalStream};

@@ -7,6 +7,7 @@ use crate::http::router;
 use crate::log::LogContext;
 use crate::metrics::Metrics;
 use crate::segment_thread::SegmentThread;
+use crate::shared::Shared;
 use nix::sys::socket::{setsockopt, sockopt};
 use parking_lot::Mutex;
 use quire_types::NodeId;
@@ -46,14 +47,6 @@ pub struct Config {
 
 fn default_keep_segments() -> u64 {
     1
-}
-
-/// What all threads share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub node: NodeId,
-    pub logs: BranchLogs,
-    pub metrics: Arc<Metrics>,
 }
 
 /// A safekeeper whose logs are open and whose ports are taken.

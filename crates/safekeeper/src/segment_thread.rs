@@ -2,7 +2,7 @@
 
 use crate::error::SafekeeperError;
 use crate::prepared::Prepared;
-use crate::segments::SegmentFolder;
+use crate::segment_folder::SegmentFolder;
 use std::fs;
 use std::io;
 use std::sync::Arc;

@@ -86,6 +86,11 @@ pub(super) fn touches_at(capacity: u32, block: u32) -> usize {
     epochs_end(capacity) + block as usize
 }
 
+const _: () = assert!(
+    bytes_for(RELATION_SEGMENT_BLOCKS, true) <= ROOM_WORDS * u64::BITS as usize * room::PART_BYTES,
+    "a part without a bit would never have room"
+);
+
 pub(super) const fn bytes_for(capacity: u32, bounded: bool) -> usize {
     if bounded { epochs_end(capacity) + capacity as usize } else { states_end(capacity) }
 }

@@ -7,21 +7,15 @@
 
 use crate::error::CacheError;
 use crate::mapping::Mapping;
-use quire_types::RELATION_SEGMENT_BLOCKS;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What gets room at once: the smallest page of memory there is.
-const PART_BYTES: usize = 4096;
+pub(super) const PART_BYTES: usize = 4096;
 
 /// One bit for each part of the longest meta file.
 pub(super) const ROOM_WORDS: usize = 3;
-
-const _: () = assert!(
-    super::format::bytes_for(RELATION_SEGMENT_BLOCKS, true) <= ROOM_WORDS * u64::BITS as usize * PART_BYTES,
-    "a part without a bit would never have room"
-);
 
 /// The parts that hold `bytes` of the file.
 fn parts(bytes: Range<usize>) -> Range<usize> {

@@ -1,7 +1,6 @@
 //! Collecting the changes of one record, and knowing how large things are.
 
 use super::error::IngestError;
-use super::tablespace;
 use super::view::StateView;
 use crate::change::Change;
 use crate::value::Value;
@@ -146,11 +145,25 @@ impl<'a> Batch<'a> {
         self.sizes.known.insert(key, size);
     }
 
+    /// Makes sure that the folder of a relation that comes into being is known. Those of the default tablespace are made by
+    /// records of their databases.
+    pub(super) fn note_folder(&mut self, rel: RelTag) -> Result<(), IngestError> {
+        let RelTag { tablespace, database, .. } = rel;
+        if matches!(tablespace, RelTag::DEFAULT_TABLESPACE | RelTag::GLOBAL_TABLESPACE) {
+            return Ok(());
+        }
+        let key = Key::Database { tablespace, database };
+        if !self.has_changed(key) && self.view.value(key)?.is_none() {
+            self.set(key, Bytes::new());
+        }
+        Ok(())
+    }
+
     /// Makes a relation hold a block; says whether the block is new. Blocks between become zeroes.
     pub(super) fn extend_relation(&mut self, rel: RelTag, block: u32) -> Result<bool, IngestError> {
         let known = self.relation_size(rel)?;
         if known.is_none() {
-            tablespace::note_folder(self, rel)?;
+            self.note_folder(rel)?;
         }
         let blocks = known.unwrap_or(0);
         if block < blocks {

@@ -2,7 +2,6 @@
 
 use super::changes::Batch;
 use super::error::IngestError;
-use super::tablespace;
 use crate::value::Value;
 use quire_redo::{Delta, visibility_map};
 use quire_types::{Fork, Key, RelTag};
@@ -31,7 +30,7 @@ pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
 
 fn create(batch: &mut Batch<'_>, rel: RelTag) -> Result<(), IngestError> {
     if rel.fork != Fork::FreeSpaceMap && batch.relation_size(rel)?.is_none() {
-        tablespace::note_folder(batch, rel)?;
+        batch.note_folder(rel)?;
         batch.resize(Key::RelSize { rel }, 0);
     }
     Ok(())

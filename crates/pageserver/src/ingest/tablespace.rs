@@ -1,13 +1,12 @@
 //! Tablespaces created and dropped, and the folders that databases have in them.
 //!
 //! The log has records of tablespaces, but none of a database's folder in one: PostgreSQL makes that with the first relation in it.
-//! A compute has to know which folders there are, so the first relation makes the folder's key here as well.
+//! A compute has to know which folders there are, so the first relation makes the folder's key as well ([`Batch::extend_relation`]).
 
 use super::changes::Batch;
 use super::database;
 use super::error::IngestError;
-use bytes::Bytes;
-use quire_types::{Key, RelTag};
+use quire_types::Key;
 use quire_wal::effects::dbase::DatabaseDirectory;
 use quire_wal::effects::tblspc::{self, TablespaceEffect};
 
@@ -32,19 +31,5 @@ fn remove(batch: &mut Batch<'_>, tablespace: u32) -> Result<(), IngestError> {
         }
     }
     batch.remove(Key::Tablespace { tablespace });
-    Ok(())
-}
-
-/// Makes sure that the folder of a relation that comes into being is known. Those of the default tablespace are made by
-/// records of their databases.
-pub(super) fn note_folder(batch: &mut Batch<'_>, rel: RelTag) -> Result<(), IngestError> {
-    let RelTag { tablespace, database, .. } = rel;
-    if matches!(tablespace, RelTag::DEFAULT_TABLESPACE | RelTag::GLOBAL_TABLESPACE) {
-        return Ok(());
-    }
-    let key = Key::Database { tablespace, database };
-    if !batch.has_changed(key) && batch.view.value(key)?.is_none() {
-        batch.set(key, Bytes::new());
-    }
     Ok(())
 }

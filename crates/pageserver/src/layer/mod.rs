@@ -18,10 +18,12 @@
 mod block;
 mod bloom;
 mod cache;
+mod carry;
 mod footer;
 mod frame;
 mod merge;
 mod reader;
+mod records;
 mod sections;
 mod writer;
 
@@ -29,7 +31,8 @@ pub use cache::BlockCache;
 pub use footer::Summary;
 pub use merge::{Merge, Stream};
 pub use reader::{Entries, Layer};
-pub use sections::{Records, SectionRecord};
+pub use records::Records;
+pub use sections::SectionRecord;
 pub use writer::LayerWriter;
 
 #[cfg(test)]

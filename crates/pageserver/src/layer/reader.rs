@@ -5,8 +5,6 @@ use super::bloom::{self, Bloom};
 use super::cache::BlockCache;
 use super::footer::{FOOTER_BYTES, Footer, MAGIC, Summary};
 use super::frame::{self, Extent};
-use super::sections::Records;
-use crate::accounts::Carry;
 use crate::error::StorageError;
 use crate::value::Version;
 use quire_types::key::KEY_BYTES;
@@ -24,7 +22,7 @@ pub struct Layer {
     file: File,
     bytes: u64,
     number: u64,
-    footer: Footer,
+    pub(super) footer: Footer,
     index: Vec<IndexEntry>,
     bloom: Bloom,
     cache: Arc<BlockCache>,
@@ -147,11 +145,6 @@ impl Layer {
     /// All versions, in order, past the cache.
     pub fn entries(self: &Arc<Layer>) -> Entries {
         Entries { layer: Arc::clone(self), next_block: 0, block: None, next: 0 }
-    }
-
-    /// The image accounts it carries, in key order.
-    pub fn carries(self: &Arc<Layer>) -> Records<Carry> {
-        Records::new(Arc::clone(self), self.footer.carries, self.footer.bloom.offset)
     }
 
     pub(super) fn read_frame_at(&self, offset: u64, end: u64) -> Result<(Vec<u8>, u64), StorageError> {

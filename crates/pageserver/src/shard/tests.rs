@@ -13,10 +13,12 @@ use crate::small_files::FileError;
 use crate::store::Store;
 use crate::value::Value;
 use quire_files::fault;
+use quire_types::{BranchKey, ShardId};
 use quire_types::{Fork, PAGE_SIZE, RelTag, Writer};
 use quire_wal::record::record_crc;
 use quire_wal::wal_page::WalPageHeader;
 use quire_wal::{CheckpointState, page, rmgr};
+use std::path::Path;
 
 const START: Lsn = Lsn(16 << 20);
 const SEGMENT_BYTES: u32 = 16 << 20;

@@ -5,19 +5,12 @@ use super::{MustWait, ShardPages};
 use crate::accounts::Account;
 use crate::chain::Chain;
 use crate::error::ReadError;
-use crate::image_policy::{ImageChoice, choose};
+use crate::image_policy::{ImageChoice, ImageReason, choose};
+use crate::images::HasBacklog;
 use bytes::Bytes;
 use quire_types::{Key, Lsn};
 use std::sync::atomic::Ordering;
-
-/// Why an image was made.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ImageReason {
-    /// The chain crossed a threshold.
-    Threshold,
-    /// A read met a chain past the threshold.
-    Read,
-}
+use tracing::error;
 
 /// What became of a page that waited for an image.
 #[derive(Debug)]
@@ -52,6 +45,14 @@ impl ImageOutcome {
             ImageOutcome::Failed(..) => Work::Broken,
             ImageOutcome::Unread(_) => Work::Unread,
             ImageOutcome::Incomplete(_, Incomplete { since, .. }) => Work::Incomplete(*since),
+        }
+    }
+}
+
+impl HasBacklog for ShardPages {
+    fn work_off(&self) {
+        if let Some(ImageOutcome::Failed(key, reason)) = self.make_next_image() {
+            error!(%key, %reason, "cannot make an image; reads of the page will fail");
         }
     }
 }
@@ -137,7 +138,7 @@ impl ShardPages {
 
     fn enqueue(&self, key: Key, is_urgent: bool) {
         if self.backlog.add(key, is_urgent) {
-            self.parts.pool.add(&self.this);
+            self.parts.pool.add(self.this.clone());
         }
     }
 

@@ -24,7 +24,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use images::{ImageOutcome, ImageReason, Incomplete};
+pub use images::{ImageOutcome, Incomplete};
 pub use keep::{KeepError, Kept};
 pub use progress::Progress;
 pub use read::PageChain;

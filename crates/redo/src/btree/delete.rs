@@ -3,8 +3,8 @@
 
 use super::opaque::{FLAG_HAS_GARBAGE, Opaque};
 use super::tuple::{Leaf, Scratch, TID_BYTES};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::{Page, delete_listed_items, item, offset_numbers, overwrite_index_item};
 use quire_types::Reader;
 

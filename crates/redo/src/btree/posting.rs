@@ -3,8 +3,8 @@
 use super::opaque::{FLAG_HAS_GARBAGE, Opaque};
 use super::rebuilt::Rebuilt;
 use super::tuple::{Leaf, Scratch, TID_BYTES, posting_range, size};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::{Bounds, Page, item, u16_at};
 use quire_types::Reader;
 use std::ops::Range;

@@ -4,8 +4,8 @@ use super::opaque::{FLAG_INCOMPLETE_SPLIT, FLAG_LEAF, Opaque};
 use super::posting::swap;
 use super::rebuilt::Rebuilt;
 use super::tuple::{Scratch, split_first};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::{ITEMS_MAX, Page, item, place_index_block};
 use quire_types::Reader;
 

@@ -3,8 +3,8 @@
 
 use super::opaque::{FLAG_DELETED, FLAG_HALF_DEAD, FLAG_HAS_FULL_XID, FLAG_LEAF, Opaque};
 use super::tuple::{downlink, set_downlink, top_parent};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::{Page, add_index_item, delete_index_item, item, put, set_lower};
 use quire_types::Reader;
 use quire_wal::page::HEADER_BYTES;

@@ -2,8 +2,8 @@
 //! `ginRedoDeleteListPages`, `GinInitMetabuffer`.
 
 use super::opaque::{FLAG_META, Opaque};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::{Page, put, set_lower};
 use quire_types::Reader;
 use quire_wal::page::HEADER_BYTES;

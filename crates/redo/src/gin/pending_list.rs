@@ -3,9 +3,9 @@
 
 use super::meta::{DeleteListPages, UpdateMeta};
 use super::opaque::{FLAG_DELETED, FLAG_LIST, FLAG_LIST_FULL_ROW, NO_BLOCK, Opaque};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
 use crate::index_tuple;
-use crate::manager::BlockRedo;
 use crate::page_items::{Bounds, Page, add_index_item};
 use quire_types::Reader;
 

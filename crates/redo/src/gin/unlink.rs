@@ -2,8 +2,8 @@
 
 use super::opaque::{FLAG_DATA, FLAG_DELETED, FLAG_LEAF, Opaque};
 use super::posting_items;
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::Page;
 use quire_types::Reader;
 use quire_wal::page::set_prune_xid;

@@ -1,8 +1,8 @@
 //! Deletion of empty leaves by vacuum. Source: `gistRedoPageDelete`, `GistPageSetDeleted`.
 
 use super::opaque::{FLAG_DELETED, Opaque};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::{Bounds, Page, delete_index_item, put, set_lower};
 use quire_types::Reader;
 use quire_wal::page::HEADER_BYTES;

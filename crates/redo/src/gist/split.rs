@@ -6,8 +6,8 @@
 
 use super::append_items;
 use super::opaque::{FLAG_FOLLOW_RIGHT, FLAG_LEAF, NO_BLOCK, Opaque};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::Page;
 use quire_types::{Lsn, Reader};
 

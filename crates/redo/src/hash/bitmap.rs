@@ -1,8 +1,8 @@
 //! Bitmap pages: one bit for each overflow page, set while it is in use.
 
 use super::opaque::{FLAG_BITMAP_PAGE, Opaque, SPECIAL_AT, check_type};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::{Page, set_lower};
 use quire_types::Reader;
 use quire_wal::page::HEADER_BYTES;

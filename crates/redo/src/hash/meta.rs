@@ -1,8 +1,8 @@
 //! The meta page (`HashMetaPageData`).
 
 use super::opaque::{FLAG_META_PAGE, Opaque, check_type};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::{Page, put, set_lower, u32_at};
 use quire_types::Reader;
 use quire_wal::page::HEADER_BYTES;

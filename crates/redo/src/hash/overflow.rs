@@ -2,8 +2,8 @@
 
 use super::opaque::{FLAG_OVERFLOW_PAGE, NONE, Opaque};
 use super::tuples::insert_all;
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::Page;
 use quire_types::Reader;
 

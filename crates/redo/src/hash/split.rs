@@ -2,8 +2,8 @@
 //! bucket's pages, and the flags of both primary pages say how far the split has come.
 
 use super::opaque::{FLAG_NEEDS_SPLIT_CLEANUP, NONE, Opaque, change_flags};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::Page;
 use quire_types::Reader;
 

@@ -1,9 +1,9 @@
 //! Tuples put into a bucket's pages, moved between them, and deleted.
 
 use super::opaque::{FLAG_HAS_DEAD_TUPLES, change_flags};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
 use crate::index_tuple::split_first;
-use crate::manager::BlockRedo;
 use crate::page_items::{Page, add_index_item, delete_listed_items, offset_numbers};
 use quire_types::Reader;
 

@@ -1,9 +1,9 @@
 //! Updates: the old version of a row is marked, the new one inserted, on one page or two. Source: `heap_xlog_update`.
 
 use super::{StoredHeader, XmaxChange, add_tuple, clear_all_visible, init_if_first};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
 use crate::heap_tuple::HeapTuple;
-use crate::manager::BlockRedo;
 use crate::page_items::{Page, add_heap_item, normal_item, note_prunable, put};
 use quire_types::Reader;
 use quire_wal::rmgr::{

@@ -2,8 +2,8 @@
 
 use super::opaque::init_leaf;
 use super::tuple::{Node, Place, add_or_replace, replace, set_next_in_chain, take_leaf};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::Page;
 use quire_types::Reader;
 

@@ -3,8 +3,8 @@
 use super::dead::WriterState;
 use super::opaque::{Opaque, init_inner};
 use super::tuple::{Node, Place, add_or_replace, replace, take_inner};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::Page;
 use quire_types::Reader;
 

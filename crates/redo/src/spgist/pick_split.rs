@@ -3,8 +3,8 @@
 use super::dead::{DeadTuple, WriterState, bury};
 use super::opaque::{init_inner, init_leaf};
 use super::tuple::{Node, Place, add_or_replace, take_inner, take_leaf};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::{Page, offset_numbers};
 use quire_types::Reader;
 

@@ -2,8 +2,8 @@
 
 use super::opaque::init_inner;
 use super::tuple::{add_or_replace, replace, take_inner};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::Page;
 use quire_types::Reader;
 

@@ -3,8 +3,8 @@
 use super::dead::{DeadTuple, WriterState, bury, expire_redirection};
 use super::opaque::Opaque;
 use super::tuple::{State, set_next_in_chain, state};
+use crate::block_redo::BlockRedo;
 use crate::error::Misfit;
-use crate::manager::BlockRedo;
 use crate::page_items::{
     Bounds, ITEMS_MAX, Page, delete_index_items, delete_listed_items, offset_numbers, set_item_id,
 };
