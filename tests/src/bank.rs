@@ -1,8 +1,8 @@
 //! A bank whose clients keep books of their own.
 //!
-//! Each transfer takes from one account, gives to another and notes itself in a table, in one transaction. Whatever happens to the
-//! server: the money in the bank stays the same, each balance is what the noted transfers make of it, and a transfer whose
-//! commit was acknowledged is noted exactly once.
+//! Each transfer takes from one account, gives to another and notes itself in a table, in one transaction. Whatever
+//! happens to the server: the money in the bank stays the same, each balance is what the noted transfers make of it,
+//! and a transfer whose commit was acknowledged is noted exactly once.
 
 use crate::Ledger;
 use crate::ledger::Clients;

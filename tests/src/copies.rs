@@ -1,7 +1,8 @@
-//! A client that copies a database again and again, and works in the copy with the indexes whose pages WAL describes least.
+//! A client that copies a database again and again, and works in the copy with the indexes whose pages WAL describes
+//! least.
 //!
-//! Whatever the indexes of a copy say, a scan of the table says, too. Only a copy that lived through a crash before its first
-//! checkpoint may be wrong, as on a stock server; so a copy is dropped when the server that made it is gone.
+//! Whatever the indexes of a copy say, a scan of the table says, too. Only a copy that lived through a crash before its
+//! first checkpoint may be wrong, as on a stock server; so a copy is dropped when the server that made it is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -4,8 +4,8 @@ use crate::Quire;
 use crate::processes::postgres_program;
 use std::process::{Command, Stdio};
 
-/// What `pg_dumpall` says, line by line, but for what may differ after a start from storage alone: rows of unlogged tables, and
-/// where sequences are, because the log has their values ahead of their use.
+/// What `pg_dumpall` says, line by line, but for what may differ after a start from storage alone: rows of unlogged
+/// tables, and where sequences are, because the log has their values ahead of their use.
 #[derive(PartialEq, Eq)]
 pub struct Dump(Vec<String>);
 

@@ -1,7 +1,7 @@
 //! A record of what a server has acknowledged, kept by its clients.
 //!
-//! Each client inserts numbers that nobody else inserts and notes a number once its commit was acknowledged. Whatever happens to
-//! the server: a noted number must be there, and none may be there twice.
+//! Each client inserts numbers that nobody else inserts and notes a number once its commit was acknowledged. Whatever
+//! happens to the server: a noted number must be there, and none may be there twice.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -30,8 +30,8 @@ pub struct Clients {
 impl Ledger {
     /// Creates the table.
     pub async fn create_table(client: &Client) {
-        // Without a unique index on purpose: a number that is there twice must be seen and not refused. A second, indexed,
-        // column makes for page splits.
+        // Without a unique index on purpose: a number that is there twice must be seen and not refused. A second,
+        // indexed, column makes for page splits.
         let table = "CREATE TABLE ledger (id bigint NOT NULL, filler text NOT NULL); CREATE INDEX ON ledger (id); \
             CREATE INDEX ON ledger (filler)";
         client.batch_execute(table).await.expect("table created");
@@ -94,8 +94,8 @@ fn insertion(id: i64) -> String {
     format!("INSERT INTO ledger SELECT {id}, md5('{id}')")
 }
 
-/// Repeats a transaction, with a new number each time, and connects again when the connection is lost. Any other error is the end
-/// of the test.
+/// Repeats a transaction, with a new number each time, and connects again when the connection is lost. Any other error
+/// is the end of the test.
 async fn work_until(ledger: Ledger, url: String, transaction: fn(i64) -> String, stop: Arc<AtomicBool>) {
     while !stop.load(Ordering::Relaxed) {
         let Ok((client, connection)) = tokio_postgres::connect(&url, NoTls).await else {

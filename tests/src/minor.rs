@@ -42,7 +42,8 @@ impl Minor {
     }
 }
 
-/// A directory of links to the programs of a release, which can be exchanged for another's, as an upgrade of a package does.
+/// A directory of links to the programs of a release, which can be exchanged for another's, as an upgrade of a package
+/// does.
 pub struct Installation(PathBuf);
 
 impl Installation {

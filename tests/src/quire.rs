@@ -102,7 +102,8 @@ impl Quire {
         self.ok(&["down"]);
     }
 
-    /// A command in this directory, not run yet. PostgreSQL is the one in `QUIRE_PG_BIN`, if that is set and nothing else said.
+    /// A command in this directory, not run yet. PostgreSQL is the one in `QUIRE_PG_BIN`, if that is set and nothing
+    /// else said.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.arg("--dir").arg(self.dir()).args(arguments).stdin(Stdio::null());

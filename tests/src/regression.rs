@@ -38,8 +38,8 @@ pub fn listed() -> BTreeSet<String> {
     LISTED.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned)).collect()
 }
 
-/// Runs the suite in the database `regression`, telling of each test. `QUIRE_PG_SUITE` has the source package in `source` and
-/// the compiled modules in `modules`.
+/// Runs the suite in the database `regression`, telling of each test. `QUIRE_PG_SUITE` has the source package in
+/// `source` and the compiled modules in `modules`.
 pub fn run(quire: &Quire) -> Outcome {
     let source = std::env::var_os("QUIRE_PG_SUITE").expect("QUIRE_PG_SUITE is set: `make regress` does it");
     let (source, suite) = (PathBuf::from(source), quire.beside("suite"));

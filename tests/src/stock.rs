@@ -35,7 +35,8 @@ impl Stock {
         Stock::from_backup_with(url, &[], &[]).await
     }
 
-    /// The same with further arguments of `pg_basebackup`. The tablespaces at these locations go to directories beside its data.
+    /// The same with further arguments of `pg_basebackup`. The tablespaces at these locations go to directories beside
+    /// its data.
     pub async fn from_backup_with(url: &str, locations: &[PathBuf], arguments: &[&str]) -> Stock {
         let mut stock = Stock::empty();
         let data = stock.data().display().to_string();

@@ -54,8 +54,8 @@ async fn a_database_ten_times_the_cache_works_within_it() {
         eprintln!("round {round}: cache at most {} MiB", most / MIB);
         let settled = async || (cache(&quire, "bytes") <= LIMIT).then_some(());
         wait_for("the cache is within its bound", 60, settled).await;
-        // What was written and is not ingested yet has to stay. After the cold start, when the pageserver is busy with reads, that is
-        // several times the bound for a while: 294 and 321 MiB were seen.
+        // What was written and is not ingested yet has to stay. After the cold start, when the pageserver is busy with
+        // reads, that is several times the bound for a while: 294 and 321 MiB were seen.
         assert!(most < LIMIT * 7, "the cache grew to {most} bytes, two thirds of the database");
         let client = quire.connect().await;
         expect_sums_agree(&client).await;

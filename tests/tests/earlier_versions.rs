@@ -1,8 +1,8 @@
 //! A data directory that an earlier build of Quire has left is opened, read and written by this one.
 //!
-//! `tests/earlier_versions/*.tar.gz` are such directories, each left by `kill -9` with log that storage had not ingested, and without
-//! the compute's cache. A build whose formats change adds one: `QUIRE_KEEP_AT=FILE.tar.gz cargo test -p quire-tests --test
-//! earlier_versions -- --ignored`.
+//! `tests/earlier_versions/*.tar.gz` are such directories, each left by `kill -9` with log that storage had not
+//! ingested, and without the compute's cache. A build whose formats change adds one: `QUIRE_KEEP_AT=FILE.tar.gz cargo
+//! test -p quire-tests --test earlier_versions -- --ignored`.
 
 use quire_tests::{Quire, amcheck, wait_for};
 use std::fs;

@@ -1,4 +1,5 @@
-//! Redo is that of the server that wrote the log, whichever minor release it is, and whichever wrote before or reads now.
+//! Redo is that of the server that wrote the log, whichever minor release it is, and whichever wrote before or reads
+//! now.
 
 use quire_tests::minor::{Installation, Minor};
 use quire_tests::{Quire, wait_for};
@@ -155,8 +156,8 @@ async fn a_server_newer_than_any_tested_one_is_told_and_its_pages_are_compared()
     expect_all_equal(&quire);
 }
 
-/// The programs of a release under the number of another, which has not been released: the server says so of itself wherever it says
-/// its version.
+/// The programs of a release under the number of another, which has not been released: the server says so of itself
+/// wherever it says its version.
 fn renumbered(quire: &Quire, minor: &Minor, number: &str) -> String {
     let real = fs::canonicalize(&minor.programs).expect("there");
     let (tree, share) = (quire.beside("renumbered"), Share::of(&real));

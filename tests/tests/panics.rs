@@ -1,5 +1,5 @@
-//! A panic anywhere in a role ends its process; the supervisor starts it again, and work goes on. A page whose redo panicked twice is
-//! not redone again, and keeps nobody from anything else.
+//! A panic anywhere in a role ends its process; the supervisor starts it again, and work goes on. A page whose redo
+//! panicked twice is not redone again, and keeps nobody from anything else.
 
 use nix::sys::signal::Signal;
 use quire_tests::processes::{of_folder, signal_all};
@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
-/// In which thread or task of which role, as the code has them. Each group is tried on a Quire of its own, since a role that ends
-/// again and again is started later each time. What looks around seldom does so when its role has just started, so it comes with another.
+/// In which thread or task of which role, as the code has them. Each group is tried on a Quire of its own, since a role
+/// that ends again and again is started later each time. What looks around seldom does so when its role has just
+/// started, so it comes with another.
 const OF_STORAGE: &[&str] = &[
     "safekeeper.accept",
     "safekeeper.connection",

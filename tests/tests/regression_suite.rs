@@ -1,5 +1,5 @@
-//! PostgreSQL's own regression suite on a Quire: everything prints what it should, the cache then equals storage, and what is
-//! there after a start from storage alone is sound. `make regress` runs it.
+//! PostgreSQL's own regression suite on a Quire: everything prints what it should, the cache then equals storage, and
+//! what is there after a start from storage alone is sound. `make regress` runs it.
 
 use quire_tests::dump::Dump;
 use quire_tests::regression::{self, Outcome};
@@ -10,7 +10,8 @@ use std::fs;
 /// Small enough that tests find their tables' pages in neither the server's buffers nor the cache.
 const SMALL_BUFFERS: &str = "shared_buffers = '1MB'\nbgwriter_delay = 10ms\nbgwriter_lru_maxpages = 1000";
 
-/// As the suite's own temporary server has it, or its tests of prepared transactions would only see that there are none.
+/// As the suite's own temporary server has it, or its tests of prepared transactions would only see that there are
+/// none.
 const SUITE_SETTINGS: &str = "max_prepared_transactions = 2";
 
 fn started(up: &[&str], environment: &[(&str, &str)], settings: &str) -> Quire {

@@ -407,7 +407,8 @@ async fn try_connect(url: &str) -> Option<Client> {
     Some(client)
 }
 
-/// A `postgres` of which its file says another version than the running one: the same program, with another name for itself.
+/// A `postgres` of which its file says another version than the running one: the same program, with another name for
+/// itself.
 const UPGRADED: &str = "#!/bin/bash
 [ \"$1\" = --version ] && { echo 'postgres (PostgreSQL) 15.99 (Another 15.99-1)'; exit; }
 exec";

@@ -1,4 +1,5 @@
-//! Random processes are killed for minutes, under load: nothing acknowledged is lost, nothing is there twice, nothing is damaged.
+//! Random processes are killed for minutes, under load: nothing acknowledged is lost, nothing is there twice, nothing
+//! is damaged.
 
 use quire_tests::load::{self, Load, expect_amcheck_clean, expect_sums_agree, fill};
 use quire_tests::torture::{Killer, Victim};

@@ -1,4 +1,5 @@
-//! Pages that WAL does not describe come back as PostgreSQL wrote them: copied databases, init forks that nobody logs, sequences.
+//! Pages that WAL does not describe come back as PostgreSQL wrote them: copied databases, init forks that nobody logs,
+//! sequences.
 
 use quire_tests::disk::SmallDisk;
 use quire_tests::processes::give_to_server;

@@ -1,4 +1,5 @@
-//! Pages are compared with storage all the time: a page that differs is found, put aside and explained, and no other is.
+//! Pages are compared with storage all the time: a page that differs is found, put aside and explained, and no other
+//! is.
 
 use quire_tests::load::{expect_sums_agree, fill, start};
 use quire_tests::{Quire, short_or_long, wait_for};

@@ -182,8 +182,8 @@ impl Control {
         AgentState::from_number(self.state.0.load(Ordering::SeqCst))
     }
 
-    /// Says what the agent is up to, and lets those who wait for a flush see it. A failure is final, but for a fence, which is final
-    /// whatever comes.
+    /// Says what the agent is up to, and lets those who wait for a flush see it. A failure is final, but for a fence,
+    /// which is final whatever comes.
     pub fn set_state(&self, state: AgentState) {
         let if_allowed = |now| AgentState::from_number(now).may_become(state).then_some(state as u32);
         let _ = self.state.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, if_allowed);
@@ -227,7 +227,8 @@ impl Control {
         self.epoch.0.fetch_add(1, Ordering::SeqCst).saturating_add(1)
     }
 
-    /// Whether the log has images of pages without all of their contents, so that a flush of their files has to go to the agent.
+    /// Whether the log has images of pages without all of their contents, so that a flush of their files has to go to
+    /// the agent.
     #[inline]
     pub fn has_partial_pages(&self) -> bool {
         self.partial_pages.0.load(Ordering::SeqCst) != 0

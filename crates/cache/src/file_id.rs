@@ -10,7 +10,8 @@ pub enum FileId {
     Relation {
         /// The relation's fork.
         rel: RelTag,
-        /// Segment number; its first block is this times [`RELATION_SEGMENT_BLOCKS`](quire_types::RELATION_SEGMENT_BLOCKS).
+        /// Segment number; its first block is this times
+        /// [`RELATION_SEGMENT_BLOCKS`](quire_types::RELATION_SEGMENT_BLOCKS).
         segment: u32,
     },
     /// A segment of an SLRU area.

@@ -142,8 +142,8 @@ impl Meta {
         Ok(())
     }
 
-    /// Notes that blocks were written in `epoch`; called while they are owned, after the bytes are in the file. A block that
-    /// [was marked](Meta::mark_undescribed) stays so.
+    /// Notes that blocks were written in `epoch`; called while they are owned, after the bytes are in the file. A block
+    /// that [was marked](Meta::mark_undescribed) stays so.
     pub fn note_written(&self, blocks: Range<u32>, epoch: u32) {
         for block in blocks.start..blocks.end.min(self.capacity()) {
             if let Some(word) = self.epoch_word(block) {
@@ -200,8 +200,8 @@ impl Meta {
         self.header().undescribed.load(Ordering::SeqCst) & MARKED != 0
     }
 
-    /// The same, and forgets it: whoever asks looks for the marks after this, so that a block that is marked meanwhile is either
-    /// seen or remembered.
+    /// The same, and forgets it: whoever asks looks for the marks after this, so that a block that is marked meanwhile
+    /// is either seen or remembered.
     pub fn take_undescribed(&self) -> bool {
         self.header().undescribed.fetch_and(!MARKED, Ordering::SeqCst) & MARKED != 0
     }
@@ -263,16 +263,16 @@ impl Meta {
         self.make_room(block..block.saturating_add(1)).ok().map(|()| block)
     }
 
-    /// Asks to be told when a reader comes to one of `blocks` (for the agent); replaces what the mark said before. An empty
-    /// range asks for nothing.
+    /// Asks to be told when a reader comes to one of `blocks` (for the agent); replaces what the mark said before. An
+    /// empty range asks for nothing.
     pub fn set_mark(&self, mark: usize, blocks: Range<u32>) {
         if let Some(word) = self.header().marks.get(mark) {
             word.store(u64::from(blocks.end) << 32 | u64::from(blocks.start), Ordering::Relaxed);
         }
     }
 
-    /// Takes the mark that a read of `blocks` has come to, and says at which block (for the shim). A mark is taken by one
-    /// reader only. A lost one costs speed and nothing else, so that no order with the states is needed.
+    /// Takes the mark that a read of `blocks` has come to, and says at which block (for the shim). A mark is taken by
+    /// one reader only. A lost one costs speed and nothing else, so that no order with the states is needed.
     #[inline]
     pub fn take_mark(&self, blocks: &Range<u32>) -> Option<u32> {
         for word in &self.header().marks {

@@ -41,17 +41,17 @@
 //! lowered and gives the block back.
 //!
 //! **Adoption against truncation.** What PostgreSQL has appended becomes remote by raising `remote_nblocks` to the
-//! file's length ([`adopt`]; the agent calls it and drops in one thread). A truncation that began before would cut blocks
-//! that it did not settle. Truncations are therefore counted when they begin and when they have ended: the agent adopts
-//! only if none is under way, looks at the length, raises, and looks at the counts again. If a truncation has begun in
-//! between, it lowers the number again: all those blocks were `Present` and are, since nobody else drops. If none has, a
-//! later one sees the raised number.
+//! file's length ([`adopt`]; the agent calls it and drops in one thread). A truncation that began before would cut
+//! blocks that it did not settle. Truncations are therefore counted when they begin and when they have ended: the agent
+//! adopts only if none is under way, looks at the length, raises, and looks at the counts again. If a truncation has
+//! begun in between, it lowers the number again: all those blocks were `Present` and are, since nobody else drops. If
+//! none has, a later one sees the raised number.
 //!
 //! **Memory order.** State words, the count and `remote_nblocks` are `SeqCst` and the arguments above hold in that
-//! single order. Page bytes are reached by system calls; an implementation of [`Blocks`] puts an acquire fence before and
-//! after its loads of the count, so that on no processor a read of page bytes moves across them. (Between two looks at the count a
-//! reader only loads, so that no store needs to be kept from moving.) An abstract model of these functions is checked under many
-//! thread schedules in `tests/`.
+//! single order. Page bytes are reached by system calls; an implementation of [`Blocks`] puts an acquire fence before
+//! and after its loads of the count, so that on no processor a read of page bytes moves across them. (Between two looks
+//! at the count a reader only loads, so that no store needs to be kept from moving.) An abstract model of these
+//! functions is checked under many thread schedules in `tests/`.
 
 use std::ops::Range;
 
@@ -212,8 +212,8 @@ pub enum Look<R> {
     Busy,
 }
 
-/// Runs `look` while the block is present and nobody writes, drops or cuts it (for the agent). Whoever comes to the block meanwhile
-/// waits as for one that is being filled.
+/// Runs `look` while the block is present and nobody writes, drops or cuts it (for the agent). Whoever comes to the
+/// block meanwhile waits as for one that is being filled.
 pub fn look<B, R>(blocks: &B, block: u32, look: impl FnOnce() -> R) -> Look<R>
 where
     B: Blocks + ?Sized,
@@ -229,8 +229,8 @@ where
     }
 }
 
-/// Makes what was appended to the file remote; `length` says how many whole blocks the file has. Only for the one thread
-/// that drops.
+/// Makes what was appended to the file remote; `length` says how many whole blocks the file has. Only for the one
+/// thread that drops.
 pub fn adopt<B: Blocks + ?Sized>(blocks: &B, length: impl FnOnce() -> u32) {
     let Some(cuts) = blocks.settled_cuts() else { return };
     let from = blocks.remote_nblocks();

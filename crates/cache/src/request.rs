@@ -1,8 +1,9 @@
 //! What goes over `agent.sock`: fixed-size messages, one connection per PostgreSQL process.
 //!
 //! A connection opens with a [`Hello`], which is answered; then come [`Request`]s, each answered in turn but for
-//! [`Request::Prefetch`] and [`Request::Reached`], which never are. Both ends are on one machine and of one build, but lengths and kinds are
-//! checked all the same. All numbers are little-endian `u32`; wider ones are two, the low half first.
+//! [`Request::Prefetch`] and [`Request::Reached`], which never are. Both ends are on one machine and of one build, but
+//! lengths and kinds are checked all the same. All numbers are little-endian `u32`; wider ones are two, the low half
+//! first.
 
 use crate::BUILD_ID;
 use crate::error::CacheError;
@@ -104,9 +105,9 @@ pub enum Request {
         /// The database.
         database: u32,
     },
-    /// Make a relation complete: every file of it that storage has exists in its right size, beside its meta file. Answered `Ok` for
-    /// a complete one and for one that storage does not have, `Complete` if all of the database is, `NotFound` for a database that
-    /// storage does not have.
+    /// Make a relation complete: every file of it that storage has exists in its right size, beside its meta file.
+    /// Answered `Ok` for a complete one and for one that storage does not have, `Complete` if all of the database is,
+    /// `NotFound` for a database that storage does not have.
     MaterialiseRelation {
         /// The tablespace.
         tablespace: u32,
@@ -147,8 +148,8 @@ pub enum Request {
         /// Its number.
         segment_number: u64,
     },
-    /// A file of pages is to be made durable, and some of it WAL does not describe: make storage have those pages as they are.
-    /// Answered when it durably has.
+    /// A file of pages is to be made durable, and some of it WAL does not describe: make storage have those pages as
+    /// they are. Answered when it durably has.
     KeepPages {
         /// The file.
         file: FileId,

@@ -1,9 +1,9 @@
 //! Whether the server that has started is the one that was wanted, before clients are let in.
 //!
-//! A server over another directory, or without the shim, answers on the same socket and acknowledges commits that no safekeeper
-//! has. What makes that impossible is elsewhere: the directory is on the command line, and `pg_control` is only found by the shim.
-//! This looks whether it worked, while the shim lets nobody in but the agent. The questions overlap on purpose: each also catches what
-//! another has missed.
+//! A server over another directory, or without the shim, answers on the same socket and acknowledges commits that no
+//! safekeeper has. What makes that impossible is elsewhere: the directory is on the command line, and `pg_control` is
+//! only found by the shim. This looks whether it worked, while the shim lets nobody in but the agent. The questions
+//! overlap on purpose: each also catches what another has missed.
 
 use crate::postgres::Postgres;
 use crate::session::Session;
@@ -23,8 +23,8 @@ const COMMIT: &str = "SELECT pg_logical_emit_message(true, 'quire', 'start')";
 const IGNORED: &str = "SELECT name, setting, sourcefile, sourceline FROM pg_file_settings \
     WHERE lower(name) = ANY($1) AND setting IS DISTINCT FROM current_setting(lower(name), true)";
 
-/// Fails unless `postgres` works in this session's directory, with the shim, and its commits are the quorum's. A server that refuses
-/// the agent (no `client`) is looked at from outside only.
+/// Fails unless `postgres` works in this session's directory, with the shim, and its commits are the quorum's. A server
+/// that refuses the agent (no `client`) is looked at from outside only.
 pub async fn check(
     config: &Config,
     postgres: &Postgres,

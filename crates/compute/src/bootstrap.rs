@@ -1,8 +1,8 @@
 //! How a branch comes into being: `initdb`, an import into storage, an empty log at the safekeepers.
 //!
-//! Every step may be repeated, and is skipped where it was done: the import is complete or discarded as a whole, and a log is
-//! created only while nothing was ever written and everybody can say so, because a safekeeper that lost its disk must not come back as an
-//! empty one.
+//! Every step may be repeated, and is skipped where it was done: the import is complete or discarded as a whole, and a
+//! log is created only while nothing was ever written and everybody can say so, because a safekeeper that lost its disk
+//! must not come back as an empty one.
 
 use crate::import::{Import, import_start};
 use crate::owner::Owner;
@@ -111,11 +111,11 @@ async fn stored_identity(client: &PageClient, at: Lsn) -> Result<LogIdentity, Er
     })
 }
 
-/// Sees to it that the safekeepers have the branch's log. Before the log is first used, each of them must have it; afterwards none is ever
-/// given an empty one, because it may have had a log and lost it: a majority has to do then.
+/// Sees to it that the safekeepers have the branch's log. Before the log is first used, each of them must have it;
+/// afterwards none is ever given an empty one, because it may have had a log and lost it: a majority has to do then.
 ///
-/// Whether it was used is known only if all answer and all are in term 0. As long as this is so, what is missing is created, also what an
-/// earlier attempt left out. `is_new` says that storage knows of no use either.
+/// Whether it was used is known only if all answer and all are in term 0. As long as this is so, what is missing is
+/// created, also what an earlier attempt left out. `is_new` says that storage knows of no use either.
 pub fn create_logs(config: &Config, identity: LogIdentity, is_new: bool) -> Result<(), Error> {
     let answers: Vec<_> = config.safekeepers.iter().map(|address| greet(config, *address)).collect();
     let greeted = || answers.iter().flatten().map(|(_, welcome)| welcome);

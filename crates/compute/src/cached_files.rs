@@ -106,8 +106,8 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>, Error> {
     Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }
 
-/// Whether a file is one of an unlogged relation, asked after the epoch became safe: whoever made the relation has made its init
-/// fork by then.
+/// Whether a file is one of an unlogged relation, asked after the epoch became safe: whoever made the relation has made
+/// its init fork by then.
 pub(crate) fn is_unlogged(pgdata: &Path, id: FileId) -> bool {
     let FileId::Relation { rel, .. } = id else { return true };
     let init = DataPath::Relation { rel: rel.with_fork(Fork::Init), segment: 0 };

@@ -1,7 +1,8 @@
 //! PostgreSQL's configuration files, in `conf/` beside the data directory so that they outlive cold starts.
 //!
-//! `postgresql.conf` is written anew at every start and includes `custom.conf`, if there is one, and `quire.pushdown.conf`. The files of
-//! authentication are written once and belong to the user from then on. What must not be overridden is on the command line.
+//! `postgresql.conf` is written anew at every start and includes `custom.conf`, if there is one, and
+//! `quire.pushdown.conf`. The files of authentication are written once and belong to the user from then on. What must
+//! not be overridden is on the command line.
 
 use crate::owner::Owner;
 use crate::{Config, Error, place};
@@ -9,7 +10,8 @@ use quire_files::{Durability, Staged, publish};
 use std::fs;
 use std::path::Path;
 
-/// The include file that holds `full_page_writes`, which must be switchable by a reload and so is not on the command line.
+/// The include file that holds `full_page_writes`, which must be switchable by a reload and so is not on the command
+/// line.
 pub const PUSHDOWN_FILE: &str = "quire.pushdown.conf";
 
 const HBA: &str = "\
@@ -61,7 +63,8 @@ pub fn write_pushdown(config: &Config, on: bool) -> Result<(), Error> {
     let text = format!("# Written by `quire pushdown`.\nfull_page_writes = {setting}\n");
     let mut staged = Staged::create(&config.conf().join(PUSHDOWN_FILE))?;
     staged.write(text.as_bytes())?;
-    // PostgreSQL's user may read it at any moment; that nobody else does, the directory sees to until the file is given away.
+    // PostgreSQL's user may read it at any moment; that nobody else does, the directory sees to until the file is given
+    // away.
     staged.set_mode(0o644)?;
     staged.publish(Durability::Machine)?;
     place::close_files(&config.conf(), Owner::detect(config)?)

@@ -20,8 +20,8 @@ pub struct Config {
     /// Who says `Hello` to the safekeepers, for their logs.
     #[serde(default)]
     pub node: NodeId,
-    /// The compute's own directory: `pgdata`, `tablespaces`, `meta`, `withheld`, `conf`, `control.shm`, `agent.sock`. Only `conf`
-    /// outlives a cold start.
+    /// The compute's own directory: `pgdata`, `tablespaces`, `meta`, `withheld`, `conf`, `control.shm`, `agent.sock`.
+    /// Only `conf` outlives a cold start.
     pub dir: PathBuf,
     /// Where `postgres` and `initdb` are.
     pub pg_bin: PathBuf,

@@ -1,8 +1,8 @@
 //! How many files a role may have open, and what it does when it has as many.
 //!
-//! A shell gives its programs 1,024, which is meant for programs that use `select`; an agent has a connection for each backend and
-//! a file for each relation that is being filled. Roles take as many as they are allowed. PostgreSQL and what it starts get
-//! the number that `quire up` was started with, as they would without Quire.
+//! A shell gives its programs 1,024, which is meant for programs that use `select`; an agent has a connection for each
+//! backend and a file for each relation that is being filled. Roles take as many as they are allowed. PostgreSQL and
+//! what it starts get the number that `quire up` was started with, as they would without Quire.
 
 use crate::Error;
 use nix::errno::Errno;

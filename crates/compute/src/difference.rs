@@ -24,8 +24,8 @@ pub fn differences(key: Key, ours: &[u8; PAGE_SIZE], theirs: &[u8; PAGE_SIZE]) -
     (0..PAGE_SIZE).filter(|at| ours[*at] != theirs[*at]).collect()
 }
 
-/// A copy without what two right copies may differ in: PostgreSQL's own masks, a sequence's state, and of a page whose hole is
-/// read, the hole after all, which the masks leave out.
+/// A copy without what two right copies may differ in: PostgreSQL's own masks, a sequence's state, and of a page whose
+/// hole is read, the hole after all, which the masks leave out.
 fn masked(key: Key, page: &[u8; PAGE_SIZE]) -> Box<[u8; PAGE_SIZE]> {
     let kind = page_kind(page, key);
     let mut masked = Box::new(*page);
@@ -54,8 +54,8 @@ fn mask_sequence_state(page: &mut [u8; PAGE_SIZE]) {
     }
 }
 
-/// Whether a page has never held anything that is logged: PostgreSQL extends files by pages of zeroes, and may initialise one and
-/// then not use it, without a word in the log.
+/// Whether a page has never held anything that is logged: PostgreSQL extends files by pages of zeroes, and may
+/// initialise one and then not use it, without a word in the log.
 fn is_blank(page: &[u8; PAGE_SIZE]) -> bool {
     *page == NOTHING
         || (!page::lsn(&page[..]).is_valid() && page::max_offset_number(&page[..]) == 0 && has_no_special(page))

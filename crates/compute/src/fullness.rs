@@ -1,4 +1,5 @@
-//! How full the cache is, between two looks at it: fills count what they add, so that they cannot run away from the sweep.
+//! How full the cache is, between two looks at it: fills count what they add, so that they cannot run away from the
+//! sweep.
 
 use crate::Config;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,16 +1,16 @@
 //! Relations under guard: storage keeps their pages as PostgreSQL writes them, and does not redo them.
 //!
-//! The [sampler](crate::sample) finds a page of an index on which PostgreSQL and redo differ, again and again. That one relation goes under
-//! guard: each of its pages that is in the cache, and each that is written from now on, is marked as one that WAL does not describe
-//! ([`crate::as_written`]), so it does not leave the cache, and no flush returns, before storage has it as it is. Storage gives nothing of the relation
-//! that it would have to make by redo of later records: an error is better than a wrong page. Everything else goes on as it was,
-//! with full-page writes off.
+//! The [sampler](crate::sample) finds a page of an index on which PostgreSQL and redo differ, again and again. That one
+//! relation goes under guard: each of its pages that is in the cache, and each that is written from now on, is marked
+//! as one that WAL does not describe ([`crate::as_written`]), so it does not leave the cache, and no flush returns,
+//! before storage has it as it is. Storage gives nothing of the relation that it would have to make by redo of later
+//! records: an error is better than a wrong page. Everything else goes on as it was, with full-page writes off.
 //!
-//! The guard is a small file in storage, so that it outlives the compute. It ends when the relation is gone, as after `REINDEX` or `VACUUM
-//! FULL`, which write another file.
+//! The guard is a small file in storage, so that it outlives the compute. It ends when the relation is gone, as after
+//! `REINDEX` or `VACUUM FULL`, which write another file.
 //!
-//! What it costs is an image of each page of that relation for each checkpoint in which it was written. If that takes too long,
-//! or if a second relation differs, full-page writes come back for the branch.
+//! What it costs is an image of each page of that relation for each checkpoint in which it was written. If that takes
+//! too long, or if a second relation differs, full-page writes come back for the branch.
 
 use crate::as_written::AsWritten;
 use crate::fill::files::{CacheFile, Files};
@@ -71,7 +71,8 @@ impl Guard {
         })
     }
 
-    /// Puts a relation under guard from `since` on, unless it is. If it is not the first, full-page writes have to come back.
+    /// Puts a relation under guard from `since` on, unless it is. If it is not the first, full-page writes have to come
+    /// back.
     pub async fn add(self: &Arc<Guard>, rel: RelTag, since: Lsn) -> Result<(), Error> {
         let rel = rel.with_fork(Fork::Main);
         let known = self.relations().len();
@@ -113,8 +114,8 @@ impl Guard {
         }
     }
 
-    /// Puts the files of a relation that was just made under guard, or those of all relations of its database, before anybody
-    /// writes them. The shared relations are database 0.
+    /// Puts the files of a relation that was just made under guard, or those of all relations of its database, before
+    /// anybody writes them. The shared relations are database 0.
     pub async fn laid_out(
         self: &Arc<Guard>,
         tablespace: u32,
@@ -148,8 +149,8 @@ impl Guard {
         }
     }
 
-    /// Puts files that have come under guard. What is written later is kept when PostgreSQL flushes it; what is there may never be
-    /// flushed again.
+    /// Puts files that have come under guard. What is written later is kept when PostgreSQL flushes it; what is there
+    /// may never be flushed again.
     async fn look_after(self: Arc<Guard>, rel: RelTag) -> Result<(), Error> {
         let as_written = self.as_written.clone();
         let guard = self.clone();

@@ -1,4 +1,5 @@
-//! The agent's HTTP interface: `/status` and `/metrics` to look, the rest to give orders, which are answered when carried out.
+//! The agent's HTTP interface: `/status` and `/metrics` to look, the rest to give orders, which are answered when
+//! carried out.
 
 use crate::covered::PAGES_WANTED;
 use crate::handle::Handle;

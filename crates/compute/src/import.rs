@@ -102,8 +102,8 @@ pub enum ImportError {
     },
 }
 
-/// Where a branch's log begins that starts from this data directory: a segment boundary past the end of its WAL, so that
-/// every page is older, and nothing has to be kept of the WAL before.
+/// Where a branch's log begins that starts from this data directory: a segment boundary past the end of its WAL, so
+/// that every page is older, and nothing has to be kept of the WAL before.
 pub fn import_start(control: &ControlFile) -> Lsn {
     let segment_bytes = u64::from(control.layout.wal_segment_bytes);
     let end = control.checkpoint.add(CHECKPOINT_RECORD_BYTES_MAX);

@@ -1,7 +1,7 @@
 //! A data directory made from nothing: what has to be there before `postgres` starts, but for pages.
 //!
-//! The directory is what a clean shutdown leaves: `pg_control` points at a shutdown checkpoint, so nothing is replayed. Nothing
-//! in it is older than the start; a directory of an earlier term, or from before a crash, is thrown away first.
+//! The directory is what a clean shutdown leaves: `pg_control` points at a shutdown checkpoint, so nothing is replayed.
+//! Nothing in it is older than the start; a directory of an earlier term, or from before a crash, is thrown away first.
 
 use crate::kept::settings::AUTO_CONF;
 use crate::last_checkpoint::LastCheckpoint;
@@ -54,9 +54,9 @@ const META_FOLDERS: [&str; 8] = [
     "pg_xact",
 ];
 
-/// What the data directory has in the place of the real `PG_VERSION`, for those who come without the shim: a server shows it in its
-/// error as the version that made the directory. It is one word of less than 64 bytes, which is what a server reads of it, and
-/// begins with a number, since another word would be answered with the advice to run `initdb`.
+/// What the data directory has in the place of the real `PG_VERSION`, for those who come without the shim: a server
+/// shows it in its error as the version that made the directory. It is one word of less than 64 bytes, which is what a
+/// server reads of it, and begins with a number, since another word would be answered with the advice to run `initdb`.
 const NO_VERSION: &str = "0-none:a-cache-of-Quire,with-holes;use-\"quire-compute-start\"\n";
 
 /// Where a user's files of the data directory are from one cold start to the next.
@@ -69,7 +69,8 @@ const VERSION: &str = "PG_VERSION";
 /// `REPLICATION_STATE_MAGIC` of `origin.c`.
 const ORIGIN_MAGIC: u32 = 0x1257_DADE;
 
-/// Moves the data directory and its meta files out of the way, to be deleted in the background, and keeps what outlives them.
+/// Moves the data directory and its meta files out of the way, to be deleted in the background, and keeps what outlives
+/// them.
 pub fn discard(config: &Config) -> Result<Option<Vec<u8>>, Error> {
     let auto_conf = fs::read(config.pgdata().join(AUTO_CONF)).ok();
     // One without is half-made: what a user had in the one before is not in there yet.
@@ -121,8 +122,8 @@ pub fn create_folders(config: &Config, owner: Owner) -> Result<(), Error> {
     place::folder(&ComputeDir::new(&config.dir).withheld(), owner)
 }
 
-/// Writes the configuration files that a data directory usually has. PostgreSQL is told to use others here; these go along with
-/// a base backup, which starts with them anywhere.
+/// Writes the configuration files that a data directory usually has. PostgreSQL is told to use others here; these go
+/// along with a base backup, which starts with them anywhere.
 pub fn write_plain_conf(config: &Config, owner: Owner) -> Result<(), Error> {
     for (name, content) in conf::PLAIN_FILES {
         place::file(&config.pgdata().join(name), content.as_bytes(), owner)?;
@@ -163,8 +164,8 @@ fn write_entries(pgdata: &Path, owner: Owner, entries: &[(Key, Bytes)]) -> Resul
         if let Some(path) = small_file(*key) {
             let path = pgdata.join(path);
             place::file(&path, value, owner)?;
-            // Where a database has its relation map, and only there, it has its version. In other tablespaces it has a folder
-            // of relations and nothing else, or the tablespace could not be dropped.
+            // Where a database has its relation map, and only there, it has its version. In other tablespaces it has a
+            // folder of relations and nothing else, or the tablespace could not be dropped.
             path.parent().map_or(Ok(()), |folder| write_version_of(*key, folder, owner))?;
         }
     }
@@ -229,8 +230,8 @@ pub fn control_file(compute_dir: &Path) -> PathBuf {
     ComputeDir::new(compute_dir).real_file(&DataPath::ControlFile.to_path())
 }
 
-/// Puts back what `ALTER SYSTEM` had written (storage has it too; this is for those who wrote it before storage did) and files of the
-/// user's own.
+/// Puts back what `ALTER SYSTEM` had written (storage has it too; this is for those who wrote it before storage did)
+/// and files of the user's own.
 pub fn restore_local_files(config: &Config, owner: Owner, auto_conf: Option<&[u8]>) -> Result<(), Error> {
     if let Some(content) = auto_conf {
         place::file(&config.pgdata().join(AUTO_CONF), content, owner)?;

@@ -1,17 +1,17 @@
 //! The compute agent: supervises a stock PostgreSQL and keeps its two promises.
 //!
-//! PostgreSQL trusts its disk for two things: that `fdatasync` on WAL makes it durable, and that `pread` on a relation gives back the
-//! page as last written. A shim inside PostgreSQL hands both to this process, one for each compute:
+//! PostgreSQL trusts its disk for two things: that `fdatasync` on WAL makes it durable, and that `pread` on a relation
+//! gives back the page as last written. A shim inside PostgreSQL hands both to this process, one for each compute:
 //!
 //! ```text
 //! COMMIT:       backend -> fdatasync -> control.shm -> [`quorum`] -> safekeepers, a majority -> backend goes on
 //! first SELECT: backend -> pread     -> agent.sock  -> [`fill`]   -> pageserver -> cache file -> backend goes on
 //! ```
 //!
-//! A *session* ([`session`], begun by [`start`]) is one term of the quorum: it begins with a won election and an empty data directory, and ends with a crash, a
-//! fence or a cold restart. Nothing that PostgreSQL wrote locally outlives it but configuration files, and what [`kept`] has sent to
-//! storage. The [`agent`] begins
-//! sessions, runs `postgres` in them ([`postgres`]), and is what people and programs talk to ([`http`]).
+//! A *session* ([`session`], begun by [`start`]) is one term of the quorum: it begins with a won election and an empty
+//! data directory, and ends with a crash, a fence or a cold restart. Nothing that PostgreSQL wrote locally outlives it
+//! but configuration files, and what [`kept`] has sent to storage. The [`agent`] begins sessions, runs `postgres` in
+//! them ([`postgres`]), and is what people and programs talk to ([`http`]).
 //!
 //! ```no_run
 //! # async fn example(config: quire_compute::Config) -> Result<(), quire_compute::Error> {

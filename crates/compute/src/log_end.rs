@@ -16,7 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct LogEnd {
     /// The checkpoint that it ends with.
     pub last: LastCheckpoint,
-    /// What has to be appended at the end of the log, if it does not end with a shutdown checkpoint of this server's version.
+    /// What has to be appended at the end of the log, if it does not end with a shutdown checkpoint of this server's
+    /// version.
     pub wal: Bytes,
     /// The end of the log afterwards.
     pub start: Lsn,

@@ -1,8 +1,8 @@
 //! Backends that outlived their postmaster.
 //!
-//! When a postmaster is killed, its children notice only when they next wait for something. Until then they hold files of a data
-//! directory that is about to be discarded, and the server's port. They are known by their working directory, which for every
-//! process of a PostgreSQL server is its data directory.
+//! When a postmaster is killed, its children notice only when they next wait for something. Until then they hold files
+//! of a data directory that is about to be discarded, and the server's port. They are known by their working directory,
+//! which for every process of a PostgreSQL server is its data directory.
 
 use crate::Error;
 use nix::sys::signal::{Signal, kill};

@@ -64,7 +64,8 @@ impl Owner {
         }
     }
 
-    /// Makes `command` run as the user, without the agent's supplementary groups, and die with the thread that spawns it.
+    /// Makes `command` run as the user, without the agent's supplementary groups, and die with the thread that spawns
+    /// it.
     pub fn adopt(&self, command: &mut Command) {
         if let Some((uid, gid)) = self.user {
             command.gid(gid.as_raw()).uid(uid.as_raw());

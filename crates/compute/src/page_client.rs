@@ -1,8 +1,9 @@
 //! A client of a pageserver: many requests in flight on one connection that mends itself.
 //!
-//! [`PageClient`] is cheap to clone; every clone feeds one driver task. A request waits while the connection is down and is sent
-//! again after a reconnect, until the caller's deadline: all requests may be repeated. A refusal by the pageserver is an
-//! answer, not a fault of the connection, and is handed out at once, unless the caller [retries](PageClient::request_retrying).
+//! [`PageClient`] is cheap to clone; every clone feeds one driver task. A request waits while the connection is down
+//! and is sent again after a reconnect, until the caller's deadline: all requests may be repeated. A refusal by the
+//! pageserver is an answer, not a fault of the connection, and is handed out at once, unless the caller
+//! [retries](PageClient::request_retrying).
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
@@ -145,8 +146,8 @@ impl PageClient {
         outcome.unwrap_or(Err(PageError::Deadline { address, waited: patience }))
     }
 
-    /// The same, but asked again as long as the answer is that a disk or a file fails storage. After `patience` the last such
-    /// answer is given.
+    /// The same, but asked again as long as the answer is that a disk or a file fails storage. After `patience` the
+    /// last such answer is given.
     pub async fn request_retrying(&self, request: &Request, patience: Duration) -> Result<Response, PageError> {
         let deadline = Instant::now() + patience;
         let mut pause = BACKOFF_MIN;

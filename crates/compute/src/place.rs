@@ -21,8 +21,8 @@ pub fn closed_folder(path: &Path, owner: Owner) -> Result<(), Error> {
     fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(Error::file("close to others", path))
 }
 
-/// Makes the files in a folder PostgreSQL's user's, and closes them to all others. A link is left as it is: PostgreSQL's user
-/// may have made it, and what it leads to may be somebody else's.
+/// Makes the files in a folder PostgreSQL's user's, and closes them to all others. A link is left as it is:
+/// PostgreSQL's user may have made it, and what it leads to may be somebody else's.
 pub fn close_files(folder: &Path, owner: Owner) -> Result<(), Error> {
     for entry in fs::read_dir(folder).map_err(Error::file("list", folder))? {
         let path = entry.map_err(Error::file("list", folder))?.path();

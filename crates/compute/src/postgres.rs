@@ -1,8 +1,8 @@
 //! The `postgres` process: how it is started, watched, asked and ended.
 //!
-//! Each postmaster has a *keeper*: a thread that starts it, waits for it and lives as long as it does, because the kernel ends
-//! the child when the thread that started it ends. Signals go through [`Postgres::signal`], which never reaches a
-//! process that merely inherited the number of one that was reaped.
+//! Each postmaster has a *keeper*: a thread that starts it, waits for it and lives as long as it does, because the
+//! kernel ends the child when the thread that started it ends. Signals go through [`Postgres::signal`], which never
+//! reaches a process that merely inherited the number of one that was reaped.
 
 use crate::owner::Owner;
 use crate::quorum::local_wal::TIMELINE;
@@ -93,8 +93,8 @@ impl Postgres {
         *self.exit.borrow()
     }
 
-    /// Waits until connections are accepted, which are the agent's alone at first, and gives one: none if the server is ready but
-    /// refuses the agent, as where the superuser may not log in any more.
+    /// Waits until connections are accepted, which are the agent's alone at first, and gives one: none if the server is
+    /// ready but refuses the agent, as where the superuser may not log in any more.
     pub async fn ready(&self, config: &Config) -> Result<Option<tokio_postgres::Client>, Error> {
         let mut database = "postgres";
         loop {
@@ -136,8 +136,8 @@ impl Postgres {
         tokio::time::timeout(patience, self.exited()).await.ok()
     }
 
-    /// Shuts down: fast; if that takes longer than `fast` (or `gives_up` says that it cannot succeed) by SIGKILL. Whether the end
-    /// was a clean one is in the status.
+    /// Shuts down: fast; if that takes longer than `fast` (or `gives_up` says that it cannot succeed) by SIGKILL.
+    /// Whether the end was a clean one is in the status.
     pub async fn stop(&self, fast: Duration, gives_up: impl Fn() -> bool) -> ExitStatus {
         let deadline = Instant::now() + fast;
         let mut status = self.end_by(Signal::SIGINT, Duration::from_millis(200)).await;
@@ -221,8 +221,8 @@ async fn try_connect(config: &Config, database: &str) -> Result<tokio_postgres::
     Ok(client)
 }
 
-/// Checks that the shim is loaded, is a shim, and is of this build: the dynamic loader only warns, and a `postgres` without the
-/// shim would acknowledge commits that no safekeeper has.
+/// Checks that the shim is loaded, is a shim, and is of this build: the dynamic loader only warns, and a `postgres`
+/// without the shim would acknowledge commits that no safekeeper has.
 pub fn check_shim(config: &Config, owner: Owner, shim: &Path) -> Result<(), Error> {
     let folder = config.dir.join("shim-check");
     place::folder(&folder, owner)?;
@@ -279,8 +279,9 @@ fn server_command(config: &Config, owner: Owner, shim: &Path) -> Result<Command,
     Ok(command)
 }
 
-/// Has the shim loaded into a server of the compute in `folder`. The loader takes its list apart at spaces and colons and looks for
-/// variables in it, so that not every path could be named: the shim is named from the compute's directory, where the server begins.
+/// Has the shim loaded into a server of the compute in `folder`. The loader takes its list apart at spaces and colons
+/// and looks for variables in it, so that not every path could be named: the shim is named from the compute's
+/// directory, where the server begins.
 fn preload(command: &mut Command, config: &Config, shim: &Path, folder: &Path) {
     let name = shim.strip_prefix(&config.dir).map_or_else(|_| shim.to_owned(), |name| Path::new(".").join(name));
     command.current_dir(&config.dir).env("LD_PRELOAD", name).env("QUIRE_COMPUTE_DIR", folder);
@@ -311,8 +312,9 @@ fn wal_level(config: &Config, owner: Owner) -> Result<String, Error> {
     }
 }
 
-/// A server that was killed leaves its socket and a lock file with its number, which may be another process's by now, or its own
-/// while nobody has asked how it ended. In the compute's own directory both are of servers that the agent knows to have ended.
+/// A server that was killed leaves its socket and a lock file with its number, which may be another process's by now,
+/// or its own while nobody has asked how it ended. In the compute's own directory both are of servers that the agent
+/// knows to have ended.
 fn remove_stale_socket(config: &Config) -> Result<(), Error> {
     let socket = format!(".s.PGSQL.{}", config.port);
     match config.socket_dir {

@@ -1,7 +1,7 @@
 //! Switching image generation between PostgreSQL and storage while both run.
 //!
-//! The setting goes into the include file; a reload makes PostgreSQL's checkpointer log `XLOG_FPW_CHANGE`, which nothing flushes; a
-//! transaction with a logical message does. Then storage is asked what it has learnt from the log.
+//! The setting goes into the include file; a reload makes PostgreSQL's checkpointer log `XLOG_FPW_CHANGE`, which
+//! nothing flushes; a transaction with a logical message does. Then storage is asked what it has learnt from the log.
 
 use crate::postgres::{self, Postgres};
 use crate::session::Session;

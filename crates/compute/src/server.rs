@@ -1,9 +1,9 @@
 //! Which server runs: its version is recorded in the log before it writes there, because redo may depend on it.
 //!
-//! A cold start asks the program and, unless storage knows that this very version wrote the log last, begins its part of the log
-//! with a record of it (`quire_wal::effects::server_version`). If the program was replaced by another version since, a warm start
-//! becomes a cold one, for there is no place in the log between two servers over one data directory: what a new server logs
-//! first, before anybody could connect to it, must follow the record.
+//! A cold start asks the program and, unless storage knows that this very version wrote the log last, begins its part
+//! of the log with a record of it (`quire_wal::effects::server_version`). If the program was replaced by another
+//! version since, a warm start becomes a cold one, for there is no place in the log between two servers over one data
+//! directory: what a new server logs first, before anybody could connect to it, must follow the record.
 
 use crate::covered::PAGES_WANTED;
 use crate::owner::Owner;
@@ -54,8 +54,8 @@ pub async fn recorded(client: &PageClient, end: Lsn, patience: Duration) -> Resu
     entries.first().map(|(_, value)| ServerVersion::decode(value).map_err(unusable)).transpose()
 }
 
-/// Checks that the server that was started is the one that the log says: its program may have been replaced after it was asked. A
-/// start that fails is tried again, as a cold one, which asks again.
+/// Checks that the server that was started is the one that the log says: its program may have been replaced after it
+/// was asked. A start that fails is tried again, as a cold one, which asks again.
 pub async fn check_running(client: &Client, recorded: ServerVersion) -> Result<(), Error> {
     let row = client.query_one("SHOW server_version_num", &[]).await?;
     let number: &str = row.try_get(0)?;

@@ -23,8 +23,8 @@ use tokio::task::AbortHandle;
 /// How long a stopped compute may take to send what nobody waits for.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// One term of a compute: from a won election to a crash, a fence or a cold restart. Within it, PostgreSQL may be stopped and started
-/// over the same cache.
+/// One term of a compute: from a won election to a crash, a fence or a cold restart. Within it, PostgreSQL may be
+/// stopped and started over the same cache.
 #[derive(Debug)]
 pub struct Session {
     /// The quorum, with the term.
@@ -92,7 +92,8 @@ impl Session {
         }
     }
 
-    /// PostgreSQL is ready with the settings of `ALTER SYSTEM` that were chosen, which are the current ones from now on.
+    /// PostgreSQL is ready with the settings of `ALTER SYSTEM` that were chosen, which are the current ones from now
+    /// on.
     pub async fn settle_settings(&self, setting: &Setting, choice: Choice) -> Result<(), Error> {
         if choice != Choice::Current {
             self.kept.keep(FileArea::Settings).await?;

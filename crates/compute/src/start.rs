@@ -5,14 +5,15 @@
 //! ask the pageserver what a shutdown checkpoint at E says
 //! fence off earlier computes from the files that are kept outside WAL, and get these
 //! make an empty data directory with the last WAL segment in it
-//! write which server this is, unless the log says so, and that checkpoint's record at E, locally and through the quorum, unless
-//!     the log ends with one; S = the end now
-//! small files, pg_control, global/, SLRU files as of S; whatever is absent in the cache is read at S, until it was there and left
+//! write which server this is, unless the log says so, and that checkpoint's record at E, locally and through the
+//!     quorum, unless the log ends with one; S = the end now
+//! small files, pg_control, global/, SLRU files as of S; whatever is absent in the cache is read at S, until it was
+//!     there and left
 //! control.shm, agent.sock
 //! ```
 //!
-//! What it costs does not depend on the size of the database. Here everything is made and put together; what goes on afterwards is in
-//! [`Session`].
+//! What it costs does not depend on the size of the database. Here everything is made and put together; what goes on
+//! afterwards is in [`Session`].
 
 use crate::as_written::{self, AsWritten, PartialPages};
 use crate::bound::{self, Bound};
@@ -48,8 +49,8 @@ use tokio::task::{AbortHandle, JoinHandle};
 /// How long the pageserver may take for one answer; a start that fails is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Starts a session. Whatever an earlier one left in the compute's directory is discarded. The settings of `ALTER SYSTEM` are the chosen
-/// ones, for the reason given.
+/// Starts a session. Whatever an earlier one left in the compute's directory is discarded. The settings of `ALTER
+/// SYSTEM` are the chosen ones, for the reason given.
 pub async fn cold_start(setting: &Setting, choice: Choice, reason: &str) -> Result<Session, Error> {
     let auto_conf = blocking(setting, discard).await?;
     let quorum = Arc::new(Quorum::start(&setting.config)?);
@@ -265,7 +266,8 @@ fn keep_going(
     tasks.iter().map(JoinHandle::abort_handle).collect()
 }
 
-/// Makes the empty directory, the WAL segment with the last record in it, and what the log's end still lacks, in that segment.
+/// Makes the empty directory, the WAL segment with the last record in it, and what the log's end still lacks, in that
+/// segment.
 async fn prepare_directory(
     setting: &Setting,
     quorum: &Arc<Quorum>,
@@ -318,7 +320,8 @@ async fn small_entries(client: &PageClient, start: Lsn) -> Result<Vec<(Key, Byte
     Ok(entries)
 }
 
-/// Puts back what PostgreSQL keeps outside WAL: replication slots as they were last flushed, statistics if nothing happened since.
+/// Puts back what PostgreSQL keeps outside WAL: replication slots as they were last flushed, statistics if nothing
+/// happened since.
 async fn restore_kept_files(
     setting: &Setting,
     client: &PageClient,

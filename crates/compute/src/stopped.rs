@@ -1,8 +1,8 @@
 //! Whether a PostgreSQL that has ended has shut down.
 //!
-//! Its exit status does not say: a postmaster that was told to quit at once ends with 0 as well, without a checkpoint and after it
-//! has killed its children, perhaps in the middle of a page. `pg_control` says. Only over files that were shut down may a
-//! PostgreSQL start again, since without full-page images nothing repairs a torn page.
+//! Its exit status does not say: a postmaster that was told to quit at once ends with 0 as well, without a checkpoint
+//! and after it has killed its children, perhaps in the middle of a page. `pg_control` says. Only over files that were
+//! shut down may a PostgreSQL start again, since without full-page images nothing repairs a torn page.
 
 use crate::{Config, layout};
 use quire_types::Lsn;

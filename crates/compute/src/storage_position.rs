@@ -26,8 +26,8 @@ pub struct Stored {
     pub kept: Arc<KeptFiles>,
 }
 
-/// Lets the safekeepers know what storage has made durable and no replication slot needs, so that they can remove older WAL, and
-/// the throttle how far ingest is.
+/// Lets the safekeepers know what storage has made durable and no replication slot needs, so that they can remove older
+/// WAL, and the throttle how far ingest is.
 pub async fn watch(stored: Stored, mut retention: Retention) {
     let Stored { quorum, throttle, client, kept } = stored;
     loop {

@@ -9,10 +9,11 @@
 //!  any state --a higher term is seen--> fenced, and the agent ends
 //! ```
 //!
-//! Clients are let in when the compute is running and not before: until then the shim keeps them waiting ([`crate::admission`]).
+//! Clients are let in when the compute is running and not before: until then the shim keeps them waiting
+//! ([`crate::admission`]).
 //!
-//! Invariants: `postgres` runs only within a [`Session`]; a session whose `postgres` did not end cleanly is not used again; a fenced
-//! compute is never started again, whatever else went wrong at the same moment.
+//! Invariants: `postgres` runs only within a [`Session`]; a session whose `postgres` did not end cleanly is not used
+//! again; a fenced compute is never started again, whatever else went wrong at the same moment.
 
 use crate::handle::{Command, Handle, Order, Phase};
 use crate::kept::settings::Choice;
@@ -114,8 +115,8 @@ impl Supervisor {
         }
     }
 
-    /// Whether the server's program was replaced by another version since this session began. One that cannot be asked cannot be
-    /// started either, and the start says why.
+    /// Whether the server's program was replaced by another version since this session began. One that cannot be asked
+    /// cannot be started either, and the start says why.
     async fn is_another_server(&self) -> bool {
         let Some(session) = self.handle.session() else { return false };
         let Ok(installed) = server::installed(self.handle.setting()).await else { return false };
@@ -126,8 +127,8 @@ impl Supervisor {
         is_another
     }
 
-    /// With which settings to try next, if it may be their fault that PostgreSQL does not start, and there are others. What may pass is
-    /// tried with the same ones again `first`: they are left out only if it ends in the same way.
+    /// With which settings to try next, if it may be their fault that PostgreSQL does not start, and there are others.
+    /// What may pass is tried with the same ones again `first`: they are left out only if it ends in the same way.
     async fn fall_back(&mut self, choice: Choice, error: &Error, first: Option<&Error>) -> Option<Choice> {
         let session = self.handle.session().filter(|session| error.is_of_settings() && session.fenced().is_none())?;
         let other = session.settings.after(choice, &self.handle.config().pgdata())?;
@@ -222,7 +223,8 @@ impl Supervisor {
         shut_down.is_ok()
     }
 
-    /// A start or a run has ended badly. Being fenced comes first: `postgres` ends because of it, perhaps before it is told here.
+    /// A start or a run has ended badly. Being fenced comes first: `postgres` ends because of it, perhaps before it is
+    /// told here.
     async fn failed(&mut self, error: Error) -> Result<Next, Error> {
         let fenced = self.handle.session().and_then(|session| session.fenced());
         let error = fenced.unwrap_or(error);

@@ -1,9 +1,9 @@
 //! Tablespaces of users.
 //!
-//! To a compute they are directories like those of databases: the pages in them are a cache, so it does not matter where they are. A
-//! new one is where its creator said, behind a link that PostgreSQL makes. A cold start lays all of them out beside the data
-//! directory, because the location is the user's and may not be there any more; but behind links as well, since PostgreSQL leaves a
-//! tablespace that is not behind a link out of its base backups.
+//! To a compute they are directories like those of databases: the pages in them are a cache, so it does not matter
+//! where they are. A new one is where its creator said, behind a link that PostgreSQL makes. A cold start lays all of
+//! them out beside the data directory, because the location is the user's and may not be there any more; but behind
+//! links as well, since PostgreSQL leaves a tablespace that is not behind a link out of its base backups.
 
 use crate::cached_files::names;
 use crate::owner::Owner;
@@ -26,9 +26,9 @@ pub fn lay_out(pgdata: &Path, own: &Path, tablespace: u32, owner: Owner) -> Resu
     place::link(&directory, &pgdata.join(FOLDER).join(tablespace.to_string()), owner)
 }
 
-/// Moves what is at the locations of users aside, before the data directory is thrown away. From then on the locations can be used
-/// for other tablespaces. One that cannot be reached keeps what nobody needs any more, which is no reason not to start. What a cold
-/// start laid out, in `own`, goes as a whole.
+/// Moves what is at the locations of users aside, before the data directory is thrown away. From then on the locations
+/// can be used for other tablespaces. One that cannot be reached keeps what nobody needs any more, which is no reason
+/// not to start. What a cold start laid out, in `own`, goes as a whole.
 pub fn discard(pgdata: &Path, own: &Path) {
     for location in locations(pgdata).into_iter().filter(|link| !is_below(link, own)) {
         let ours = location.join(version::CURRENT.tablespace_directory);
@@ -59,7 +59,8 @@ fn is_below(link: &Path, directory: &Path) -> bool {
     fs::read_link(link).is_ok_and(|target| target.starts_with(directory))
 }
 
-/// What PostgreSQL made belongs to its user. A link to somebody else's folder is none of PostgreSQL's, and the agent may be root.
+/// What PostgreSQL made belongs to its user. A link to somebody else's folder is none of PostgreSQL's, and the agent
+/// may be root.
 fn is_folder_of_same_owner(path: &Path, pgdata: &Path) -> bool {
     match (fs::symlink_metadata(path), fs::metadata(pgdata)) {
         (Ok(theirs), Ok(ours)) => theirs.is_dir() && theirs.uid() == ours.uid(),

@@ -1,15 +1,16 @@
 //! Back-pressure: commits wait a little, then entirely, while storage lags behind the log.
 //!
-//! A pageserver that is away or slow leaves WAL to pile up on the safekeepers, and pages to be rebuilt from ever more of it. So a flush is
-//! shipped later the further ingest is behind: not at all later up to half of the limit, then in proportion, and from
-//! the limit on only once ingest has moved. A pageserver that cannot write its layers or make its images in time stops ingesting, so this
-//! one distance stands for all of them.
+//! A pageserver that is away or slow leaves WAL to pile up on the safekeepers, and pages to be rebuilt from ever more
+//! of it. So a flush is shipped later the further ingest is behind: not at all later up to half of the limit, then in
+//! proportion, and from the limit on only once ingest has moved. A pageserver that cannot write its layers or make its
+//! images in time stops ingesting, so this one distance stands for all of them.
 //!
-//! What is written can leave a bounded cache only once it is ingested. So the limit is lower while the cache is beyond its
-//! bound, down to a few mebibytes where it is twice as large. It never goes below that, whatever else keeps pages in the cache.
+//! What is written can leave a bounded cache only once it is ingested. So the limit is lower while the cache is beyond
+//! its bound, down to a few mebibytes where it is twice as large. It never goes below that, whatever else keeps pages
+//! in the cache.
 //!
-//! Nothing fails because of it. The WAL that is about to be shipped does not count, so however long one flush is, ingest can
-//! catch up with what was shipped before, and the wait ends.
+//! Nothing fails because of it. The WAL that is about to be shipped does not count, so however long one flush is,
+//! ingest can catch up with what was shipped before, and the wait ends.
 
 use crate::fullness::Fullness;
 use parking_lot::{Condvar, Mutex, MutexGuard};

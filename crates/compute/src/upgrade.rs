@@ -1,7 +1,8 @@
 //! Whether the PostgreSQL that runs is the one that is installed.
 //!
-//! A package manager replaces the programs under a running server, which goes on with what it has loaded until it is restarted. The
-//! agent is not told, so it looks at the file from time to time, and asks for its version when it is another file.
+//! A package manager replaces the programs under a running server, which goes on with what it has loaded until it is
+//! restarted. The agent is not told, so it looks at the file from time to time, and asks for its version when it is
+//! another file.
 
 use crate::handle::Handle;
 use crate::outdated::Outdated;

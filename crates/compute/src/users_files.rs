@@ -1,8 +1,8 @@
 //! Files of a user's in the data directory.
 //!
-//! A setting such as `ssl_cert_file = 'server.crt'` names a file in there, so that is where people put it. A cold start begins with an
-//! empty directory: what lies at its top and is none of PostgreSQL's own goes along, as long as there was a directory.
-//! Storage does not have it.
+//! A setting such as `ssl_cert_file = 'server.crt'` names a file in there, so that is where people put it. A cold start
+//! begins with an empty directory: what lies at its top and is none of PostgreSQL's own goes along, as long as there
+//! was a directory. Storage does not have it.
 
 use crate::owner::Owner;
 use crate::{Error, place};

@@ -1,8 +1,9 @@
 //! Comparing what PostgreSQL wrote into its cache with what storage makes of the log.
 //!
-//! After a CHECKPOINT every page in the cache is as PostgreSQL has it, and storage is asked for the same pages at the end of the
-//! committed log. While PostgreSQL works, a page may be newer or older than that moment, so a page that differs is looked at again: at
-//! its own LSN, which says exactly which version the cache holds, and after a fresh checkpoint. Only what differs every time counts.
+//! After a CHECKPOINT every page in the cache is as PostgreSQL has it, and storage is asked for the same pages at the
+//! end of the committed log. While PostgreSQL works, a page may be newer or older than that moment, so a page that
+//! differs is looked at again: at its own LSN, which says exactly which version the cache holds, and after a fresh
+//! checkpoint. Only what differs every time counts.
 //!
 //! Not compared: free space maps (advisory), unlogged and temporary relations (never in storage), SLRU areas (no LSNs).
 

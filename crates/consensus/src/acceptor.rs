@@ -1,8 +1,9 @@
 //! The acceptor: keeps its promises, its log and its term on disk, in this order.
 //!
-//! [`Acceptor::handle`] takes a request and says what is to be done about it. The caller carries the [`Action`]s out strictly
-//! in order and completes each before the next; several requests may share one [`Action::Flush`] if all their replies wait for
-//! it. When an action fails, the acceptor's memory is ahead of its disk: it must be dropped and restored from the disk.
+//! [`Acceptor::handle`] takes a request and says what is to be done about it. The caller carries the [`Action`]s out
+//! strictly in order and completes each before the next; several requests may share one [`Action::Flush`] if all their
+//! replies wait for it. When an action fails, the acceptor's memory is ahead of its disk: it must be dropped and
+//! restored from the disk.
 
 use crate::history::common_point;
 use bytes::{Buf, Bytes};
@@ -109,8 +110,8 @@ impl Acceptor {
         Response::Welcome { node: self.node, term: self.state.term, identity: Some(self.state.identity) }
     }
 
-    /// Takes a request. `Hello`, `ReadWal`, `Follow` and `Durable` change nothing in an acceptor and are its caller's to
-    /// serve; here they are errors.
+    /// Takes a request. `Hello`, `ReadWal`, `Follow` and `Durable` change nothing in an acceptor and are its caller's
+    /// to serve; here they are errors.
     pub fn handle(&mut self, request: &Request) -> Vec<Action> {
         match request {
             Request::RequestVote { term } | Request::Elected { term, .. } if !term.is_in_reach_of(self.state.term) => {
@@ -127,7 +128,8 @@ impl Acceptor {
     }
 
     /// Whether WAL `[begin, end)` may be given to somebody who asks in `term`, 0 being nobody's term; see
-    /// [`Request::ReadWal`]. The log may change as soon as another request is handled: a reader checks again afterwards.
+    /// [`Request::ReadWal`]. The log may change as soon as another request is handled: a reader checks again
+    /// afterwards.
     pub fn may_read(&self, term: Term, begin: Lsn, end: Lsn) -> Result<(), ReadRefused> {
         let committed_only = term == Term(0);
         if !committed_only && term != self.state.term {

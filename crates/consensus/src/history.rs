@@ -5,9 +5,9 @@ use quire_types::{Lsn, Term};
 
 /// The last position up to which a log is a prefix of the leader's: everything after it diverges and must go.
 ///
-/// `log_start` is where every log of the branch begins, `flush` and `history` describe the follower's. Each term has one
-/// proposer and one start, so the logs agree over all terms that both histories list alike, and in the last of these up to
-/// where the first of the two left it. A leader's own term has no end yet.
+/// `log_start` is where every log of the branch begins, `flush` and `history` describe the follower's. Each term has
+/// one proposer and one start, so the logs agree over all terms that both histories list alike, and in the last of
+/// these up to where the first of the two left it. A leader's own term has no end yet.
 pub fn common_point(log_start: Lsn, flush: Lsn, history: &TermHistory, leader: &TermHistory) -> Lsn {
     let shared = history.0.iter().zip(&leader.0).take_while(|(ours, theirs)| ours == theirs).count();
     if shared == 0 {
@@ -19,8 +19,8 @@ pub fn common_point(log_start: Lsn, flush: Lsn, history: &TermHistory, leader: &
 
 /// The history of a new `term` whose proposer takes over the donor's log, which ends at `flush`.
 ///
-/// Terms in which the donor's log has no byte are left out: they say nothing about it, and the history stays short however
-/// often computes start and stop without writing.
+/// Terms in which the donor's log has no byte are left out: they say nothing about it, and the history stays short
+/// however often computes start and stop without writing.
 pub fn history_of_new_term(donor: &TermHistory, flush: Lsn, term: Term) -> TermHistory {
     let written = donor.0.iter().copied().take_while(|entry| entry.start < flush);
     TermHistory(written.chain([TermStart { term, start: flush }]).collect())

@@ -1,14 +1,15 @@
-//! The proposer: wins a term, brings the acceptors' logs into agreement, replicates the local WAL, says what is committed.
+//! The proposer: wins a term, brings the acceptors' logs into agreement, replicates the local WAL, says what is
+//! committed.
 //!
-//! Calls tell it what happened; [`Proposer::poll`] gives out what is to be done about it. See the [crate] for the rules and
-//! for an example. The caller owes it this:
+//! Calls tell it what happened; [`Proposer::poll`] gives out what is to be done about it. See the [crate] for the rules
+//! and for an example. The caller owes it this:
 //!
-//! - One connection per acceptor. After [`Proposer::disconnected`] nothing that arrived on the old connection may be handed
-//!   in, and messages that were not sent yet are dropped. Messages of one connection keep their order.
-//! - [`Proposer::extend`] gets each byte of this term's WAL once, in order, cut at record boundaries, before it is thrown away
-//!   locally: bytes of an earlier call may be asked for again with [`Output::ReadWal`].
-//! - After [`Output::Outvoted`], [`Proposer::campaign`] is called again after a *random* delay, so that of two candidates one
-//!   gets through. The same goes for a campaign that nothing comes of.
+//! - One connection per acceptor. After [`Proposer::disconnected`] nothing that arrived on the old connection may be
+//!   handed in, and messages that were not sent yet are dropped. Messages of one connection keep their order.
+//! - [`Proposer::extend`] gets each byte of this term's WAL once, in order, cut at record boundaries, before it is
+//!   thrown away locally: bytes of an earlier call may be asked for again with [`Output::ReadWal`].
+//! - After [`Output::Outvoted`], [`Proposer::campaign`] is called again after a *random* delay, so that of two
+//!   candidates one gets through. The same goes for a campaign that nothing comes of.
 //! - After [`Output::Fenced`] the local WAL is no longer the branch's. The proposer does nothing more.
 //!
 //! A sketch of a driver:
@@ -47,8 +48,8 @@ pub struct Config {
     pub branch: BranchKey,
     /// The compute, for the acceptors' logs.
     pub node: NodeId,
-    /// How many acceptors the branch has, 1 to [`AcceptorSet::CAPACITY`], whether or not they can be reached. They are named
-    /// by their index.
+    /// How many acceptors the branch has, 1 to [`AcceptorSet::CAPACITY`], whether or not they can be reached. They are
+    /// named by their index.
     pub acceptors: usize,
     /// The log's identity, if the caller knows it; else what the first acceptor says is taken.
     pub identity: Option<LogIdentity>,
@@ -163,8 +164,8 @@ impl Proposer {
         self.peers[acceptor].link = PeerLink::Down;
     }
 
-    /// Wants to be elected, now or as soon as a majority can be reached. Each call is a new attempt with a higher term. Does
-    /// nothing while elected, or once fenced.
+    /// Wants to be elected, now or as soon as a majority can be reached. Each call is a new attempt with a higher term.
+    /// Does nothing while elected, or once fenced.
     pub fn campaign(&mut self) {
         if matches!(self.role, Role::Idle { .. } | Role::Candidate(_)) {
             self.role = Role::Idle { wants_term: true };
@@ -220,8 +221,8 @@ impl Proposer {
         }
     }
 
-    /// Every pageserver shard has made everything before `lsn` durable. Without this call it is left to the acceptors, to
-    /// which the shards report too.
+    /// Every pageserver shard has made everything before `lsn` durable. Without this call it is left to the acceptors,
+    /// to which the shards report too.
     pub fn set_durable(&mut self, lsn: Lsn) {
         self.durable = lsn;
     }
@@ -234,7 +235,8 @@ impl Proposer {
         self.send_heartbeats(to);
     }
 
-    /// Sends an empty message to each acceptor that has nothing to answer, and asks again for WAL that could not be read.
+    /// Sends an empty message to each acceptor that has nothing to answer, and asks again for WAL that could not be
+    /// read.
     pub fn heartbeat(&mut self) {
         self.pump_all();
         let to = self.select(|peer| matches!(&peer.link, PeerLink::Streaming(stream) if !stream.is_waiting()));

@@ -1,8 +1,9 @@
 //! What becomes of a panic.
 //!
-//! A panic is a bug, and what it has left in memory is not known. So it ends the process, as `kill -9` does, which every role survives
-//! at any moment, and the role's supervisor starts it again. Before that the panic hook writes a note of what the thread was working
-//! on, durably, into the role's directory: a bug that is in the way of every start can then be worked around.
+//! A panic is a bug, and what it has left in memory is not known. So it ends the process, as `kill -9` does, which
+//! every role survives at any moment, and the role's supervisor starts it again. Before that the panic hook writes a
+//! note of what the thread was working on, durably, into the role's directory: a bug that is in the way of every start
+//! can then be worked around.
 //!
 //! ```text
 //! pageserver opens          notes::read(data_dir)  -> a page whose redo panicked twice is not redone again

@@ -1,6 +1,7 @@
 //! Notes of panics, one file each in `panics/` of a role's directory.
 //!
-//! `<milliseconds since 1970>-<pid>.json`, a [`Note`]. They stay until somebody removes them; the oldest make room for new ones.
+//! `<milliseconds since 1970>-<pid>.json`, a [`Note`]. They stay until somebody removes them; the oldest make room for
+//! new ones.
 
 use crate::Work;
 use quire_files::{Durability, publish};
@@ -46,7 +47,8 @@ pub fn write(dir: &Path, note: &Note) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// All notes in a role's directory, oldest first. A file that is no note is left out: none may keep a role from starting.
+/// All notes in a role's directory, oldest first. A file that is no note is left out: none may keep a role from
+/// starting.
 pub fn read(dir: &Path) -> io::Result<Vec<Note>> {
     let paths = list(&dir.join(FOLDER))?;
     let texts = paths.iter().filter_map(|path| fs::read(path).ok());

@@ -20,8 +20,8 @@ pub fn plant_for(point: impl FnOnce() -> String) {
     }
 }
 
-/// Panics if the file says this point, which is taken out of it first. Without the variable, as always but in tests, it is a look at
-/// memory.
+/// Panics if the file says this point, which is taken out of it first. Without the variable, as always but in tests, it
+/// is a look at memory.
 pub fn plant(point: &str) {
     if let Some(file) = file() {
         let text = fs::read_to_string(file).unwrap_or_default();

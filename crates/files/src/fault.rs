@@ -1,8 +1,8 @@
 //! Lets a test fail the Nth step of publishing on its thread. Without the feature `faults` a step costs nothing.
 //!
-//! Publishing a file has three steps: its content gets onto the disk, the file gets its name, the name gets onto the disk (left out
-//! with [`Durability::Process`](crate::Durability::Process)). Removing a file is one,
-//! and so are [`sync_content`](crate::sync_content) and [`sync_folder_of`](crate::sync_folder_of).
+//! Publishing a file has three steps: its content gets onto the disk, the file gets its name, the name gets onto the
+//! disk (left out with [`Durability::Process`](crate::Durability::Process)). Removing a file is one, and so are
+//! [`sync_content`](crate::sync_content) and [`sync_folder_of`](crate::sync_folder_of).
 
 use std::io;
 
@@ -46,7 +46,8 @@ pub(crate) fn pause() {
     std::thread::sleep(std::time::Duration::from_millis(pause_ms));
 }
 
-/// From now on the sync of a folder begins only after so many milliseconds, on all threads, so that a test can look at the disk before.
+/// From now on the sync of a folder begins only after so many milliseconds, on all threads, so that a test can look at
+/// the disk before.
 #[cfg(any(test, feature = "faults"))]
 pub fn delay_folder_syncs(pause_ms: u64) {
     PAUSE_MS.store(pause_ms, std::sync::atomic::Ordering::Relaxed);

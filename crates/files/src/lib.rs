@@ -13,8 +13,8 @@
 //! # Invariants
 //!
 //! - A name holds a whole file or none at any moment, for readers and after a crash of the process. With
-//!   [`Durability::Machine`] that is so after a crash of the machine too, and once publishing has returned, the name holds the
-//!   new file.
+//!   [`Durability::Machine`] that is so after a crash of the machine too, and once publishing has returned, the name
+//!   holds the new file.
 //! - An error says which of the two the name holds ([`PublishError`]): the old one, or that it is not known.
 //! - What a crash leaves behind ends in [`ASIDE_SUFFIX`]. Who owns a folder removes it when he opens the folder.
 //!

@@ -15,8 +15,8 @@ const BUFFER_BYTES: usize = 1 << 18;
 /// What a published file has to survive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Durability {
-    /// The end of the process at any moment. For what is made anew after a crash of the machine, which may leave the name with a
-    /// part of the file.
+    /// The end of the process at any moment. For what is made anew after a crash of the machine, which may leave the
+    /// name with a part of the file.
     Process,
     /// A crash of the machine: the file is synced before it gets its name, and the folder after.
     Machine,

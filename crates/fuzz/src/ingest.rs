@@ -1,7 +1,7 @@
 //! Ingest: records that follow each other, taken into a store in memory.
 //!
-//! Input: a byte of settings, then records, each with a `u16` length before it; their lengths are put right. The run ends
-//! at the first one that is refused.
+//! Input: a byte of settings, then records, each with a `u16` length before it; their lengths are put right. The run
+//! ends at the first one that is refused.
 //!
 //! Each change must be one that storage can keep, and a key may change once per record. What ingest remembers must be
 //! read back as it is.

@@ -1,8 +1,8 @@
 //! Every decoder that reads the network or a file, given input that nobody vouches for.
 //!
-//! A [`Target`] is a function of bytes that must return, whatever the bytes are: no panic, no overflow, no access out of
-//! bounds, memory and time in proportion to the input. Where something more must hold it is asserted: what was decoded
-//! encodes to what decodes to the same; a stream cut into pieces gives what the whole gives.
+//! A [`Target`] is a function of bytes that must return, whatever the bytes are: no panic, no overflow, no access out
+//! of bounds, memory and time in proportion to the input. Where something more must hold it is asserted: what was
+//! decoded encodes to what decodes to the same; a stream cut into pieces gives what the whole gives.
 //!
 //! The same functions run twice. `make fuzz` runs each under libFuzzer (`fuzz/`), which looks for input that takes new
 //! ways through the code. `make test` runs each over its seeds and over random changes of them, always the same ones

@@ -75,8 +75,8 @@ impl Accounts {
         account
     }
 
-    /// Takes off what an image now covers: `settled` is the account as it was when the image's LSN was chosen. Gives the
-    /// rest, or nothing if the page has been given another base since, so that the image is not needed.
+    /// Takes off what an image now covers: `settled` is the account as it was when the image's LSN was chosen. Gives
+    /// the rest, or nothing if the page has been given another base since, so that the image is not needed.
     pub fn settle(&mut self, key: Key, settled: &Account) -> Option<Account> {
         let rest = self.get(key).minus(settled)?;
         self.set(key, rest);

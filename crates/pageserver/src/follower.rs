@@ -1,8 +1,8 @@
 //! Following a branch's WAL on the safekeepers.
 //!
 //! There is a connection to each safekeeper. One of them, the source, sends WAL; all are told what is durable here, so
-//! that they know what they may remove. When the source fails, falls silent, or knows less than others for too long, the
-//! next one becomes the source, from the byte that is needed next: committed WAL is the same everywhere.
+//! that they know what they may remove. When the source fails, falls silent, or knows less than others for too long,
+//! the next one becomes the source, from the byte that is needed next: committed WAL is the same everywhere.
 
 use crate::pipeline::PipelineError;
 use crate::shard::Shard;

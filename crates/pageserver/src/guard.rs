@@ -1,8 +1,9 @@
 //! Relations under guard: what redo makes of them is not trusted any more.
 //!
-//! A compute found a page on which redo and PostgreSQL differ. From then on it sends the relation's pages as PostgreSQL wrote them, and says
-//! so by a small file called `guard/<tablespace>/<database>/<relation>` with the LSN from which on. A page of which deltas after that
-//! LSN would have to be replayed is an error, and gets no image: either a written page covers them, or nobody knows.
+//! A compute found a page on which redo and PostgreSQL differ. From then on it sends the relation's pages as PostgreSQL
+//! wrote them, and says so by a small file called `guard/<tablespace>/<database>/<relation>` with the LSN from which
+//! on. A page of which deltas after that LSN would have to be replayed is an error, and gets no image: either a written
+//! page covers them, or nobody knows.
 
 use crate::chain::Chain;
 use parking_lot::RwLock;

@@ -113,7 +113,8 @@ struct Positions {
 
 #[derive(Debug, Serialize)]
 struct Pushdown {
-    /// `on` where the compute leaves page images to storage, `off` where it logs them, `unknown` if that cannot be read.
+    /// `on` where the compute leaves page images to storage, `off` where it logs them, `unknown` if that cannot be
+    /// read.
     state: &'static str,
     since_lsn: Option<Lsn>,
 }

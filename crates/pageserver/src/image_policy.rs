@@ -25,8 +25,8 @@ impl Default for ImageSettings {
 }
 
 impl ImageSettings {
-    /// Whether a chain has reached a threshold. A single delta is not too long for its bytes alone: an image would spare
-    /// nothing but one redo.
+    /// Whether a chain has reached a threshold. A single delta is not too long for its bytes alone: an image would
+    /// spare nothing but one redo.
     pub fn reached(&self, deltas: u32, bytes: u64) -> bool {
         deltas >= self.max_deltas.max(1) || (deltas > 1 && bytes >= self.max_bytes)
     }

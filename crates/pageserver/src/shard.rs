@@ -50,8 +50,8 @@ impl Shard {
         &self.files
     }
 
-    /// Refuses the writes of all lower terms from now on, durably. What the log lacks up to now is settled then: no compute can
-    /// send it any more.
+    /// Refuses the writes of all lower terms from now on, durably. What the log lacks up to now is settled then: no
+    /// compute can send it any more.
     pub fn fence(&self, term: Term) -> Result<(), FileError> {
         self.files.fence(term, self.pages.progress().ingested)?;
         self.pages.settle(self.files.settled());
@@ -129,8 +129,8 @@ impl Shard {
 }
 
 /// Keeps a shard's memtables moving until shutdown: old ones are frozen, frozen ones flushed, layers handed to
-/// compaction. A flush that failed and left nothing, as on a full disk, is tried again; ingest waits for it once memory holds
-/// enough.
+/// compaction. A flush that failed and left nothing, as on a full disk, is tried again; ingest waits for it once memory
+/// holds enough.
 pub async fn keep_flushing(shard: Arc<Shard>, compactor: Compactor, mut shutdown: watch::Receiver<bool>) {
     let name = shard.pages.origin().branch;
     let mut is_held = false;

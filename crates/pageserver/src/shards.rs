@@ -56,7 +56,8 @@ pub enum ShardError {
     /// The start of an import must be a segment boundary.
     #[error("an import starts at a segment boundary, not at {0}")]
     Start(quire_types::Lsn),
-    /// The shard's layers may be there, but what they are is not known. An earlier version left this of an import that was interrupted, too.
+    /// The shard's layers may be there, but what they are is not known. An earlier version left this of an import that
+    /// was interrupted, too.
     #[error(
         "cannot find the manifest in {0}: put it back from a copy; only if this branch was never whole, because its import was \
          interrupted, remove that directory. Until then its files are left as they are"

@@ -1,4 +1,5 @@
-//! Files that PostgreSQL keeps outside WAL: replication slots, snapshots of logical decoding, statistics, free space maps.
+//! Files that PostgreSQL keeps outside WAL: replication slots, snapshots of logical decoding, statistics, free space
+//! maps.
 //!
 //! A compute sends such a file whole when PostgreSQL has flushed it, and is answered once it is durable here. Only the
 //! newest version is kept. Nothing of this is in the log, so each file is a file of its own, published as everything is
@@ -8,9 +9,11 @@
 //! - a file is the old or the new one, whole, after a crash at any moment;
 //! - once a term has fenced the files, no lower term writes any: whoever lists them after fencing sees the last word of
 //!   all computes before;
-//! - whatever the log lacked when a term fenced the files, no compute before will send it any more: up to there it is *settled*;
-//! - within a term the writes take effect in the order of their sequence numbers, however late one of them arrives over a
-//!   connection that its sender has given up. The last number need not be durable: no connection outlives the process.
+//! - whatever the log lacked when a term fenced the files, no compute before will send it any more: up to there it is
+//!   *settled*;
+//! - within a term the writes take effect in the order of their sequence numbers, however late one of them arrives over
+//!   a connection that its sender has given up. The last number need not be durable: no connection outlives the
+//!   process.
 
 use crate::error::StorageError;
 use bytes::Bytes;
@@ -94,8 +97,8 @@ struct State {
     settled: Lsn,
     /// Names, and bytes on disk.
     files: BTreeMap<String, u64>,
-    /// Set by a write whose outcome is not known; then nothing more is written. After any other failure the old file is whole,
-    /// and a disk that was full may have room the next time.
+    /// Set by a write whose outcome is not known; then nothing more is written. After any other failure the old file is
+    /// whole, and a disk that was full may have room the next time.
     failed: Option<String>,
 }
 
@@ -118,8 +121,8 @@ impl SmallFiles {
         self.state().settled
     }
 
-    /// Refuses the writes of all lower terms from now on, durably. `ingested` is how far the log is taken in; if the term is new,
-    /// everything before is settled.
+    /// Refuses the writes of all lower terms from now on, durably. `ingested` is how far the log is taken in; if the
+    /// term is new, everything before is settled.
     pub fn fence(&self, term: Term, ingested: Lsn) -> Result<(), FileError> {
         let mut state = self.state();
         let fence = state.last.term;

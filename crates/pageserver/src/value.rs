@@ -1,8 +1,8 @@
 //! A version's value, and the form in which it is kept in memory and in layer files.
 //!
-//! In storage a version is a kind, a payload and an LSN; deltas are decoded only when they are replayed. Whether a delta
-//! starts from a blank page is decided once, when it is taken in, and lies in the kind, because reads ask it of every
-//! version they pass.
+//! In storage a version is a kind, a payload and an LSN; deltas are decoded only when they are replayed. Whether a
+//! delta starts from a blank page is decided once, when it is taken in, and lies in the kind, because reads ask it of
+//! every version they pass.
 
 use bytes::Bytes;
 use quire_protocol::page_version::{PageVersion, VersionKind};
@@ -14,8 +14,8 @@ use quire_types::{Key, Lsn, PAGE_SIZE};
 pub enum Value {
     /// A whole page, 8 KiB.
     Image(Bytes),
-    /// A page, 8 KiB, that was logged without bytes that PostgreSQL reads. Zeroes stand for them until the page comes as
-    /// PostgreSQL wrote it.
+    /// A page, 8 KiB, that was logged without bytes that PostgreSQL reads. Zeroes stand for them until the page comes
+    /// as PostgreSQL wrote it.
     PartialImage(Bytes),
     /// A change of a page, applied to the version before it.
     Delta(Delta),
@@ -73,8 +73,8 @@ impl Kind {
     }
 }
 
-/// The place of a version among those of its key: its LSN, and whether it is something else than a delta. No two versions of a
-/// key have the same.
+/// The place of a version among those of its key: its LSN, and whether it is something else than a delta. No two
+/// versions of a key have the same.
 pub type Place = (Lsn, bool);
 
 /// A value at an LSN, as it is stored.
@@ -89,8 +89,8 @@ pub struct Version {
 }
 
 impl Version {
-    /// Where it stands among the versions of its key. At one LSN there may be a delta, and after it a page that includes
-    /// the delta.
+    /// Where it stands among the versions of its key. At one LSN there may be a delta, and after it a page that
+    /// includes the delta.
     pub fn place(&self) -> Place {
         (self.lsn, !self.kind.is_delta())
     }

@@ -412,8 +412,8 @@ async fn wal_that_cannot_be_ingested_stops_the_branch_and_not_the_process() {
     server.stop().await;
 }
 
-/// A checkpoint, a record whose checksum is right and whose body says nothing that can be decoded, a record that is good; where the second
-/// starts, and where the third ends.
+/// A checkpoint, a record whose checksum is right and whose body says nothing that can be decoded, a record that is
+/// good; where the second starts, and where the third ends.
 fn wal_with_a_record_that_cannot_be_decoded() -> (Vec<u8>, Lsn, Lsn) {
     let (mut wal, last) = shutdown_checkpoint();
     let mut writer = WalWriter::new(START.add(wal.len() as u64), last, 1, SYSTEM_ID, SEGMENT_BYTES.into());

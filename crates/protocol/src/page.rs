@@ -11,14 +11,15 @@ use quire_types::{BranchId, BranchKey, CodecError, Key, Lsn, PAGE_SIZE, ProjectI
 /// The version said in `Hello`; a pageserver refuses any other.
 pub const PROTOCOL_VERSION: u32 = 1;
 
-/// The most keys in one `GetPages`, entries in one `Scan` answer, pages in one `ImportValues` or `KeepPages`, files in one `Files`.
+/// The most keys in one `GetPages`, entries in one `Scan` answer, pages in one `ImportValues` or `KeepPages`, files in
+/// one `Files`.
 pub const MAX_KEYS: usize = 1024;
 
 /// The longest content of a small file: with its name it fits into a frame.
 pub const SMALL_FILE_BYTES_MAX: usize = 15 << 20;
 
-/// Begins the names of small files that put a relation under guard: `guard/<tablespace>/<database>/<relation>`. Their LSN says
-/// from when on redo of the relation's pages is not trusted.
+/// Begins the names of small files that put a relation under guard: `guard/<tablespace>/<database>/<relation>`. Their
+/// LSN says from when on redo of the relation's pages is not trusted.
 pub const GUARD_PREFIX: &str = "guard/";
 
 /// A file that PostgreSQL keeps outside WAL, kept whole under a name.
@@ -32,7 +33,8 @@ pub struct SmallFile {
     pub content: Bytes,
 }
 
-/// Which write of a small file this is. One of a lower term is refused, one that is not newer within its term changes nothing.
+/// Which write of a small file this is. One of a lower term is refused, one that is not newer within its term changes
+/// nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct FileVersion {
     /// The compute's term.
@@ -61,8 +63,8 @@ pub enum Keeping {
     Kept = 0,
     /// Its relation does not exist any more, or has become shorter.
     Gone = 1,
-    /// The page has no LSN, but the log describes it or has changed its relation since it was read: PostgreSQL writes it again,
-    /// or it must be sent again.
+    /// The page has no LSN, but the log describes it or has changed its relation since it was read: PostgreSQL writes
+    /// it again, or it must be sent again.
     Logged = 2,
 }
 
@@ -102,7 +104,8 @@ pub enum Request {
     },
     /// Where ingest stands. Answer: [`Response::Position`].
     GetPosition,
-    /// What a shutdown checkpoint at `lsn` has to say; `lsn` must be the end of the log, which ingest waits for. Answer: [`Response::Checkpoint`].
+    /// What a shutdown checkpoint at `lsn` has to say; `lsn` must be the end of the log, which ingest waits for.
+    /// Answer: [`Response::Checkpoint`].
     GetCheckpoint {
         /// The end of the log.
         lsn: Lsn,
@@ -146,20 +149,21 @@ pub enum Request {
         /// Its name.
         name: String,
     },
-    /// What a page as of `lsn` is put together of, once ingest has reached it; also of a page that cannot be put together. Answer:
-    /// [`Response::Chain`].
+    /// What a page as of `lsn` is put together of, once ingest has reached it; also of a page that cannot be put
+    /// together. Answer: [`Response::Chain`].
     GetChain {
         /// The LSN to look at.
         lsn: Lsn,
         /// A page key.
         key: Key,
     },
-    /// Keeps pages as PostgreSQL wrote them, because the log does not hold all of their bytes. Answer: [`Response::KeptPages`],
-    /// once they are durable.
+    /// Keeps pages as PostgreSQL wrote them, because the log does not hold all of their bytes. Answer:
+    /// [`Response::KeptPages`], once they are durable.
     KeepPages {
         /// The compute's term, which must have fenced the small files.
         term: Term,
-        /// Everything before was in the log when the pages were read. Ingest is waited for up to here and up to the pages' LSNs.
+        /// Everything before was in the log when the pages were read. Ingest is waited for up to here and up to the
+        /// pages' LSNs.
         upto: Lsn,
         /// The pages, at most [`MAX_KEYS`].
         pages: Vec<WrittenPage>,

@@ -1,7 +1,8 @@
 //! What proposers, readers and safekeepers say to each other.
 //!
-//! A compute's proposer opens one connection to each safekeeper and sends [`Request::Hello`], then votes, then streams. A pageserver opens
-//! one to each, sends `Hello` too and then [`Request::Follow`]. Both may send [`Request::ReadWal`]. Requests on one connection are answered in order.
+//! A compute's proposer opens one connection to each safekeeper and sends [`Request::Hello`], then votes, then streams.
+//! A pageserver opens one to each, sends `Hello` too and then [`Request::Follow`]. Both may send [`Request::ReadWal`].
+//! Requests on one connection are answered in order.
 
 use crate::frame::{Frame, FrameError};
 use bytes::Bytes;
@@ -82,8 +83,8 @@ pub enum Request {
         /// The proposer's history, ending with its own term.
         history: TermHistory,
     },
-    /// WAL `[begin, begin + wal.len())`; empty as a heartbeat. Answer: `Appended`, once everything up to the last record
-    /// boundary is flushed.
+    /// WAL `[begin, begin + wal.len())`; empty as a heartbeat. Answer: `Appended`, once everything up to the last
+    /// record boundary is flushed.
     Append {
         /// The proposer's term.
         term: Term,
@@ -101,8 +102,9 @@ pub enum Request {
     },
     /// Asks for WAL `[begin, end)`, at most [`MAX_WAL_BYTES`]. Answer: [`Response::Wal`].
     ReadWal {
-        /// 0 asks for committed WAL, which is the same whoever leads. Otherwise all that is flushed may be asked for, and is
-        /// given only while the acceptor's term is this one: the elected proposer's way to bring others up to date.
+        /// 0 asks for committed WAL, which is the same whoever leads. Otherwise all that is flushed may be asked for,
+        /// and is given only while the acceptor's term is this one: the elected proposer's way to bring others up to
+        /// date.
         term: Term,
         /// First byte.
         begin: Lsn,
@@ -161,7 +163,8 @@ pub enum Response {
         /// What it knows to be committed.
         commit: Lsn,
     },
-    /// WAL `[begin, begin + wal.len())`; in a `Follow` stream it is committed and ends at a record boundary or at [`MAX_WAL_BYTES`].
+    /// WAL `[begin, begin + wal.len())`; in a `Follow` stream it is committed and ends at a record boundary or at
+    /// [`MAX_WAL_BYTES`].
     Wal {
         /// First byte.
         begin: Lsn,

@@ -1,7 +1,7 @@
 //! A blocking client of one safekeeper: one question, one answer.
 //!
-//! For creating logs, reading WAL and following it. A proposer's connection is another matter: it sends without waiting, and
-//! uses [`open`] and frames directly.
+//! For creating logs, reading WAL and following it. A proposer's connection is another matter: it sends without
+//! waiting, and uses [`open`] and frames directly.
 
 use crate::frame::{Frame, FrameError};
 use crate::quorum::{ErrorCode, LogIdentity, MAX_WAL_BYTES, Request, Response};

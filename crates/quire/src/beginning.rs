@@ -1,7 +1,8 @@
 //! What a first `quire up` makes, to be taken away again if it fails.
 //!
-//! A folder without a branch has nothing of use in it, and what a start has left half-made would be in the way of one that is
-//! told something else. What was there before the start is never touched, and the logs stay: they say why it failed.
+//! A folder without a branch has nothing of use in it, and what a start has left half-made would be in the way of one
+//! that is told something else. What was there before the start is never touched, and the logs stay: they say why it
+//! failed.
 
 use crate::deployment::Deployment;
 use crate::home::Home;

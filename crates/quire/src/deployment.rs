@@ -146,8 +146,8 @@ impl Deployment {
         })
     }
 
-    /// Gives every role whose port somebody else has taken since another one; which ones changed, from and to. Nothing of this
-    /// project may run.
+    /// Gives every role whose port somebody else has taken since another one; which ones changed, from and to. Nothing
+    /// of this project may run.
     pub fn leave_taken_ports(&mut self) -> Result<Vec<(u16, u16)>> {
         let mut ports = Ports { taken: self.ports() };
         let mut moves = Vec::new();
@@ -179,8 +179,8 @@ struct Ports {
 }
 
 impl Ports {
-    /// Below the range from which Linux takes the ports of outgoing connections: one of those could otherwise sit on the
-    /// port of a role just when it is started again.
+    /// Below the range from which Linux takes the ports of outgoing connections: one of those could otherwise sit on
+    /// the port of a role just when it is started again.
     const RANGE: Range<u16> = 15_000..32_000;
 
     fn free(&mut self) -> Result<u16> {

@@ -62,8 +62,8 @@ impl Home {
         Ok(())
     }
 
-    /// Creates the folder and its parts. Others may pass through a new folder, since the server's user must reach its cache, but
-    /// find every part that has data closed. A folder that exists keeps its permissions.
+    /// Creates the folder and its parts. Others may pass through a new folder, since the server's user must reach its
+    /// cache, but find every part that has data closed. A folder that exists keeps its permissions.
     pub fn create(dir: &Path) -> Result<Home> {
         let root = Home::new(dir)?.root;
         if !root.exists() {

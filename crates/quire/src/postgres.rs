@@ -11,7 +11,8 @@ const MAJOR_VERSION: u32 = version::CURRENT.major;
 /// File name of the library that stands between PostgreSQL and its files.
 const SHIM: &str = "libquire_shim.so";
 
-/// The folder of `postgres`, `initdb` and the rest: the one asked for, else the one used before, else the first usable one found.
+/// The folder of `postgres`, `initdb` and the rest: the one asked for, else the one used before, else the first usable
+/// one found.
 pub fn find_programs(asked: Option<&Path>, remembered: Option<&Path>) -> Result<PathBuf> {
     if let Some(folder) = asked {
         let folder = std::path::absolute(folder)?;

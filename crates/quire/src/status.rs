@@ -1,7 +1,7 @@
 //! What all roles of a folder say about themselves, in one document.
 //!
-//! The names in it are a promise to scripts: `safekeepers[]`, `pageservers[]` and `branches[]` with `compute`, `pushdown`, `lsn` and
-//! `images`. A role that does not answer is shown as `down`, and what only it knows as null.
+//! The names in it are a promise to scripts: `safekeepers[]`, `pageservers[]` and `branches[]` with `compute`,
+//! `pushdown`, `lsn` and `images`. A role that does not answer is shown as `down`, and what only it knows as null.
 
 use crate::deployment::{Branch, Deployment, Node};
 use crate::http::Peer;

@@ -98,7 +98,8 @@ const COMMIT_TS: u8 = 6;
 const RECORD_OF: u8 = 7;
 
 impl Delta {
-    /// What a record does to a page that it references. `server` wrote it, if that is known, and is kept where it matters.
+    /// What a record does to a page that it references. `server` wrote it, if that is known, and is kept where it
+    /// matters.
     pub fn of_record(rmgr: u8, info: u8, server: Option<ServerVersion>, bytes: Bytes, start: Lsn) -> Delta {
         match server.filter(|_| crate::depends_on_server(rmgr, info)) {
             Some(server) => Delta::RecordOf(server, bytes, start),

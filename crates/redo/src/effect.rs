@@ -1,5 +1,5 @@
-//! What records do to pages that they do not reference: the visibility map, and the SLRU areas, whose pages have neither
-//! header nor LSN.
+//! What records do to pages that they do not reference: the visibility map, and the SLRU areas, whose pages have
+//! neither header nor LSN.
 
 use crate::delta::Delta;
 use crate::error::Effect;

@@ -1,9 +1,9 @@
 //! GIN indexes. Source: `ginxlog.c`, `gindatapage.c`, `ginpostinglist.c`, `ginutil.c`, `ginblock.h`.
 //!
-//! An index on `tags` has a meta page; the entry tree, whose keys are the tags; a posting tree of heap TIDs for each tag
-//! that is too frequent for a list inside its entry; and the pending list of rows whose tags are still to be put into
-//! the trees. Inner pages of posting trees hold [posting items](posting_items), their leaves compressed
-//! [posting lists](posting_list), and neither has line pointers.
+//! An index on `tags` has a meta page; the entry tree, whose keys are the tags; a posting tree of heap TIDs for each
+//! tag that is too frequent for a list inside its entry; and the pending list of rows whose tags are still to be put
+//! into the trees. Inner pages of posting trees hold [posting items](posting_items), their leaves compressed [posting
+//! lists](posting_list), and neither has line pointers.
 //!
 //! Splits, and vacuum of the entry tree, log images of the pages they write, so redo proper never sees those pages.
 

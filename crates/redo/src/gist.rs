@@ -1,9 +1,9 @@
 //! GiST indexes. Source: `gistxlog.c`, `gistutil.c`, `gist.h`.
 //!
-//! A split is made known in two records: the pages that came of it, all but the last marked to be followed to the right,
-//! and then the downlinks in the parent, whose record also takes the mark off the left child and gives it a node
-//! sequence number (NSN). That number is the LSN of the parent's record, so PostgreSQL can only set it after an image of
-//! the child went into the record: redo sets it also on a child whose image it has restored.
+//! A split is made known in two records: the pages that came of it, all but the last marked to be followed to the
+//! right, and then the downlinks in the parent, whose record also takes the mark off the left child and gives it a node
+//! sequence number (NSN). That number is the LSN of the parent's record, so PostgreSQL can only set it after an image
+//! of the child went into the record: redo sets it also on a child whose image it has restored.
 //!
 //! A child is one level below the page that gets its downlink, so no record means one page in two roles.
 
@@ -25,8 +25,8 @@ use quire_wal::rmgr::*;
 
 pub(crate) use opaque::{FLAG_FOLLOW_RIGHT, FLAG_HAS_GARBAGE, FLAG_LEAF, PAGE_ID};
 
-/// The first server whose vacuum does not note on a leaf that tuples were deleted, in VACUUM itself as in redo. 15.18 does; 15.19
-/// was not to be had, and of it this is a guess.
+/// The first server whose vacuum does not note on a leaf that tuples were deleted, in VACUUM itself as in redo. 15.18
+/// does; 15.19 was not to be had, and of it this is a guess.
 const MARKS_DELETED_BEFORE: ServerVersion = ServerVersion::new(15, 20);
 
 pub(crate) const MANAGER: ResourceManager = ResourceManager { supports, redo };
@@ -99,8 +99,8 @@ fn update(page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), Misfit> {
     append_items(page, data.rest(), inserted.into())
 }
 
-/// `GistMarkTuplesDeleted`, which vacuum asks for on leaves only. No index access looks at the mark, but `pageinspect` shows it
-/// (`gist_page_opaque_info`), so it counts in comparisons.
+/// `GistMarkTuplesDeleted`, which vacuum asks for on leaves only. No index access looks at the mark, but `pageinspect`
+/// shows it (`gist_page_opaque_info`), so it counts in comparisons.
 fn mark_tuples_deleted(page: &mut Page) -> Result<(), Misfit> {
     let mut opaque = Opaque::of(page)?;
     if opaque.flags & FLAG_LEAF != 0 {

@@ -87,8 +87,8 @@ pub fn depends_on_server(rmgr: u8, info: u8) -> bool {
     rmgr == rmgr::GIST && gist::depends_on_server(info)
 }
 
-/// Does to `page`, after the image of it in the record was restored, what the record does on top: to most pages nothing,
-/// but some changes are made only after PostgreSQL put the image into the record. [`apply`] includes this.
+/// Does to `page`, after the image of it in the record was restored, what the record does on top: to most pages
+/// nothing, but some changes are made only after PostgreSQL put the image into the record. [`apply`] includes this.
 ///
 /// # Errors
 /// See [`RedoError`]; the page's contents are undefined then.

@@ -110,8 +110,8 @@ fn is_empty(page: &Page) -> bool {
         && contents.is_some_and(|contents| contents.iter().all(|byte| *byte == 0))
 }
 
-/// Whether PostgreSQL reads bytes between `pd_lower` and `pd_upper` of such a page. An image that was logged without them
-/// (`REGBUF_STANDARD`) is not the page then.
+/// Whether PostgreSQL reads bytes between `pd_lower` and `pd_upper` of such a page. An image that was logged without
+/// them (`REGBUF_STANDARD`) is not the page then.
 pub fn reads_hole(page: &[u8; PAGE_SIZE], key: Key) -> bool {
     let has_no_lower = usize::from(page::lower(page)) <= HEADER_BYTES;
     match page_kind(page, key) {
@@ -130,8 +130,8 @@ pub fn reads_hole(page: &[u8; PAGE_SIZE], key: Key) -> bool {
         PageKind::Hash => (u16_at(page, FLAGS_AT) & hash::PAGE_TYPE_MASK).count_ones() > 1,
         // Nobody knows what is where.
         PageKind::Extension => true,
-        // Line pointers end at `pd_lower` and items begin at `pd_upper`; a sequence's tuple is an item, a B-tree's and an SP-GiST
-        // index's meta page have a `pd_lower` behind their data.
+        // Line pointers end at `pd_lower` and items begin at `pd_upper`; a sequence's tuple is an item, a B-tree's and
+        // an SP-GiST index's meta page have a `pd_lower` behind their data.
         PageKind::Heap { .. } | PageKind::Sequence | PageKind::Btree | PageKind::Gist | PageKind::SpGist => false,
         // Neither has a hole: one has no `pd_upper`, the other no header.
         PageKind::New | PageKind::Slru => false,

@@ -5,7 +5,8 @@
 //!
 //! Moving tuples changes up to four pages, each with a block reference of its own: where they were (source), where they
 //! went (destination), the inner tuple above them, and its parent. Each is redone by itself, from the record's list of
-//! tuples and the other references' block numbers. Where one page plays two of these parts there is one reference to it:
+//! tuples and the other references' block numbers. Where one page plays two of these parts there is one reference to
+//! it:
 //!
 //! | record | the page of | is also |
 //! |---|---|---|

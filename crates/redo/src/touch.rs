@@ -1,7 +1,7 @@
 //! Where on a page redo of a record is going to read and write, told before it does.
 //!
-//! A replay that goes through much WAL waits for memory most: the pages are many and come in no order. It knows the next
-//! few records, though, and can have the processor fetch what they need while others are applied. This is a guess
+//! A replay that goes through much WAL waits for memory most: the pages are many and come in no order. It knows the
+//! next few records, though, and can have the processor fetch what they need while others are applied. This is a guess
 //! from the page as it stands and decides nothing; that it is wrong costs time only.
 
 use crate::page_items::{Bounds, Page, item, offset_numbers};

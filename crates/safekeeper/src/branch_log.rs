@@ -1,10 +1,11 @@
 //! One branch: its acceptor with its log on disk, and what readers and followers see of it.
 //!
-//! A log that cannot be opened, or whose disk fails, is refused to everybody and opened again, as after a restart, when somebody
-//! next asks for it: a disk that was full may have room by then.
+//! A log that cannot be opened, or whose disk fails, is refused to everybody and opened again, as after a restart, when
+//! somebody next asks for it: a disk that was full may have room by then.
 //!
-//! Two locks. `log` is held while requests are carried out, fsync included, so that an acceptor does one thing at a time.
-//! `published` holds copies for everybody else and is held for moments only; it is taken after `log` or alone, never before.
+//! Two locks. `log` is held while requests are carried out, fsync included, so that an acceptor does one thing at a
+//! time. `published` holds copies for everybody else and is held for moments only; it is taken after `log` or alone,
+//! never before.
 
 use crate::error::BranchLogError;
 use crate::log::{Log, LogContext, Served};

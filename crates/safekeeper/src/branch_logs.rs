@@ -30,8 +30,8 @@ pub(crate) struct BranchLogs {
 }
 
 impl BranchLogs {
-    /// Takes the data directory, creating it if there is none, and opens every branch in it. One that cannot be opened is refused
-    /// to everybody; the others are served.
+    /// Takes the data directory, creating it if there is none, and opens every branch in it. One that cannot be opened
+    /// is refused to everybody; the others are served.
     pub fn open(data_dir: &Path, context: LogContext, metrics: Arc<Metrics>) -> Result<BranchLogs, SafekeeperError> {
         fs::create_dir_all(data_dir).map_err(SafekeeperError::file(data_dir))?;
         let lock = lock_data_dir(data_dir, context.node)?;
@@ -95,8 +95,8 @@ fn lock_data_dir(data_dir: &Path, node: NodeId) -> Result<Flock<File>, Safekeepe
     Ok(lock)
 }
 
-/// The folders that hold a branch. One that has neither a state nor anything that comes after it is what a crash left of a creation that
-/// nobody was told of.
+/// The folders that hold a branch. One that has neither a state nor anything that comes after it is what a crash left
+/// of a creation that nobody was told of.
 fn branch_folders(data_dir: &Path) -> Result<Vec<(BranchKey, PathBuf)>, SafekeeperError> {
     let mut found = Vec::new();
     for (project, project_path) in named_folders(data_dir)? {
@@ -109,7 +109,8 @@ fn branch_folders(data_dir: &Path) -> Result<Vec<(BranchKey, PathBuf)>, Safekeep
     Ok(found)
 }
 
-/// Whether a log was ever created in the folder, even if its state is lost: who lost it must not take it for an empty one.
+/// Whether a log was ever created in the folder, even if its state is lost: who lost it must not take it for an empty
+/// one.
 fn holds_a_log(branch: &Path) -> io::Result<bool> {
     if !branch.is_dir() {
         return Ok(false);

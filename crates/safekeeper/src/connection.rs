@@ -1,7 +1,7 @@
 //! A connection of a proposer, a reader or a follower, served by a thread of its own.
 //!
-//! Requests are answered in order. All that has arrived by the time the thread looks is taken together, so that WAL sent in
-//! several messages is flushed once; see [`crate::branch_log::BranchLog::handle`].
+//! Requests are answered in order. All that has arrived by the time the thread looks is taken together, so that WAL
+//! sent in several messages is flushed once; see [`crate::branch_log::BranchLog::handle`].
 
 use crate::branch_log::BranchLog;
 use crate::follower::Follower;

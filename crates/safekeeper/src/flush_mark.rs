@@ -1,11 +1,13 @@
 //! How far the log was flushed, noted beside it after every flush.
 //!
-//! The end of a log is where its records stop, and damage looks like an end. An acceptor that takes damage for its end has forgotten
-//! WAL that it promised, and its vote could then lose what is committed. The mark tells the two apart: a log must reach it.
+//! The end of a log is where its records stop, and damage looks like an end. An acceptor that takes damage for its end
+//! has forgotten WAL that it promised, and its vote could then lose what is committed. The mark tells the two apart: a
+//! log must reach it.
 //!
-//! It is written without a flush of its own, after the flush that it tells of. So it is never ahead of the log. After a crash of
-//! the process it is exact; after one of the machine it may lag, and then shows less damage than there is, but never any where
-//! there is none. Before the log is truncated it is lowered, durably. `docs/format-safekeeper.md` has the bytes.
+//! It is written without a flush of its own, after the flush that it tells of. So it is never ahead of the log. After a
+//! crash of the process it is exact; after one of the machine it may lag, and then shows less damage than there is, but
+//! never any where there is none. Before the log is truncated it is lowered, durably. `docs/format-safekeeper.md` has
+//! the bytes.
 
 use crate::error::StateError;
 use quire_files::sync_content;

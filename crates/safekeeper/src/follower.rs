@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 /// How often an idle follower hears that the connection lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// The least time between two pieces of WAL, unless there is a whole one to send. Under many small commits each piece costs both
-/// ends, and the machine between them, more than its bytes do. An idle branch's commit is sent at once.
+/// The least time between two pieces of WAL, unless there is a whole one to send. Under many small commits each piece
+/// costs both ends, and the machine between them, more than its bytes do. An idle branch's commit is sent at once.
 const PACE: Duration = Duration::from_millis(2);
 
 /// A thread that sends WAL. It ends with the connection, at the latest one heartbeat after this handle is dropped.

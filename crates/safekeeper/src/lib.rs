@@ -2,16 +2,16 @@
 //!
 //! # What a user sees
 //!
-//! A COMMIT returns when two of three safekeepers have its WAL on disk. A safekeeper may be killed at any time, with `kill -9`
-//! or by the machine, and comes back with everything it ever said to have.
+//! A COMMIT returns when two of three safekeepers have its WAL on disk. A safekeeper may be killed at any time, with
+//! `kill -9` or by the machine, and comes back with everything it ever said to have.
 //!
 //! # The path of a commit
 //!
-//! The compute's proposer sends `Append` on its connection. The connection's thread takes all messages that have arrived, hands
-//! them to the branch, which asks the [`quire_consensus::Acceptor`] what to do, writes the WAL into its segment file,
-//! calls fdatasync once for all, and only then sends the answers. Segment files are zeroed ahead of time by another thread, so
-//! that this fdatasync has no metadata to write. When a later message tells that the WAL is committed, the threads that serve
-//! followers wake up and send it on.
+//! The compute's proposer sends `Append` on its connection. The connection's thread takes all messages that have
+//! arrived, hands them to the branch, which asks the [`quire_consensus::Acceptor`] what to do, writes the WAL into its
+//! segment file, calls fdatasync once for all, and only then sends the answers. Segment files are zeroed ahead of time
+//! by another thread, so that this fdatasync has no metadata to write. When a later message tells that the WAL is
+//! committed, the threads that serve followers wake up and send it on.
 //!
 //! # What lies on the disk
 //!
@@ -23,10 +23,10 @@
 //! - What is said is on disk before: the acceptor's actions are carried out in order, answers last.
 //! - The commit position in the state file is never past what was flushed when it was written. So the end found after a
 //!   crash cannot lie before it; if it does, WAL was lost, and the branch refuses to open.
-//! - After any failed write or flush a branch takes no request until the safekeeper is restarted and has looked at its disk
-//!   again: memory may be ahead of it, and a flush that failed once may falsely succeed when tried again.
-//! - Committed WAL is never changed, so followers read it from the files without a lock. WAL that is not committed may be cut
-//!   while it is read; its reader asks after reading whether it was still allowed to.
+//! - After any failed write or flush a branch takes no request until the safekeeper is restarted and has looked at its
+//!   disk again: memory may be ahead of it, and a flush that failed once may falsely succeed when tried again.
+//! - Committed WAL is never changed, so followers read it from the files without a lock. WAL that is not committed may
+//!   be cut while it is read; its reader asks after reading whether it was still allowed to.
 //!
 //! # Lock order
 //!

@@ -67,7 +67,8 @@ impl Log {
     /// Opens the log in a folder, as a crash may have left it.
     pub fn open(path: &Path, context: LogContext) -> Result<Log, BranchLogError> {
         remove_leftovers(path)?;
-        // A crash of the process may have come between a rename and the flush of the folder, and whoever hears of what is read relies on it.
+        // A crash of the process may have come between a rename and the flush of the folder, and whoever hears of what
+        // is read relies on it.
         sync_names(path)?;
         let StateFile { acceptor: state, followers } = StateFile::read(path)?;
         let folder = SegmentFolder { path: path.to_owned(), segment_bytes: state.identity.segment_bytes.into() };
@@ -79,7 +80,8 @@ impl Log {
         })?;
         let mut log = Log::assemble(path.to_owned(), acceptor, followers, context)?;
         cut_and_flush(&mut log.writer, end, commit)?;
-        // Flushed, because the disk may have a higher mark than what was read here, if the flush of its lowering failed.
+        // Flushed, because the disk may have a higher mark than what was read here, if the flush of its lowering
+        // failed.
         log.mark.lower(end)?;
         Ok(log)
     }
@@ -229,8 +231,8 @@ impl Log {
         Ok(())
     }
 
-    /// WAL is needed by followers and, after the last committed byte's segment, by the next start of a compute. As long as
-    /// no follower or no proposer is known, all of it is.
+    /// WAL is needed by followers and, after the last committed byte's segment, by the next start of a compute. As long
+    /// as no follower or no proposer is known, all of it is.
     fn first_segment_to_keep(&self) -> u64 {
         let segment_bytes = self.folder().segment_bytes;
         let last_committed = self.acceptor.state().commit.0.saturating_sub(1) / segment_bytes;

@@ -1,10 +1,10 @@
 //! Finding the end of a log after a crash.
 //!
-//! Records carry checksums and follow each other without gaps, so the end is where decoding stops: at zeroes, at a record
-//! of which only a part was written, or at remains of what a truncation was about to remove. The commit position of the state
-//! file is a record boundary that is never cut, so the search starts there. All that is kept before it is decoded too: should it
-//! not lead to the commit position, or the log not reach its [flush mark](crate::flush_mark), WAL that others rely on is lost,
-//! and that must not pass as an end.
+//! Records carry checksums and follow each other without gaps, so the end is where decoding stops: at zeroes, at a
+//! record of which only a part was written, or at remains of what a truncation was about to remove. The commit position
+//! of the state file is a record boundary that is never cut, so the search starts there. All that is kept before it is
+//! decoded too: should it not lead to the commit position, or the log not reach its [flush mark](crate::flush_mark),
+//! WAL that others rely on is lost, and that must not pass as an end.
 
 use crate::error::BranchLogError;
 use crate::flush_mark::FlushMark;
@@ -83,8 +83,8 @@ fn begins_with_a_page(folder: &SegmentFolder, segment_start: Lsn) -> io::Result<
     }
 }
 
-/// Cuts the log at its end and makes what is left durable: it was written, but perhaps never flushed. It is written once more,
-/// because a flush that failed leaves bytes in the system's memory that no later flush writes.
+/// Cuts the log at its end and makes what is left durable: it was written, but perhaps never flushed. It is written
+/// once more, because a flush that failed leaves bytes in the system's memory that no later flush writes.
 pub(crate) fn cut_and_flush(writer: &mut SegmentWriter, end: Lsn, commit: Lsn) -> io::Result<()> {
     let mut reader = SegmentReader::new(writer.folder().clone());
     let mut at = commit;

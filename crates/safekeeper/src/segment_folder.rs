@@ -41,8 +41,8 @@ impl SegmentFolder {
         (segment_file_name(1, segment, self.segment_bytes) == name).then_some(segment)
     }
 
-    /// Creates a segment of zeroes, unless it exists; its name is durable then. A file that another thread put there in the meantime is
-    /// left alone.
+    /// Creates a segment of zeroes, unless it exists; its name is durable then. A file that another thread put there in
+    /// the meantime is left alone.
     pub fn create(&self, segment: u64) -> io::Result<()> {
         self.place(self.stage(segment)?)
     }

@@ -1,9 +1,11 @@
 //! WAL in segment files, as PostgreSQL lays it out and names it: timeline 1, zeroes after the end.
 //!
-//! A segment file always has its full length and was zeroed and made durable before it got its name, so that flushing WAL
-//! into it changes no file metadata. The next one is prepared by the [`SegmentThread`] thread when the current one is half full.
+//! A segment file always has its full length and was zeroed and made durable before it got its name, so that flushing
+//! WAL into it changes no file metadata. The next one is prepared by the [`SegmentThread`] thread when the current one
+//! is half full.
 //!
-//! WAL is written only into a segment whose *name* is durable, too: flushing a file does not flush the folder that names it.
+//! WAL is written only into a segment whose *name* is durable, too: flushing a file does not flush the folder that
+//! names it.
 
 use crate::prepared::Prepared;
 use crate::segment_folder::{SegmentFolder, ZEROES};
@@ -101,8 +103,8 @@ impl SegmentWriter {
         self.current.as_ref().map_or(Ok(()), |(_, file)| sync_content(file))
     }
 
-    /// Removes every byte from `to` on, durably. A crash on the way leaves a shorter part of what was there, possibly with
-    /// remains after it: opening a log cuts again.
+    /// Removes every byte from `to` on, durably. A crash on the way leaves a shorter part of what was there, possibly
+    /// with remains after it: opening a log cuts again.
     pub fn truncate(&mut self, to: Lsn) -> io::Result<()> {
         (self.current, self.asked_for) = (None, 0);
         std::mem::take(&mut self.prepared).give_up();
@@ -130,8 +132,9 @@ impl Drop for SegmentWriter {
     }
 }
 
-/// Zeroes a file's bytes from `offset` on. That they read as zeroes would not tell what is on the disk: after a flush that failed
-/// the system takes what was written for clean, and no later flush writes it. So all of them are written, always.
+/// Zeroes a file's bytes from `offset` on. That they read as zeroes would not tell what is on the disk: after a flush
+/// that failed the system takes what was written for clean, and no later flush writes it. So all of them are written,
+/// always.
 fn zero_from(file: &File, offset: u64, length: u64) -> io::Result<()> {
     let mut at = offset;
     while at < length {

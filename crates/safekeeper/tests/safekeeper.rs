@@ -1,5 +1,5 @@
-//! A safekeeper over its socket and its disk. "Killed" means that the data directory is copied while the safekeeper runs:
-//! what `kill -9` leaves behind is what the copy has.
+//! A safekeeper over its socket and its disk. "Killed" means that the data directory is copied while the safekeeper
+//! runs: what `kill -9` leaves behind is what the copy has.
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -563,7 +563,8 @@ impl Disk {
         Ok(Disk { image, mount })
     }
 
-    /// The disk as it would be if the power failed now: what the file system has not written to its device yet is not there.
+    /// The disk as it would be if the power failed now: what the file system has not written to its device yet is not
+    /// there.
     fn after_a_power_cut(&self) -> Result<Disk> {
         let copy = tempfile::NamedTempFile::new()?;
         fs::copy(self.image.path(), copy.path())?;
@@ -610,8 +611,8 @@ fn append_fast(
     Ok(())
 }
 
-/// The first answer for a segment is the one that its name may not have survived. Folders are synced late, which changes nothing but
-/// the odds.
+/// The first answer for a segment is the one that its name may not have survived. Folders are synced late, which
+/// changes nothing but the odds.
 #[test]
 #[ignore = "needs root, loop devices and e2fsprogs"]
 fn a_power_cut_right_after_the_first_answer_of_a_segment_loses_nothing() -> Result<()> {

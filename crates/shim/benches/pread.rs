@@ -1,5 +1,6 @@
-//! What the shim adds to a `pread` of a page that is in the cache: the hook beside libc's own function, in turns, on the same file
-//! in the kernel's page cache, in processor time. `cargo bench -p quire-shim`; `--json` prints the figures for programs.
+//! What the shim adds to a `pread` of a page that is in the cache: the hook beside libc's own function, in turns, on
+//! the same file in the kernel's page cache, in processor time. `cargo bench -p quire-shim`; `--json` prints the
+//! figures for programs.
 //!
 //! FIGURES
 

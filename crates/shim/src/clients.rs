@@ -1,7 +1,7 @@
 //! Clients wait until the agent lets them in.
 //!
-//! PostgreSQL listens as soon as it is up, and only then can the agent see whether this is the server it wanted, over the
-//! right directory and the right log. So a process that the postmaster forks for a client does nothing, not even
+//! PostgreSQL listens as soon as it is up, and only then can the agent see whether this is the server it wanted, over
+//! the right directory and the right log. So a process that the postmaster forks for a client does nothing, not even
 //! read the client's first message, while the agent's state is [`AgentState::Starting`]. The agent's own connections,
 //! by which it looks, are let in at once.
 
@@ -11,8 +11,8 @@ use libc::{c_int, c_void, socklen_t};
 use quire_cache::AgentState;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-/// How long a client is kept waiting before it has to connect again: clients that wait use up the postmaster's places, and
-/// the agent needs one.
+/// How long a client is kept waiting before it has to connect again: clients that wait use up the postmaster's places,
+/// and the agent needs one.
 const PATIENCE_NS: u64 = 30_000_000_000;
 
 const PAUSE_US: i64 = 2_000;

@@ -1,10 +1,10 @@
 //! Making a relation file of a bounded cache, with the meta file by which its pages can leave the cache later.
 //!
-//! A process that has a file open without its meta would take the hole of a dropped page for the page. So the meta file is there
-//! before the file has its name: the file is made aside, in the tree of meta files, its meta file is written, and then it
-//! is linked to its place. The name aside is also the lock among those who make the same file. A file on another file
-//! system, in a tablespace, cannot be linked from there: its maker, who has the lock, makes it under a name beside its
-//! place and links it from that one.
+//! A process that has a file open without its meta would take the hole of a dropped page for the page. So the meta file
+//! is there before the file has its name: the file is made aside, in the tree of meta files, its meta file is written,
+//! and then it is linked to its place. The name aside is also the lock among those who make the same file. A file on
+//! another file system, in a tablespace, cannot be linked from there: its maker, who has the lock, makes it under a
+//! name beside its place and links it from that one.
 
 use crate::errno::Errno;
 use crate::names::Target;
@@ -22,7 +22,8 @@ const BESIDE_SUFFIX: &[u8] = b".quire-new";
 const NAP_US: i64 = 500;
 const NAPS_MAX: u32 = 20_000;
 
-/// Makes the file at `path`, empty and with its meta file; false if it exists, is no relation's, or its folder is not there.
+/// Makes the file at `path`, empty and with its meta file; false if it exists, is no relation's, or its folder is not
+/// there.
 pub fn with_meta(shim: &Shim, target: &Target, path: *const c_char) -> Result<bool, Errno> {
     let Some(file) = target.relation_file() else { return Ok(false) };
     let paths = (shim.meta_path(target.relative()), shim.path_beside(target.relative(), ASIDE_SUFFIX.as_bytes()));

@@ -1,8 +1,8 @@
 //! Tablespaces that are named by their locations.
 //!
-//! PostgreSQL reaches what lies in a tablespace through a link in the data directory: `pg_tblspc/16385/PG_15_202209061/5/16386`.
-//! But a base backup reads the link and sends what lies at the location by that path, `/srv/fast/PG_15_202209061/5/16386`. Both
-//! are one file with one meta file, which has the first name.
+//! PostgreSQL reaches what lies in a tablespace through a link in the data directory:
+//! `pg_tblspc/16385/PG_15_202209061/5/16386`. But a base backup reads the link and sends what lies at the location by
+//! that path, `/srv/fast/PG_15_202209061/5/16386`. Both are one file with one meta file, which has the first name.
 
 use crate::errno;
 use crate::names::Buffer;
@@ -17,7 +17,8 @@ const LINKS: &[u8] = b"pg_tblspc";
 /// How the directory begins that PostgreSQL makes at every location; a digit follows.
 const VERSION_PREFIX: &[u8] = b"PG_";
 
-/// The path below the data directory of what `path` (absolute, normalised, without the leading slash) names in a tablespace.
+/// The path below the data directory of what `path` (absolute, normalised, without the leading slash) names in a
+/// tablespace.
 pub fn below_link(shim: &Shim, path: &[u8]) -> Option<Buffer> {
     let at = version_component(path)?;
     let (location, inside) = (path.get(..at.checked_sub(1)?)?, path.get(at..)?);
@@ -68,7 +69,8 @@ impl Links {
     fn below(&self, wanted: (u64, u64), inside: &[u8]) -> Option<Buffer> {
         let mut entries = Entries([0; ENTRIES_BYTES]);
         loop {
-            // SAFETY: an open descriptor, and as many bytes for writing as are said. libc's own functions would allocate.
+            // SAFETY: an open descriptor, and as many bytes for writing as are said. libc's own functions would
+            // allocate.
             let got = unsafe { libc::syscall(libc::SYS_getdents64, self.0, entries.0.as_mut_ptr(), ENTRIES_BYTES) };
             let filled =
                 usize::try_from(got).ok().filter(|bytes| *bytes > 0).and_then(|bytes| entries.0.get(..bytes))?;

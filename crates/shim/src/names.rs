@@ -2,8 +2,8 @@
 //!
 //! PostgreSQL changes into its data directory and uses relative paths; absolute ones occur early and in a few
 //! functions. Paths are normalised as text; symbolic links inside the data directory (tablespaces) are followed by the
-//! kernel as usual, since a meta file has the same path below `meta/` as the path that was used. What lies in a tablespace
-//! may also be named by the tablespace's location, as base backups do ([`crate::locations`]).
+//! kernel as usual, since a meta file has the same path below `meta/` as the path that was used. What lies in a
+//! tablespace may also be named by the tablespace's location, as base backups do ([`crate::locations`]).
 
 use crate::database::{Database, decimal, leading_number};
 use crate::locations;

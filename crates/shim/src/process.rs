@@ -2,9 +2,9 @@
 //!
 //! PostgreSQL must not outlive its agent, nor a backend its postmaster: they would wait for, or serve, a compute that
 //! may have been replaced. The kernel sees to it (`PR_SET_PDEATHSIG`). The postmaster gets a SIGKILL when its agent
-//! ends. A child of the postmaster gets a SIGQUIT when that ends, on which all of PostgreSQL's processes exit at once but the one
-//! that collects log lines, which ignores it and may finish its work; once it has opened something in the data
-//! directory, it gets a SIGKILL.
+//! ends. A child of the postmaster gets a SIGQUIT when that ends, on which all of PostgreSQL's processes exit at once
+//! but the one that collects log lines, which ignores it and may finish its work; once it has opened something in the
+//! data directory, it gets a SIGKILL.
 //!
 //! Programs that PostgreSQL starts (`archive_command`, `COPY ... PROGRAM`) get an environment without this library.
 

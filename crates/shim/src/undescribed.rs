@@ -1,8 +1,9 @@
 //! Which pages hold something that WAL does not describe, by what is on them when they are written.
 //!
-//! A page gets its LSN from the record that describes it, so one without an LSN was never logged: the init fork of an index
-//! whose access method does not log it, or all pages of one that logs nothing. And a sequence hands out values ahead of which it has
-//! logged, so its page is behind its record. (A third kind is known from WAL alone: images that were logged without all of the page.)
+//! A page gets its LSN from the record that describes it, so one without an LSN was never logged: the init fork of an
+//! index whose access method does not log it, or all pages of one that logs nothing. And a sequence hands out values
+//! ahead of which it has logged, so its page is behind its record. (A third kind is known from WAL alone: images that
+//! were logged without all of the page.)
 
 use quire_cache::FileId;
 use quire_types::Fork;
@@ -32,7 +33,8 @@ fn has_no_lsn(page: &[u8; PAGE_BYTES]) -> bool {
     page.first_chunk() == Some(&[0u8; 8])
 }
 
-/// Nothing, or the header of a table's page and nothing else: PostgreSQL extends files by such pages without a word in the log.
+/// Nothing, or the header of a table's page and nothing else: PostgreSQL extends files by such pages without a word in
+/// the log.
 fn is_blank(page: &[u8; PAGE_BYTES]) -> bool {
     let is_header = u16_at(page, LOWER_AT) == HEADER_BYTES && usize::from(u16_at(page, SPECIAL_AT)) == PAGE_BYTES;
     let contents = if is_header { &page[usize::from(HEADER_BYTES)..] } else { &page[..] };

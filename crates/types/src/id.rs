@@ -113,11 +113,13 @@ impl fmt::Display for NodeId {
 pub struct Term(pub u64);
 
 impl Term {
-    /// The highest that can be real. What is above is refused wherever it comes from, so that there is always a next term.
+    /// The highest that can be real. What is above is refused wherever it comes from, so that there is always a next
+    /// term.
     pub const MAX: Term = Term(1 << 62);
 
-    /// How far a term can be ahead of the highest one known. Campaigns count up by one, a few in a second at most, so a real one is
-    /// never farther ahead; but one message from whoever reaches the port would otherwise use up all terms there are.
+    /// How far a term can be ahead of the highest one known. Campaigns count up by one, a few in a second at most, so a
+    /// real one is never farther ahead; but one message from whoever reaches the port would otherwise use up all terms
+    /// there are.
     pub const LEAD_MAX: u64 = 1 << 32;
 
     /// Whether who knows of `known` as the highest can take this for a term.

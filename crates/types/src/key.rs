@@ -148,14 +148,16 @@ pub enum Key {
     ControlFile,
     /// What a shutdown checkpoint at this LSN would say. Value: `quire_wal::CheckpointState`.
     Checkpoint,
-    /// What the branch is told by its WAL: whether full-page writes are on, and since when. Value: see `docs/format.md`.
+    /// What the branch is told by its WAL: whether full-page writes are on, and since when. Value: see
+    /// `docs/format.md`.
     FullPageWrites,
     /// Progress of a replication origin. Value: two LSNs, remote then local, or a tombstone.
     ReplicationOrigin {
         /// The origin's number.
         origin: u16,
     },
-    /// A tablespace that a user made. Value: the location it was made with, empty for one in the data directory, or a tombstone.
+    /// A tablespace that a user made. Value: the location it was made with, empty for one in the data directory, or a
+    /// tombstone.
     Tablespace {
         /// Its number.
         tablespace: u32,

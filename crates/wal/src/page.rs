@@ -1,7 +1,8 @@
 //! The header and line pointers of a relation's page. Source: `bufpage.h`, `itemid.h`, `bufpage.c`.
 //!
-//! Functions over plain bytes, so that a page may lie in a cache file, a layer or on the stack. They expect a whole page
-//! and panic on a slice shorter than the 24-byte header; everything found *in* the page is checked before it is followed.
+//! Functions over plain bytes, so that a page may lie in a cache file, a layer or on the stack. They expect a whole
+//! page and panic on a slice shorter than the 24-byte header; everything found *in* the page is checked before it is
+//! followed.
 
 use quire_types::{Lsn, PAGE_SIZE};
 

@@ -52,8 +52,8 @@ fn copy_back(input: &mut &[u8], output: &mut [u8], filled: usize) -> Option<usiz
     Some(length)
 }
 
-/// Copies `length` bytes from `distance` before `filled`. Where the two overlap the source repeats, so each round copies
-/// all that is known of the pattern, which doubles it.
+/// Copies `length` bytes from `distance` before `filled`. Where the two overlap the source repeats, so each round
+/// copies all that is known of the pattern, which doubles it.
 fn repeat(output: &mut [u8], filled: usize, distance: usize, length: usize) {
     let source = filled - distance;
     let mut copied = 0;

@@ -17,8 +17,8 @@ pub struct ServerVersion(u32);
 pub struct NoVersion(String);
 
 impl ServerVersion {
-    /// What holds for records in the log of a branch from before versions were recorded: no server newer than this had been tried
-    /// then.
+    /// What holds for records in the log of a branch from before versions were recorded: no server newer than this had
+    /// been tried then.
     pub const UNRECORDED: ServerVersion = ServerVersion::new(15, 18);
 
     /// Bytes of [`ServerVersion::encode`].

@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Invariants:
-//! - `boundary() <= position()`: a record is given out once every byte up to its `end` was fed, the padding behind it and
-//!   the unused rest of a switched segment included.
+//! - `boundary() <= position()`: a record is given out once every byte up to its `end` was fed, the padding behind it
+//!   and the unused rest of a switched segment included.
 //! - Memory held is what was fed and not yet given out; what a length field claims allocates nothing.
 //! - After the end of what is written, or an error, the stream stays there and drops what it is fed, until
 //!   [`WalStream::rewind_to_boundary`].
@@ -182,8 +182,8 @@ impl WalStream {
     /// afterwards `position() == boundary()`.
     ///
     /// For a reader of a log that is being written: the last page written is rewritten as it fills, and what lies in it
-    /// past the last whole record may change. PostgreSQL writes whole pages, so that a page it flushes for one record may
-    /// hold the next one half copied: an error past what had to be flushed is an ordinary end there, not damage.
+    /// past the last whole record may change. PostgreSQL writes whole pages, so that a page it flushes for one record
+    /// may hold the next one half copied: an error past what had to be flushed is an ordinary end there, not damage.
     pub fn rewind_to_boundary(&mut self) {
         self.position = self.boundary;
         self.cursor = self.boundary;
@@ -210,8 +210,8 @@ impl WalStream {
         Ok(self.take_complete())
     }
 
-    /// The records that come next, as many as lie whole in this page of the log and were fed; or one that does not.
-    /// The records are those of [`WalStream::next_record`], which does the same one by one: `false` is its `None`, and an
+    /// The records that come next, as many as lie whole in this page of the log and were fed; or one that does not. The
+    /// records are those of [`WalStream::next_record`], which does the same one by one: `false` is its `None`, and an
     /// error comes once all records before it were given out. What `run` held is let go of.
     pub fn next_run(&mut self, run: &mut RecordRun) -> Result<bool, WalError> {
         run.clear();

@@ -1,8 +1,8 @@
 //! The seam between major versions: every constant that another major version of PostgreSQL may change.
 //!
 //! Record layouts belong here too, in spirit: a second version gets its own [`Version`] value and, where the layouts of
-//! resource managers differ, its own constants beside [`crate::rmgr`]. What changed from one minor version to the next is not
-//! here but where it matters, by [`ServerVersion`].
+//! resource managers differ, its own constants beside [`crate::rmgr`]. What changed from one minor version to the next
+//! is not here but where it matters, by [`ServerVersion`].
 
 use crate::ServerVersion;
 

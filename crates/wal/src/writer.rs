@@ -19,8 +19,8 @@ pub struct WalWriter {
 }
 
 impl WalWriter {
-    /// A writer that continues a log at `at`, a record boundary or the start of a page or segment, after the record that
-    /// starts at `last_record` (0 if there is none).
+    /// A writer that continues a log at `at`, a record boundary or the start of a page or segment, after the record
+    /// that starts at `last_record` (0 if there is none).
     ///
     /// # Panics
     /// If no record can start at `at`, or `segment_bytes` is no size of a WAL segment: a mistake of the caller's that

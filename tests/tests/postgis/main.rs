@@ -1,5 +1,5 @@
-//! PostGIS on a Quire: 100,000 geometries under indexes of three kinds, changed and vacuumed. Spatial queries give the same answers
-//! as on stock PostgreSQL, with pages in the cache and without. `make postgis` runs it.
+//! PostGIS on a Quire: 100,000 geometries under indexes of three kinds, changed and vacuumed. Spatial queries give the
+//! same answers as on stock PostgreSQL, with pages in the cache and without. `make postgis` runs it.
 
 use quire_tests::Quire;
 use quire_tests::stock::Stock;

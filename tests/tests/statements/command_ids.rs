@@ -23,8 +23,8 @@ const CHANGES: [Change; 4] = [
     },
 ];
 
-/// Ways in which a transaction comes to have rows of its own: one by one, many with one statement, many with one record, new
-/// versions of those that were there.
+/// Ways in which a transaction comes to have rows of its own: one by one, many with one statement, many with one
+/// record, new versions of those that were there.
 fn makings(rows: i64) -> [String; 4] {
     [
         format!("DO $$ BEGIN FOR i IN 1..{rows} LOOP INSERT INTO c VALUES (i); END LOOP; END $$"),

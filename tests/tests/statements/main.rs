@@ -1,7 +1,8 @@
-//! What statements see does not depend on the cache: it is smaller than the database, or loses every page as soon as it may.
+//! What statements see does not depend on the cache: it is smaller than the database, or loses every page as soon as it
+//! may.
 //!
-//! In the long form the database has a gibibyte, the cache 64 MiB, PostgreSQL's buffers 16 MB, and most tables are larger than the
-//! cache.
+//! In the long form the database has a gibibyte, the cache 64 MiB, PostgreSQL's buffers 16 MB, and most tables are
+//! larger than the cache.
 
 mod bench;
 mod command_ids;

@@ -102,10 +102,11 @@ pub struct MetaSpec {
     pub file: FileId,
     /// Inode of that file.
     pub inode: u64,
-    /// How many blocks of it storage has: at most [`RELATION_SEGMENT_BLOCKS`], and in an unbounded cache at least 1 (a file
-    /// with none needs no meta there).
+    /// How many blocks of it storage has: at most [`RELATION_SEGMENT_BLOCKS`], and in an unbounded cache at least 1 (a
+    /// file with none needs no meta there).
     pub remote_nblocks: u32,
-    /// Whether blocks may be dropped, also those that the file does not have yet: it has states for a whole segment then.
+    /// Whether blocks may be dropped, also those that the file does not have yet: it has states for a whole segment
+    /// then.
     pub bounded: bool,
     /// The LSN at which absent blocks are to be read.
     pub request_lsn: Lsn,

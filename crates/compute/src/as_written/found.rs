@@ -102,8 +102,8 @@ fn read(file: &CacheFile, block: u32) -> io::Result<Bytes> {
     Ok(page.into())
 }
 
-/// Up to `pages_max` of the marked pages of a file, and from which block on there may be more. If one cannot be read, all of them
-/// stay marked.
+/// Up to `pages_max` of the marked pages of a file, and from which block on there may be more. If one cannot be read,
+/// all of them stay marked.
 pub fn marked(file: &Arc<CacheFile>, blocks: Range<u32>, pages_max: usize) -> io::Result<(Vec<Found>, u32)> {
     marked_by(read, file, blocks, pages_max)
 }

@@ -1,34 +1,40 @@
 //! Pages that storage keeps as PostgreSQL wrote them, because WAL does not describe them.
 //!
-//! `CREATE DATABASE` copies a template through PostgreSQL's buffers and logs each page as if it had tuples: without what lies between
-//! `pd_lower` and `pd_upper`. Of a page of a visibility map or of the map of a BRIN index that is everything. From the log alone storage
-//! would rebuild an empty page. PostgreSQL has the real one on its disk, once a checkpoint has flushed it; so storage has to have it then.
+//! `CREATE DATABASE` copies a template through PostgreSQL's buffers and logs each page as if it had tuples: without
+//! what lies between `pd_lower` and `pd_upper`. Of a page of a visibility map or of the map of a BRIN index that is
+//! everything. From the log alone storage would rebuild an empty page. PostgreSQL has the real one on its disk, once a
+//! checkpoint has flushed it; so storage has to have it then.
 //!
 //! There are three kinds, and each is known without asking storage for the page:
-//! - images that were logged without bytes that PostgreSQL reads: seen in the log when it is shipped ([`PartialPages`]);
-//! - pages without an LSN, which no record describes: seen by the shim when they are written, and marked in the file's meta;
+//! - images that were logged without bytes that PostgreSQL reads: seen in the log when it is shipped
+//!   ([`PartialPages`]);
+//! - pages without an LSN, which no record describes: seen by the shim when they are written, and marked in the file's
+//!   meta;
 //! - sequences, whose pages are behind their records: the same.
 //!
 //! ```text
 //! checkpoint, smgrimmedsync, clean stop: fsync(file) -> shim: is anything marked? -> KeepPages -> [`AsWritten::keep`]
-//!     the marked pages, each read while nobody writes it -> pageserver, which answers when they are durable -> fsync returns
+//!     the marked pages, each read while nobody writes it -> pageserver, which answers when they are durable
+//!     -> fsync returns
 //! ```
 //!
-//! **Where in history they are kept.** A page with an LSN is kept at that LSN. PostgreSQL flushes the log up to it before it writes the page, and
-//! all records of the page up to it are in the page, and none after: so redo of what comes after finds what it found on PostgreSQL's own disk. (A bit
-//! of a visibility map may be cleared before the record that says so; clearing it again changes nothing, and a cleared bit is never wrong.)
-//! A page without an LSN is kept at the position to which storage has ingested the log, and only if no record of the log up to
-//! there describes the page; so the first one that does finds it.
+//! **Where in history they are kept.** A page with an LSN is kept at that LSN. PostgreSQL flushes the log up to it
+//! before it writes the page, and all records of the page up to it are in the page, and none after: so redo of what
+//! comes after finds what it found on PostgreSQL's own disk. (A bit of a visibility map may be cleared before the
+//! record that says so; clearing it again changes nothing, and a cleared bit is never wrong.) A page without an LSN is
+//! kept at the position to which storage has ingested the log, and only if no record of the log up to there describes
+//! the page; so the first one that does finds it.
 //!
-//! **Sequences are kept at a clean stop only.** PostgreSQL logs 32 values ahead, and hands them out without another record. Its page says how many are
-//! left; were that put in the place of the record while PostgreSQL runs, a crash would bring values back that were handed out since. After a
-//! shutdown checkpoint the first value is logged anew.
+//! **Sequences are kept at a clean stop only.** PostgreSQL logs 32 values ahead, and hands them out without another
+//! record. Its page says how many are left; were that put in the place of the record while PostgreSQL runs, a crash
+//! would bring values back that were handed out since. After a shutdown checkpoint the first value is logged anew.
 //!
 //! Invariants:
 //! - a page that is marked, or listed as partial, does not leave the cache;
-//! - a flush returns only when storage has all that was marked in the file before, and every partial page that was written; without
-//!   storage it waits, as on a disk that hangs;
-//! - a mark is taken off while the block is owned, together with the reading of the page, and put on again if storage did not take it.
+//! - a flush returns only when storage has all that was marked in the file before, and every partial page that was
+//!   written; without storage it waits, as on a disk that hangs;
+//! - a mark is taken off while the block is owned, together with the reading of the page, and put on again if storage
+//!   did not take it.
 
 mod found;
 pub mod partial;

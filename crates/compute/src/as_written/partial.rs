@@ -18,8 +18,8 @@ const COMMON_INFO: u8 = 0x0F;
 
 /// The pages, each with the end of the record that has its image, until storage has them as they were written.
 ///
-/// It is bounded by what one `CREATE DATABASE` copies between two checkpoints: a page for 256 MiB of a table, and one for each 1360
-/// ranges of a BRIN index.
+/// It is bounded by what one `CREATE DATABASE` copies between two checkpoints: a page for 256 MiB of a table, and one
+/// for each 1360 ranges of a BRIN index.
 #[derive(Debug)]
 pub struct PartialPages {
     control: Arc<ControlMap>,

@@ -1,16 +1,17 @@
 //! Which writes are so old that the log alone can repeat them.
 //!
-//! Storage rebuilds a page from the log. What PostgreSQL has on a page and not in the log means something only while the
-//! transaction that put it there runs: command ids, speculative insertion tokens, and, for B-tree pages, the mark that a
-//! running VACUUM left. And a few changes reach a page before their record is in the log, or without moving the page's LSN: bits
-//! cleared in a visibility map, the all-visible flag of a table's page. Their record is in the log at the latest when the transaction
-//! has ended. (What is left are hints, which a crash loses as well.)
+//! Storage rebuilds a page from the log. What PostgreSQL has on a page and not in the log means something only while
+//! the transaction that put it there runs: command ids, speculative insertion tokens, and, for B-tree pages, the mark
+//! that a running VACUUM left. And a few changes reach a page before their record is in the log, or without moving the
+//! page's LSN: bits cleared in a visibility map, the all-visible flag of a table's page. Their record is in the log at
+//! the latest when the transaction has ended. (What is left are hints, which a crash loses as well.)
 //!
-//! So writes are marked with epochs. The agent begins epoch `n` and *then* looks who could be in the middle of such a change:
-//! whoever holds a transaction id or a lock as strong as VACUUM's. A write marked with an earlier epoch put down what was in a buffer
-//! before the look, so its author was seen or had ended. Once a later look sees none of those any more, everything that was written
-//! before epoch `n` is in the log before the position that is taken *after* that later look. When storage has that, the epoch is safe:
-//! a page that was last written in an earlier one may go, and may be asked for at any later LSN.
+//! So writes are marked with epochs. The agent begins epoch `n` and *then* looks who could be in the middle of such a
+//! change: whoever holds a transaction id or a lock as strong as VACUUM's. A write marked with an earlier epoch put
+//! down what was in a buffer before the look, so its author was seen or had ended. Once a later look sees none of those
+//! any more, everything that was written before epoch `n` is in the log before the position that is taken *after* that
+//! later look. When storage has that, the epoch is safe: a page that was last written in an earlier one may go, and may
+//! be asked for at any later LSN.
 
 use quire_types::Lsn;
 use std::collections::{BTreeSet, VecDeque};

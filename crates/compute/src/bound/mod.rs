@@ -1,17 +1,18 @@
 //! Keeps the cache within its bound: pages that storage can rebuild exactly leave it.
 //!
-//! `horizon` says which writes are old enough for that by what `observer` sees, `sweep` takes pages out, `quire_cache::protocol`
-//! keeps that apart from what PostgreSQL does at the same time.
+//! `horizon` says which writes are old enough for that by what `observer` sees, `sweep` takes pages out,
+//! `quire_cache::protocol` keeps that apart from what PostgreSQL does at the same time.
 //!
-//! What is asked for again is read at the LSN in the file's meta header, which a sweep raises to one that is committed, that storage
-//! has, and that is no older than the moment the epoch became safe. One LSN for a file is enough: a block that is absent was not
-//! modified since it left (or since the start), except in PostgreSQL's buffers, from which it will be written over the hole before
-//! anybody reads it from the file. So all of the log between the LSN it left at and the newest that any block of the file left at
-//! says nothing of this block that a reader of the file could miss. That no other compute writes in between needs no
-//! trust: the LSN was committed in this term, and what lies before it in the log is fixed.
+//! What is asked for again is read at the LSN in the file's meta header, which a sweep raises to one that is committed,
+//! that storage has, and that is no older than the moment the epoch became safe. One LSN for a file is enough: a block
+//! that is absent was not modified since it left (or since the start), except in PostgreSQL's buffers, from which it
+//! will be written over the hole before anybody reads it from the file. So all of the log between the LSN it left at
+//! and the newest that any block of the file left at says nothing of this block that a reader of the file could miss.
+//! That no other compute writes in between needs no trust: the LSN was committed in this term, and what lies before it
+//! in the log is fixed.
 //!
-//! Never dropped: SLRU pages, free space maps, unlogged and temporary relations, pages without an LSN, sequences, and whatever storage
-//! still has to be given as PostgreSQL wrote it ([`crate::as_written`]).
+//! Never dropped: SLRU pages, free space maps, unlogged and temporary relations, pages without an LSN, sequences, and
+//! whatever storage still has to be given as PostgreSQL wrote it ([`crate::as_written`]).
 
 mod horizon;
 mod observer;
@@ -76,7 +77,8 @@ impl Bound {
         Bound { observer, sweeper: Sweeper { config, files, metrics, fullness, partial, safe, hand } }
     }
 
-    /// Does so until aborted. PostgreSQL and storage may take their time to answer; what is known to be safe is dropped meanwhile.
+    /// Does so until aborted. PostgreSQL and storage may take their time to answer; what is known to be safe is dropped
+    /// meanwhile.
     pub async fn keep(self) {
         let everything = self.sweeper.config.drop_everything;
         let fullness = self.sweeper.fullness.clone();
@@ -110,8 +112,8 @@ impl Sweeper {
         }
     }
 
-    /// Until the next round: a look takes time in proportion to the number of files, and a cache needs time to fill. Fills may
-    /// call for the next round, unless the last one could not drop anything anyway.
+    /// Until the next round: a look takes time in proportion to the number of files, and a cache needs time to fill.
+    /// Fills may call for the next round, unless the last one could not drop anything anyway.
     async fn pause(&self, dropped: u64) {
         if self.config.drop_everything {
             return tokio::time::sleep(INTERVAL_EVERYTHING).await;

@@ -1,7 +1,8 @@
 //! One round through the cache that takes pages out of it.
 //!
-//! The hand goes through all files and blocks in turn. A block that was touched more than once since the hand last passed is passed
-//! over, and loses a touch. So a scan, which touches each block once, drives out nothing but its own blocks.
+//! The hand goes through all files and blocks in turn. A block that was touched more than once since the hand last
+//! passed is passed over, and loses a touch. So a scan, which touches each block once, drives out nothing but its own
+//! blocks.
 
 use crate::as_written::PartialPages;
 use crate::cached_files::{is_unlogged, names, relation_folders};
@@ -170,8 +171,8 @@ impl Dropper for Victim<'_> {
         true
     }
 
-    /// A page without an LSN may be unknown to storage. A sequence's page is behind its log record: from storage it would leave
-    /// a gap in the numbers.
+    /// A page without an LSN may be unknown to storage. A sequence's page is behind its log record: from storage it
+    /// would leave a gap in the numbers.
     fn allows(&mut self, block: u32) -> bool {
         let mut raw = [0; PAGE_SIZE];
         let whole = self.file.data().read_exact_at(&mut raw, u64::from(block) * PAGE_SIZE as u64);

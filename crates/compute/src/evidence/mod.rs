@@ -34,7 +34,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How many cases are kept; later ones are counted and logged, but not put aside.
 const CASES_MAX: usize = 20;
-/// How far the chain is followed behind the image that storage read the page from: the fault may be older than that image.
+/// How far the chain is followed behind the image that storage read the page from: the fault may be older than that
+/// image.
 const OLDER_CHAINS_MAX: usize = 8;
 const CHAIN_BYTES_MAX: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -224,7 +225,8 @@ impl About {
     }
 }
 
-/// The versions of a page up to an LSN, oldest first: those that storage reads it from, and some of what was before its image.
+/// The versions of a page up to an LSN, oldest first: those that storage reads it from, and some of what was before its
+/// image.
 async fn history(session: &Session, key: Key, upto: Lsn) -> Vec<PageVersion> {
     let mut versions = Vec::new();
     let mut next = upto;

@@ -1,7 +1,8 @@
-//! Doing offline, step by step, what storage did to make a page, and saying where the page that PostgreSQL wrote differs.
+//! Doing offline, step by step, what storage did to make a page, and saying where the page that PostgreSQL wrote
+//! differs.
 //!
-//! What a wrong redo left on a page is known by the step that last wrote the bytes which differ: that step wrote them wrongly, or a
-//! later one did not write them although it should have.
+//! What a wrong redo left on a page is known by the step that last wrote the bytes which differ: that step wrote them
+//! wrongly, or a later one did not write them although it should have.
 
 use super::{ChainFile, Evidence};
 use crate::difference::differences;

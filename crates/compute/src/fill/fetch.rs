@@ -1,7 +1,8 @@
-//! Bringing blocks from storage into the cache: those that somebody waits for, and those that somebody is going to want.
+//! Bringing blocks from storage into the cache: those that somebody waits for, and those that somebody is going to
+//! want.
 //!
-//! A block is fetched by whoever made it *filling*; others who need it wait until it is not. Whatever is fetched, many blocks
-//! are one request, and many requests are under way.
+//! A block is fetched by whoever made it *filling*; others who need it wait until it is not. Whatever is fetched, many
+//! blocks are one request, and many requests are under way.
 
 use super::FillError;
 use super::files::{CacheFile, Files};
@@ -27,7 +28,8 @@ const AHEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait until pages have left a full disk, and how long between two looks.
 const ROOM_PATIENCE: Duration = Duration::from_secs(10);
 const ROOM_PAUSE: Duration = Duration::from_millis(50);
-/// Blocks in one request (512 KiB of pages): large enough that requests cost little, small enough to keep several processors busy.
+/// Blocks in one request (512 KiB of pages): large enough that requests cost little, small enough to keep several
+/// processors busy.
 const REQUEST_BLOCKS: u32 = 64;
 /// Windows up to this length are fetched together with the block that somebody waits for.
 const JOINED_BLOCKS_MAX: u32 = 16;

@@ -1,13 +1,14 @@
 //! How far to fetch ahead of those who read a file in order.
 //!
-//! A *run* is somebody's way through a file, up or down. It begins where a block next to an earlier miss is missed, or the first
-//! block of a file. What lies ahead of it is fetched in *windows*, each twice as long as the one before up to a bound. A mark in
-//! the file's shared memory covers the beginning of the newest window: the first reader who comes there says so, without waiting,
-//! and the next window is fetched while that one is read. So a reader that is no faster than storage never waits again. (Only the
-//! beginning, because somebody who reads here and there must not come to it by chance and have ever longer windows fetched.)
+//! A *run* is somebody's way through a file, up or down. It begins where a block next to an earlier miss is missed, or
+//! the first block of a file. What lies ahead of it is fetched in *windows*, each twice as long as the one before up to
+//! a bound. A mark in the file's shared memory covers the beginning of the newest window: the first reader who comes
+//! there says so, without waiting, and the next window is fetched while that one is read. So a reader that is no faster
+//! than storage never waits again. (Only the beginning, because somebody who reads here and there must not come to it
+//! by chance and have ever longer windows fetched.)
 //!
-//! Runs belong to files and not to processes: the workers of a parallel scan share theirs. This is pure bookkeeping; the windows
-//! may hold blocks that are there already.
+//! Runs belong to files and not to processes: the workers of a parallel scan share theirs. This is pure bookkeeping;
+//! the windows may hold blocks that are there already.
 
 use quire_cache::{FileId, meta::MARKS};
 use quire_types::RELATION_SEGMENT_BLOCKS;
@@ -85,7 +86,8 @@ struct Run {
     used_at: u64,
 }
 
-/// Blocks as a run in the given direction counts them; for one that goes down, from the end of the segment. Its own inverse.
+/// Blocks as a run in the given direction counts them; for one that goes down, from the end of the segment. Its own
+/// inverse.
 fn turned(downwards: bool, blocks: Range<u32>) -> Range<u32> {
     let from_end = |block| RELATION_SEGMENT_BLOCKS.saturating_sub(block);
     if downwards { from_end(blocks.end)..from_end(blocks.start) } else { blocks }

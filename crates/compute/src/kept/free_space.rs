@@ -1,9 +1,9 @@
 //! Free space maps: sent in the background, put back when their relations are materialised.
 //!
-//! A map is a hint that WAL does not restore, and PostgreSQL lives with one that is old: it looks at each page that a map names.
-//! But a page past the end of the relation must not be named, or an insert fails (minor versions from 15.7 on look,
-//! older ones do not). So a map is kept with the length that its relation had at the time, and is put back only if the relation is
-//! at least as long now.
+//! A map is a hint that WAL does not restore, and PostgreSQL lives with one that is old: it looks at each page that a
+//! map names. But a page past the end of the relation must not be named, or an insert fails (minor versions from 15.7
+//! on look, older ones do not). So a map is kept with the length that its relation had at the time, and is put back
+//! only if the relation is at least as long now.
 
 use super::{KeptFiles, PATIENCE};
 use crate::Error;
@@ -69,8 +69,8 @@ impl FreeSpaceMaps {
         FreeSpaceMaps { pgdata, kept, sent: Mutex::default() }
     }
 
-    /// The map that storage has of a relation whose main fork has `blocks` blocks, if it fits. Going without costs bloat and
-    /// nothing else.
+    /// The map that storage has of a relation whose main fork has `blocks` blocks, if it fits. Going without costs
+    /// bloat and nothing else.
     pub async fn stored(&self, rel: RelTag, blocks: u32) -> Option<Bytes> {
         if blocks == 0 {
             return None;

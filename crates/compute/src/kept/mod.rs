@@ -1,19 +1,20 @@
 //! What PostgreSQL keeps outside WAL, kept in storage.
 //!
-//! `pg_create_logical_replication_slot` writes `pg_replslot/<slot>/state` and flushes it. The shim sees the flush and asks the
-//! agent to keep the *area* the file lies in: whatever in it differs from what storage has is sent, and the flush
-//! returns once storage has it durably. Renamed and removed files need no word of their own, since PostgreSQL flushes
-//! their folder. A cold start puts all of it back before PostgreSQL runs.
+//! `pg_create_logical_replication_slot` writes `pg_replslot/<slot>/state` and flushes it. The shim sees the flush and
+//! asks the agent to keep the *area* the file lies in: whatever in it differs from what storage has is sent, and the
+//! flush returns once storage has it durably. Renamed and removed files need no word of their own, since PostgreSQL
+//! flushes their folder. A cold start puts all of it back before PostgreSQL runs.
 //!
 //! - `area`: which files these are;
-//! - [`statistics`]: what a clean shutdown leaves in `pg_stat`, of use only with the state of the database it belongs to;
+//! - [`statistics`]: what a clean shutdown leaves in `pg_stat`, of use only with the state of the database it belongs
+//!   to;
 //! - [`free_space`]: free space maps, which nobody waits for;
 //! - [`settings`]: the settings of `ALTER SYSTEM` that a server was ready with;
 //! - [`retention`]: the WAL that replication slots still need.
 //!
 //! Invariants:
-//! - a flush that PostgreSQL was told to be done is in storage; without storage it waits, as on a disk that hangs, since
-//!   PostgreSQL answers an error there with a crash;
+//! - a flush that PostgreSQL was told to be done is in storage; without storage it waits, as on a disk that hangs,
+//!   since PostgreSQL answers an error there with a crash;
 //! - only the compute of the newest term writes (`FenceFiles`), one write at a time and in order;
 //! - no WAL that a slot needs is given up, as of the slot's state in storage: that is the one that will be put back.
 

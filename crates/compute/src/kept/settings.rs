@@ -1,8 +1,9 @@
 //! The settings of `ALTER SYSTEM` that a server has run with, to go back to when it does not start with newer ones.
 //!
-//! `ALTER SYSTEM` takes values that the next start fails with, and storage keeps what it wrote. On a disk one would edit the file;
-//! here it comes back from storage. So the file that a server became ready with is kept too, and a start that PostgreSQL fails is
-//! tried again with that one, then with none. What was left out is put where its owner finds it.
+//! `ALTER SYSTEM` takes values that the next start fails with, and storage keeps what it wrote. On a disk one would
+//! edit the file; here it comes back from storage. So the file that a server became ready with is kept too, and a start
+//! that PostgreSQL fails is tried again with that one, then with none. What was left out is put where its owner finds
+//! it.
 
 use super::{KeptFiles, PGDATA};
 use crate::owner::Owner;
@@ -85,8 +86,8 @@ impl Settings {
         place::file(&path, &chosen, owner)
     }
 
-    /// Notes that a server is ready with what is in the data directory now: has it kept here and in storage, which is not waited for
-    /// for long.
+    /// Notes that a server is ready with what is in the data directory now: has it kept here and in storage, which is
+    /// not waited for for long.
     pub async fn is_ready(&self, config: &Config, owner: Owner, kept: Arc<KeptFiles>) -> Result<(), Error> {
         let content = Bytes::from(fs::read(config.pgdata().join(AUTO_CONF)).unwrap_or_default());
         if self.ready().replace(content.clone()).as_ref() == Some(&content) {

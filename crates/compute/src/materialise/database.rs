@@ -1,8 +1,9 @@
 //! The files of one database in one tablespace, which are made one relation at a time.
 //!
-//! Until all are made, a process asks for a relation before it looks at any file of it, and gets it at once, whatever else is to be
-//! made; from then on the relation's files are the process's. All others are made in the background, a few at a time. What is made
-//! is as of the start, so it does not matter when it is read from storage; that nothing is made twice is what the lock is for.
+//! Until all are made, a process asks for a relation before it looks at any file of it, and gets it at once, whatever
+//! else is to be made; from then on the relation's files are the process's. All others are made in the background, a
+//! few at a time. What is made is as of the start, so it does not matter when it is read from storage; that nothing is
+//! made twice is what the lock is for.
 
 use super::files::{Maker, Relation};
 use crate::Error;

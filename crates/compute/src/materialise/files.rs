@@ -1,4 +1,5 @@
-//! Making the files of a relation: sparse, of the right size, each with a meta file that says that storage has its blocks.
+//! Making the files of a relation: sparse, of the right size, each with a meta file that says that storage has its
+//! blocks.
 
 use crate::owner::Owner;
 use crate::{Error, place};
@@ -97,8 +98,8 @@ impl Maker {
         Ok(())
     }
 
-    /// Makes a file of a number of blocks, none of which is there. The file gets its name when its meta file is in place: it is
-    /// made aside, as the shim makes one.
+    /// Makes a file of a number of blocks, none of which is there. The file gets its name when its meta file is in
+    /// place: it is made aside, as the shim makes one.
     pub fn sparse_file(&self, id: FileId, path: &Path, blocks: u32) -> Result<(), Error> {
         let (meta_path, aside) = (self.dir.meta_file(path), self.dir.aside_file(path));
         // Pages of an SLRU stay in the cache.

@@ -1,9 +1,11 @@
-//! Relation and SLRU files, made as of the start with nothing in them: what they hold is read from storage when it is needed.
+//! Relation and SLRU files, made as of the start with nothing in them: what they hold is read from storage when it is
+//! needed.
 //!
-//! `global/` and the SLRU areas are made before PostgreSQL starts, a relation of a database when a process first asks for it or when
-//! its turn in the background comes ([`Database`]). So a start takes the same time however many relations there are. What is not
-//! made: free space maps, which are no pages of storage's (`kept/free_space.rs` puts them back). A relation with an init fork is
-//! unlogged, and its main fork starts as a copy of that, wholly local, as after a crash.
+//! `global/` and the SLRU areas are made before PostgreSQL starts, a relation of a database when a process first asks
+//! for it or when its turn in the background comes ([`Database`]). So a start takes the same time however many
+//! relations there are. What is not made: free space maps, which are no pages of storage's (`kept/free_space.rs` puts
+//! them back). A relation with an init fork is unlogged, and its main fork starts as a copy of that, wholly local, as
+//! after a crash.
 
 mod database;
 mod files;

@@ -1,8 +1,8 @@
 //! The proposer with its connections, as one value behind one lock.
 //!
-//! Whoever holds the lock tells the proposer what happened and then calls [`Core::carry_out`]. Nothing in here waits: sockets
-//! take what they take, WAL to be read is asked of the reader thread. So the lock is held for microseconds, and the thread that
-//! ships a flush and the one that receives the answers share it without a queue between them.
+//! Whoever holds the lock tells the proposer what happened and then calls [`Core::carry_out`]. Nothing in here waits:
+//! sockets take what they take, WAL to be read is asked of the reader thread. So the lock is held for microseconds, and
+//! the thread that ships a flush and the one that receives the answers share it without a queue between them.
 
 use super::link::{LinkProgress, SafekeeperLink};
 use super::read_job::ReadJob;
@@ -54,7 +54,8 @@ pub struct Core {
     committed: watch::Sender<Lsn>,
     /// What was replicated, to know it again.
     shipped: Shipped,
-    /// Whether this compute cannot go on. Final: no flush is granted any more, whatever else is said of this compute's state.
+    /// Whether this compute cannot go on. Final: no flush is granted any more, whatever else is said of this compute's
+    /// state.
     has_failed: bool,
     /// When a flush was last asked for.
     last_flush: Option<Instant>,

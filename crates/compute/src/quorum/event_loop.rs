@@ -1,8 +1,8 @@
 //! Waiting on all sockets to safekeepers, and on the clock.
 //!
-//! Who waits holds the right to take answers. That is a thread of its own as long as nothing is committed; while flushes
-//! follow each other it is the shipper, between sending a flush and its grant, and this thread only looks in now and then:
-//! for the answers that came after the majority's, and for what is due by the clock.
+//! Who waits holds the right to take answers. That is a thread of its own as long as nothing is committed; while
+//! flushes follow each other it is the shipper, between sending a flush and its grant, and this thread only looks in
+//! now and then: for the answers that came after the majority's, and for what is due by the clock.
 
 use super::Shared;
 use nix::errno::Errno;
@@ -63,7 +63,8 @@ fn try_right(shared: &Shared) -> Option<Right<'_>> {
     shared.answers.try_lock()
 }
 
-/// Waits until a socket is ready, something is due, another thread asks for attention, or `patience` is over; then serves all links.
+/// Waits until a socket is ready, something is due, another thread asks for attention, or `patience` is over; then
+/// serves all links.
 fn turn(shared: &Shared, _right: &Right<'_>, patience: Option<Duration>) {
     let (sockets, due) = shared.with_core(|core| {
         let sockets: Vec<_> = core.links().iter().map(super::link::SafekeeperLink::interest).collect();

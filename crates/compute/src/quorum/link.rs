@@ -153,8 +153,8 @@ impl SafekeeperLink {
         self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
     }
 
-    /// Sends a frame, or keeps what the socket does not take; whether something was kept or broke, so that the thread that
-    /// waits on the sockets has to look at this one anew.
+    /// Sends a frame, or keeps what the socket does not take; whether something was kept or broke, so that the thread
+    /// that waits on the sockets has to look at this one anew.
     pub fn send(&mut self, frame: &Bytes) -> bool {
         let LinkState::Open(conversation) = &mut self.state else { return false };
         conversation.outgoing.push_back(frame.clone());

@@ -42,7 +42,8 @@ impl LocalWal {
         self.segment_bytes
     }
 
-    /// As [`LocalWal::read`], but waits as long as no file can be opened because too many are, unless `gives_up` says not to.
+    /// As [`LocalWal::read`], but waits as long as no file can be opened because too many are, unless `gives_up` says
+    /// not to.
     pub fn read_patiently(
         &mut self,
         begin: Lsn,
@@ -100,7 +101,8 @@ impl LocalWal {
         Ok(&self.open.as_ref().expect("opened above").1)
     }
 
-    /// Writes `wal` at `begin`, into segment files that are made where they are missing, zero-filled to their full length.
+    /// Writes `wal` at `begin`, into segment files that are made where they are missing, zero-filled to their full
+    /// length.
     pub fn write(&self, begin: Lsn, wal: &[u8], owner: Owner) -> Result<(), Error> {
         let (mut position, mut rest) = (begin, wal);
         while !rest.is_empty() {

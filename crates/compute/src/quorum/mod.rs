@@ -11,14 +11,15 @@
 //! Invariants:
 //!
 //! - A flush is granted only when a majority has flushed everything up to the last whole record below it, in this term.
-//! - No thread waits for a socket while it holds the core's lock; an acceptor that does not take bytes has them queued up to the
-//!   proposer's window, and beyond that lags and is brought up to date from files. A majority never waits for it.
+//! - No thread waits for a socket while it holds the core's lock; an acceptor that does not take bytes has them queued
+//!   up to the proposer's window, and beyond that lags and is brought up to date from files. A majority never waits for
+//!   it.
 //! - With the majority lost, flushes wait; connections are tried again for ever.
 //! - A failure is final: once the commit path has failed, no flush is granted in this term.
 //! - Once a higher term is seen the shared state is *fenced* before anything else happens.
 //!
-//! Lock order: the right to take answers, then the core's lock, then the watch channels' inside it. Nothing else is taken while
-//! another is held.
+//! Lock order: the right to take answers, then the core's lock, then the watch channels' inside it. Nothing else is
+//! taken while another is held.
 
 mod core;
 mod event_loop;

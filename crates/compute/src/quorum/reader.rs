@@ -1,7 +1,7 @@
 //! The thread that gets WAL for acceptors that lag: from the local segment files, else from an acceptor that has it.
 //!
-//! Bytes of the local files are taken only where they are still what was shipped. Where they are not, a safekeeper has to have them; if
-//! it may be that none has, they are lost and this compute fails.
+//! Bytes of the local files are taken only where they are still what was shipped. Where they are not, a safekeeper has
+//! to have them; if it may be that none has, they are lost and this compute fails.
 
 use super::Shared;
 use super::core::Core;
@@ -34,7 +34,8 @@ pub fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<ReadJob>) {
     }
 }
 
-/// `is_lost` says that the local files should have it and have not. What is committed some safekeeper has, even if it cannot be reached.
+/// `is_lost` says that the local files should have it and have not. What is committed some safekeeper has, even if it
+/// cannot be reached.
 fn hand_in(core: &mut Core, job: &ReadJob, wal: Option<Bytes>, is_lost: bool) {
     match wal.is_none() && is_lost && !core.is_committed(job.end) {
         true => core

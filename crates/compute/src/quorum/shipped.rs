@@ -1,8 +1,9 @@
 //! What was shipped in this term, remembered by its checksums.
 //!
-//! An acceptor that lags is given WAL that others have acknowledged long ago. The local file has it, but nobody flushes that file, and
-//! what a page of it reads as later need not be what was shipped: two safekeepers would then hold different bytes for one position. So
-//! bytes of the local file are sent a second time only if their checksum is that of the first.
+//! An acceptor that lags is given WAL that others have acknowledged long ago. The local file has it, but nobody flushes
+//! that file, and what a page of it reads as later need not be what was shipped: two safekeepers would then hold
+//! different bytes for one position. So bytes of the local file are sent a second time only if their checksum is that
+//! of the first.
 
 use crc32c::{crc32c, crc32c_append};
 use quire_types::Lsn;
@@ -53,7 +54,8 @@ impl Shipped {
         }
     }
 
-    /// The ranges that `[begin, end)` is in; none if part of it was not shipped in this term, or so long ago that it is forgotten.
+    /// The ranges that `[begin, end)` is in; none if part of it was not shipped in this term, or so long ago that it is
+    /// forgotten.
     pub fn covering(&self, begin: Lsn, end: Lsn) -> Vec<Range> {
         let first = self.ranges.partition_point(|range| range.end <= begin);
         let covering: Vec<Range> = self.ranges.range(first..).copied().take_while(|range| range.begin < end).collect();

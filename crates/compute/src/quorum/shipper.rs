@@ -1,18 +1,21 @@
 //! The thread that turns PostgreSQL's flush requests into appends.
 //!
-//! It sleeps on the request futex of `control.shm`. While the process that asked waits, holding PostgreSQL's `WALWriteLock`, the
-//! bytes up to the request do not change, so they are read from the segment file, cut at the last whole record, and
-//! handed to the proposer, which sends them to all acceptors before this thread lets go of the lock. Then this thread takes the
-//! answers itself, until the flush is granted: handing that over to another would cost a switch of threads for every commit.
+//! It sleeps on the request futex of `control.shm`. While the process that asked waits, holding PostgreSQL's
+//! `WALWriteLock`, the bytes up to the request do not change, so they are read from the segment file, cut at the last
+//! whole record, and handed to the proposer, which sends them to all acceptors before this thread lets go of the lock.
+//! Then this thread takes the answers itself, until the flush is granted: handing that over to another would cost a
+//! switch of threads for every commit.
 //!
-//! **Where the whole records end.** PostgreSQL waits for the insertion of all records that it wants flushed, but the last page it
-//! writes may hold more: records that other processes are just copying in. Those come out as incomplete, as zeroes, or with
-//! a wrong checksum, and are the end of what is shipped; a later flush writes the page again. What a process wants flushed ends in
-//! the last page it writes, so where the records end in an earlier page, at zeroes or at something else, the file is damaged, and the
-//! compute fails. Only a record that goes on behind the last page is no damage.
+//! **Where the whole records end.** PostgreSQL waits for the insertion of all records that it wants flushed, but the
+//! last page it writes may hold more: records that other processes are just copying in. Those come out as incomplete,
+//! as zeroes, or with a wrong checksum, and are the end of what is shipped; a later flush writes the page again. What a
+//! process wants flushed ends in the last page it writes, so where the records end in an earlier page, at zeroes or at
+//! something else, the file is damaged, and the compute fails. Only a record that goes on behind the last page is no
+//! damage.
 //!
-//! **A request is more than a position**: PostgreSQL writes WAL in whole pages, so a second commit on the same page leaves the end
-//! of what is written where it was. Each request carries a ticket (see [`quire_cache::flush`]), taken before the file is read.
+//! **A request is more than a position**: PostgreSQL writes WAL in whole pages, so a second commit on the same page
+//! leaves the end of what is written where it was. Each request carries a ticket (see [`quire_cache::flush`]), taken
+//! before the file is read.
 
 use super::local_wal::LocalWal;
 use super::{Shared, event_loop};
@@ -96,8 +99,8 @@ impl Shipper {
                 event_loop::take_answers(shared);
             }
         }
-        // A page that is not full is written again, longer, so what was read behind the last record was not the end of it. Only
-        // in the midst of a very long record, whose pages are full, is it worth not to read them again.
+        // A page that is not full is written again, longer, so what was read behind the last record was not the end of
+        // it. Only in the midst of a very long record, whose pages are full, is it worth not to read them again.
         if self.pending.len() <= REREAD_BYTES_MAX {
             self.rewind();
         }
@@ -112,7 +115,8 @@ impl Shipper {
         self.find_boundary(written)
     }
 
-    /// Advances over all whole records. One that cannot be decoded is the end of them, if it is in the last page, and so are zeroes.
+    /// Advances over all whole records. One that cannot be decoded is the end of them, if it is in the last page, and
+    /// so are zeroes.
     fn find_boundary(&mut self, written: Lsn) -> Result<(), Error> {
         loop {
             match self.stream.next_record() {

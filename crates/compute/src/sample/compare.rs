@@ -1,9 +1,9 @@
 //! Comparing one page with storage's, without a checkpoint, while PostgreSQL works.
 //!
 //! The LSN of a page says which version it is: PostgreSQL writes no page before the log up to its LSN is committed, and
-//! whatever it changes on a page without raising the LSN is masked. So storage is asked for that very version. There is one kind of
-//! page for which there may be none: a database made by copying files has pages with the LSNs of the pages they were copied from. Storage
-//! then has the page only later, with the same LSN.
+//! whatever it changes on a page without raising the LSN is masked. So storage is asked for that very version. There is
+//! one kind of page for which there may be none: a database made by copying files has pages with the LSNs of the pages
+//! they were copied from. Storage then has the page only later, with the same LSN.
 
 use crate::Error;
 use crate::cached_files::{CachedPage, Page};
@@ -99,7 +99,8 @@ impl Comparison<'_> {
             Ok(theirs) if page::lsn(&theirs) == page::lsn(&ours[..]) => Ok(judge(key, ours, theirs, version)),
             Ok(_) => Ok(Finding::Incomparable),
             Err(error) if error.refusal() == Some(ErrorCode::NoSuchKey) => {
-                // Files are copied before the record that says so, and a relation that is gone has its file for a while.
+                // Files are copied before the record that says so, and a relation that is gone has its file for a
+                // while.
                 match self.knows(page.rel).await? {
                     true => Ok(Finding::Differs(Mismatch { ours, theirs: None, refusal: None, version })),
                     false => Ok(Finding::Incomparable),

@@ -1,8 +1,9 @@
 //! Under a server with which redo was not compared before: its pages are compared until there were many of each kind.
 //!
-//! The usual sample draws pages by their share of the cache, and might meet a rare kind of index after days. So where it is not known
-//! that redo is right for a server, all files are gone through again and again, and each page that the server wrote is compared
-//! unless a thousand of its kind were equal already. A page counts once for each LSN that it is found with.
+//! The usual sample draws pages by their share of the cache, and might meet a rare kind of index after days. So where
+//! it is not known that redo is right for a server, all files are gone through again and again, and each page that the
+//! server wrote is compared unless a thousand of its kind were equal already. A page counts once for each LSN that it
+//! is found with.
 
 use super::Sampler;
 use super::compare::{Comparison, Finding, Scope};

@@ -1,8 +1,9 @@
 //! Which pages to look at.
 //!
-//! A file is drawn with the weight of the space it takes on the disk, which leaves out what is absent; a page in it by its number. So every
-//! page in the cache is about as likely as any other, and a page that PostgreSQL wrote is found soon even where most of the cache came
-//! from storage: of several that are drawn the first with an LSN of this term is taken.
+//! A file is drawn with the weight of the space it takes on the disk, which leaves out what is absent; a page in it by
+//! its number. So every page in the cache is about as likely as any other, and a page that PostgreSQL wrote is found
+//! soon even where most of the cache came from storage: of several that are drawn the first with an LSN of this term is
+//! taken.
 
 use super::compare::Scope;
 use crate::cached_files::{CachedFile, CachedPage, relation_files, relation_folders};

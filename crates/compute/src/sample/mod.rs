@@ -1,24 +1,25 @@
 //! Comparing, all the time, a few of the pages that PostgreSQL wrote with storage's pages at the same LSNs.
 //!
-//! A full-page image hides a fault of redo at the next checkpoint. With full-page writes off nothing does, so a fault has to be found by
-//! looking for it: a page in the cache with LSN L is what PostgreSQL made of the log up to L, and storage's page as of L must equal
-//! it under the masks.
+//! A full-page image hides a fault of redo at the next checkpoint. With full-page writes off nothing does, so a fault
+//! has to be found by looking for it: a page in the cache with LSN L is what PostgreSQL made of the log up to L, and
+//! storage's page as of L must equal it under the masks.
 //!
 //! ```text
 //! a few times a second: draw pages from the cache ([`inventory`]) -> compare ([`compare`]) -> equal: counted
 //!     differs -> compared again, both copies read anew, several times -> differs every time: confirmed
-//!     confirmed -> counted, logged, put aside with its chain ([`crate::evidence`]); its relation goes under guard ([`crate::guard`])
+//!     confirmed -> counted, logged, put aside with its chain ([`crate::evidence`]); its relation goes under guard
+//!         ([`crate::guard`])
 //!     a second relation, or storage does not keep up -> image generation goes back to PostgreSQL
 //! ```
 //!
-//! What is looked at costs no fetch: only blocks that are present are read, and only by this process. Nothing is installed or marked as
-//! touched, so the cache neither grows nor keeps a page for being sampled.
+//! What is looked at costs no fetch: only blocks that are present are read, and only by this process. Nothing is
+//! installed or marked as touched, so the cache neither grows nor keeps a page for being sampled.
 //!
 //! Under a server that redo was not compared with before, more is looked at (`coverage`).
 //!
-//! Not sampled, beside what [`crate::verify`] does not compare either: visibility maps, whose bits PostgreSQL clears before the record that
-//! says so and without raising the LSN; pages last written before this term began, which are storage's own; pages whose LSN is
-//! not committed or not ingested yet.
+//! Not sampled, beside what [`crate::verify`] does not compare either: visibility maps, whose bits PostgreSQL clears
+//! before the record that says so and without raising the LSN; pages last written before this term began, which are
+//! storage's own; pages whose LSN is not committed or not ingested yet.
 
 mod compare;
 mod coverage;
@@ -135,8 +136,8 @@ impl Sampler {
         Ok(inventory)
     }
 
-    /// A page differs. It may have been read while it was being written, or be about to go away; what still differs when both copies
-    /// were read anew a few times is confirmed.
+    /// A page differs. It may have been read while it was being written, or be about to go away; what still differs
+    /// when both copies were read anew a few times is confirmed.
     async fn suspect(&mut self, session: &Arc<Session>, page: &CachedPage, first: &Mismatch) -> Result<(), Error> {
         if self.known.contains(&identity(page, first)) {
             return Ok(());
@@ -192,7 +193,8 @@ impl Sampler {
         }
     }
 
-    /// With full-page images in the log again, a page is right from its next change after a checkpoint on, whatever redo made of it.
+    /// With full-page images in the log again, a page is right from its next change after a checkpoint on, whatever
+    /// redo made of it.
     async fn turn_pushdown_off(&mut self) {
         if self.switches_left == 0 {
             return;

@@ -4,8 +4,8 @@
 //! 0   u64  `QuireHot`
 //! 8   u32  CRC32C of all that follows
 //! 12  u32  version of this layout: 1
-//! 16  ...  for each file: its path below the data directory and, packed, pairs of u32, the first block of a range and the one
-//!          after its last; both preceded by their length in bytes (u32)
+//! 16  ...  for each file: its path below the data directory and, packed, pairs of u32, the first block of a range and
+//!          the one after its last; both preceded by their length in bytes (u32)
 //! ```
 //!
 //! Little endian. It is a hint: a file that is damaged, or that another version wrote, is as good as none.
@@ -58,8 +58,8 @@ impl HotPages {
         Ok(publish(&path(config), &self.encode(), Durability::Machine)?)
     }
 
-    /// Looks which relation pages are in the cache, and in a bounded one, which were touched lately. Small files come first when
-    /// there are more than `blocks_max` blocks: catalogs and indexes before large tables.
+    /// Looks which relation pages are in the cache, and in a bounded one, which were touched lately. Small files come
+    /// first when there are more than `blocks_max` blocks: catalogs and indexes before large tables.
     pub fn look(config: &Config, blocks_max: u64) -> HotPages {
         let (pgdata, dir) = (config.pgdata(), ComputeDir::new(&config.dir));
         let mut found = Vec::new();

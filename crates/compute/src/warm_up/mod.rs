@@ -1,8 +1,9 @@
-//! After a cold start, fetches what was in use before: in the background, at a bounded rate, behind those who wait for a page.
+//! After a cold start, fetches what was in use before: in the background, at a bounded rate, behind those who wait for
+//! a page.
 //!
-//! Which pages are in use is written down (`hot_pages`) every minute and when a session ends, beside the cache and not in it. A
-//! database is warmed up once a process has touched it, for only then does it have files; catalogs and small tables first. What a
-//! session has not fetched yet when it ends is remembered for the next.
+//! Which pages are in use is written down (`hot_pages`) every minute and when a session ends, beside the cache and not
+//! in it. A database is warmed up once a process has touched it, for only then does it have files; catalogs and small
+//! tables first. What a session has not fetched yet when it ends is remembered for the next.
 
 mod hot_pages;
 

@@ -48,8 +48,8 @@ impl Leadership {
 
     /// Takes `majority_flush`, what a majority has flushed in this term; the new commit position if that moved it.
     ///
-    /// Below the term's start a majority's flush proves nothing: those bytes are of older terms, and a rival with a higher
-    /// one of these could still replace them.
+    /// Below the term's start a majority's flush proves nothing: those bytes are of older terms, and a rival with a
+    /// higher one of these could still replace them.
     pub fn advance_commit(&mut self, majority_flush: Lsn) -> Option<Lsn> {
         if majority_flush < self.start || majority_flush <= self.committed_here {
             return None;

@@ -54,9 +54,9 @@ pub enum Output {
         request: Request,
     },
     /// Get WAL `[begin, end)`, at most [`quire_protocol::quorum::MAX_WAL_BYTES`], and hand it to
-    /// [`super::Proposer::wal_read`]. It lies either all after the term's start, where the local WAL has it, or all before:
-    /// then it is read with `ReadWal` in *this* term from the donor or one of [`super::Proposer::holders`] of `end`, or
-    /// from the local WAL if that was filled from there. There is at most one such request per acceptor.
+    /// [`super::Proposer::wal_read`]. It lies either all after the term's start, where the local WAL has it, or all
+    /// before: then it is read with `ReadWal` in *this* term from the donor or one of [`super::Proposer::holders`] of
+    /// `end`, or from the local WAL if that was filled from there. There is at most one such request per acceptor.
     ReadWal {
         /// The acceptor it will go to.
         acceptor: usize,
@@ -65,9 +65,9 @@ pub enum Output {
         /// One past the last byte.
         end: Lsn,
     },
-    /// The term is won. The log is what the donor has, up to `end_of_log`; the local WAL goes on there. A majority is being
-    /// brought up to it now. Until [`Output::Committed`] says that they are, it may lack what a rival with a higher term, of
-    /// whom the voters have not told yet, has committed: nothing may be shown to anybody before.
+    /// The term is won. The log is what the donor has, up to `end_of_log`; the local WAL goes on there. A majority is
+    /// being brought up to it now. Until [`Output::Committed`] says that they are, it may lack what a rival with a
+    /// higher term, of whom the voters have not told yet, has committed: nothing may be shown to anybody before.
     Elected {
         /// The term.
         term: Term,
@@ -88,7 +88,8 @@ pub enum Output {
         /// The term.
         by: Term,
     },
-    /// The acceptor cannot be used. Close the connection; a later one may go better, except where the configuration is wrong.
+    /// The acceptor cannot be used. Close the connection; a later one may go better, except where the configuration is
+    /// wrong.
     Refused {
         /// The acceptor.
         acceptor: usize,
@@ -100,8 +101,8 @@ pub enum Output {
 /// Why an acceptor cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// It has no log of this branch. It is not given one: it may have voted, flushed and then lost its disk, and an acceptor
-    /// that forgets must not come back as an empty one.
+    /// It has no log of this branch. It is not given one: it may have voted, flushed and then lost its disk, and an
+    /// acceptor that forgets must not come back as an empty one.
     #[error("the safekeeper has no log of this branch; it is created only with the branch")]
     NoLog,
     /// Its log is another one.

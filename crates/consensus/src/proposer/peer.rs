@@ -20,7 +20,8 @@ pub(super) struct Peer {
     pub link: PeerLink,
     /// The vote for the term of the running campaign.
     pub vote: Option<Ballot>,
-    /// What it last said to have flushed after it adopted this proposer's term. It stays true when the connection breaks.
+    /// What it last said to have flushed after it adopted this proposer's term. It stays true when the connection
+    /// breaks.
     pub flush: Option<Lsn>,
 }
 

@@ -85,7 +85,8 @@ impl Proposer {
         self.send(to, Request::Append { term, begin, commit, durable, ends_record, wal });
     }
 
-    /// WAL before this is in no acceptor's need any more, nor in a pageserver's: an acceptor that is away holds it back.
+    /// WAL before this is in no acceptor's need any more, nor in a pageserver's: an acceptor that is away holds it
+    /// back.
     fn removable(&self) -> Lsn {
         let flushed_by_all = self.peers.iter().map(|peer| peer.flush.unwrap_or(Lsn::INVALID)).min();
         self.durable.min(flushed_by_all.unwrap_or(Lsn::INVALID))

@@ -1,8 +1,8 @@
 //! A disk that forgets.
 //!
-//! What must be survived: after a crash, each write that was not flushed may be there, not there, or there in part, whatever
-//! became of the others. What does not happen: state is replaced all or nothing, a truncation is done when it returns, and
-//! nothing that was flushed changes.
+//! What must be survived: after a crash, each write that was not flushed may be there, not there, or there in part,
+//! whatever became of the others. What does not happen: state is replaced all or nothing, a truncation is done when it
+//! returns, and nothing that was flushed changes.
 
 use crate::random::Random;
 use crate::record;

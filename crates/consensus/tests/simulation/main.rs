@@ -1,8 +1,8 @@
 //! Many random lives of a quorum, each made by its seed alone.
 //!
-//! Proposers come, go and overlap; acceptors crash and lose what was not flushed; connections break and leave old messages
-//! behind. After every step [`checker`] looks at all that was ever promised. In the end the world calms down, and one proposer
-//! must bring all logs into agreement and commit.
+//! Proposers come, go and overlap; acceptors crash and lose what was not flushed; connections break and leave old
+//! messages behind. After every step [`checker`] looks at all that was ever promised. In the end the world calms down,
+//! and one proposer must bring all logs into agreement and commit.
 //!
 //! `QUIRE_SEED=7` runs one seed, `QUIRE_SEEDS=100000` the first so many.
 

@@ -1,8 +1,8 @@
 //! Layer files: opened, walked from front to back, and asked for every key in them.
 //!
-//! Of the parts of a layer a file is made as `docs/format.md` has it, checksums and offsets right. Input: a byte with the
-//! number of data blocks; each a byte of flags and a piece; the carries, the bloom filter and the index in the same way,
-//! then the footer's summary. An index that is a piece of no bytes is made of the blocks.
+//! Of the parts of a layer a file is made as `docs/format.md` has it, checksums and offsets right. Input: a byte with
+//! the number of data blocks; each a byte of flags and a piece; the carries, the bloom filter and the index in the same
+//! way, then the footer's summary. An index that is a piece of no bytes is made of the blocks.
 
 use super::shared::in_memory;
 use crate::input::Input;

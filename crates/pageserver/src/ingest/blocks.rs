@@ -42,9 +42,10 @@ fn restore(batch: &mut Batch<'_>, block: &Block, image: &BlockImage) -> Result<(
     Ok(())
 }
 
-/// Whether the hole that was left out of an image had contents. `CREATE DATABASE` logs the pages of a template as if all had the
-/// standard layout (`RelationCopyStorageUsingBuffer`), and an extension's pages may be logged the same way. The records of other
-/// resource managers leave no hole in such pages; that of generic records is zeroes on both sides (`GenericXLogFinish`).
+/// Whether the hole that was left out of an image had contents. `CREATE DATABASE` logs the pages of a template as if
+/// all had the standard layout (`RelationCopyStorageUsingBuffer`), and an extension's pages may be logged the same way.
+/// The records of other resource managers leave no hole in such pages; that of generic records is zeroes on both sides
+/// (`GenericXLogFinish`).
 fn lacks_bytes(record: &Record, image: &BlockImage, page: &[u8; PAGE_SIZE], key: Key) -> bool {
     record.rmgr == rmgr::XLOG && image.hole_length > 0 && mask::reads_hole(page, key)
 }

@@ -13,8 +13,9 @@ use std::collections::{HashMap, HashSet};
 /// Sizes remembered before all are forgotten; some 40 bytes each.
 const REMEMBERED_SIZES_MAX: usize = 1 << 18;
 
-/// The most blocks that one record may add between the end of a relation and a block that it names: 32 GiB. A hash index of 4 MiB or more adds a quarter of its
-/// buckets with one record at most, so that this ends its growth at 256 GiB.
+/// The most blocks that one record may add between the end of a relation and a block that it names: 32 GiB. A hash
+/// index of 4 MiB or more adds a quarter of its buckets with one record at most, so that this ends its growth at 256
+/// GiB.
 pub(crate) const GAP_BLOCKS_MAX: u32 = 1 << 22;
 
 /// The most SLRU pages that one record may bring into being. PostgreSQL logs the zeroing of each page before it is
@@ -145,8 +146,8 @@ impl<'a> Batch<'a> {
         self.sizes.known.insert(key, size);
     }
 
-    /// Makes sure that the folder of a relation that comes into being is known. Those of the default tablespace are made by
-    /// records of their databases.
+    /// Makes sure that the folder of a relation that comes into being is known. Those of the default tablespace are
+    /// made by records of their databases.
     pub(super) fn note_folder(&mut self, rel: RelTag) -> Result<(), IngestError> {
         let RelTag { tablespace, database, .. } = rel;
         if matches!(tablespace, RelTag::DEFAULT_TABLESPACE | RelTag::GLOBAL_TABLESPACE) {

@@ -1,8 +1,8 @@
 //! The counters that a checkpoint at the end of the log would record.
 //!
 //! In memory they are exact. As a version of `Key::Checkpoint`, which has to be written when they change, the next
-//! transaction id is rounded up ([`Counters::rounded`]): a compute that starts from such a version skips some ids, which
-//! does no harm. Multixact and object id counters are written as they are.
+//! transaction id is rounded up ([`Counters::rounded`]): a compute that starts from such a version skips some ids,
+//! which does no harm. Multixact and object id counters are written as they are.
 
 use quire_types::{CodecError, Lsn};
 use quire_wal::CheckpointState;
@@ -77,8 +77,8 @@ impl Counters {
         Ok(())
     }
 
-    /// Takes over an online checkpoint, whose counters are from its start and may have been passed since. Object ids are
-    /// not taken at all: their own records are newer.
+    /// Takes over an online checkpoint, whose counters are from its start and may have been passed since. Object ids
+    /// are not taken at all: their own records are newer.
     pub(super) fn raise(&mut self, data: &[u8]) -> Result<(), CodecError> {
         let seen = CheckpointState::from_record_data(data)?;
         self.checkpoint.next_xid = self.checkpoint.next_xid.max(seen.next_xid);

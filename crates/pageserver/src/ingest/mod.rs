@@ -1,17 +1,18 @@
 //! What a WAL record does to storage: one record in, changes of keys out.
 //!
-//! A row is inserted: its record names block 7 of table 16384. Ingest gives out a delta for that block; if the table had
-//! seven blocks until now, also its new size; and if the record says that the page was all-visible, a delta for the
+//! A row is inserted: its record names block 7 of table 16384. Ingest gives out a delta for that block; if the table
+//! had seven blocks until now, also its new size; and if the record says that the page was all-visible, a delta for the
 //! visibility map. The transaction commits: its record names no block, and becomes a delta of a page of the commit log.
 //!
 //! The core is pure. It asks storage through [`StateView`], keeps counters in memory, and does no I/O. What holds:
 //!
-//! - records come in the order of the log, each names the one before it, so that none can be left out, and every change of a record is in storage before the next record is given;
+//! - records come in the order of the log, each names the one before it, so that none can be left out, and every change
+//!   of a record is in storage before the next record is given;
 //! - all changes of a record have the record's end as their LSN, and one record changes a key at most once;
 //! - after an error nothing more may be ingested with the same [`Ingest`]: the log is stopped at that record;
-//! - a block that comes into a relation, or a page into an SLRU area, starts from zeroes whatever older versions its key
-//!   may have from before a truncation: its first version is an image, a delta that initialises, or a tombstone, which
-//!   means zeroes;
+//! - a block that comes into a relation, or a page into an SLRU area, starts from zeroes whatever older versions its
+//!   key may have from before a truncation: its first version is an image, a delta that initialises, or a tombstone,
+//!   which means zeroes;
 //! - the free space map is never stored: it is advisory, PostgreSQL repairs it, and nobody asks for it.
 //!
 //! Sources: the `*_redo` functions of PostgreSQL 15, as if replayed by crash recovery on a server that never crashed.

@@ -52,8 +52,8 @@ impl IngestState {
         })
     }
 
-    /// Refuses a record that is not the next one of the log. Each names the record before it; the first after the import names one from
-    /// before the import, or none.
+    /// Refuses a record that is not the next one of the log. Each names the record before it; the first after the
+    /// import names one from before the import, or none.
     pub(super) fn check_follows(&self, record: &Record) -> Result<(), IngestError> {
         if record.start < self.position {
             return Err(IngestError::OutOfOrder { lsn: record.start, position: self.position });
@@ -75,9 +75,10 @@ impl IngestState {
         }
     }
 
-    /// A format byte, `position` and `last_record` as `u64`, `shut_down` as a byte, the early offsets page as a byte that
-    /// says whether there is one and a `u32`, then three values with their lengths before them: the counters, the counters
-    /// as written, the full-page-writes state; then the server's version as `u32`, 0 if it is not known. Little endian.
+    /// A format byte, `position` and `last_record` as `u64`, `shut_down` as a byte, the early offsets page as a byte
+    /// that says whether there is one and a `u32`, then three values with their lengths before them: the counters, the
+    /// counters as written, the full-page-writes state; then the server's version as `u32`, 0 if it is not known.
+    /// Little endian.
     pub(super) fn encode(&self) -> Bytes {
         let mut out = Writer::new();
         out.u8(FORMAT).u64(self.position.0).u64(self.last_record.0).u8(u8::from(self.shut_down));

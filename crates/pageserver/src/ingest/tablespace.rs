@@ -1,7 +1,8 @@
 //! Tablespaces created and dropped, and the folders that databases have in them.
 //!
-//! The log has records of tablespaces, but none of a database's folder in one: PostgreSQL makes that with the first relation in it.
-//! A compute has to know which folders there are, so the first relation makes the folder's key as well ([`Batch::extend_relation`]).
+//! The log has records of tablespaces, but none of a database's folder in one: PostgreSQL makes that with the first
+//! relation in it. A compute has to know which folders there are, so the first relation makes the folder's key as well
+//! ([`Batch::extend_relation`]).
 
 use super::changes::Batch;
 use super::database;

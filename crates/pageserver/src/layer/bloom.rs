@@ -1,7 +1,7 @@
 //! A bloom filter over a layer's keys: ten bits a key, seven probes, about 1 % false positives.
 //!
-//! The hash is FNV-1a over the 18 bytes of the key, finished with the 64-bit mixer of MurmurHash3; the probes are double
-//! hashing with its two halves. Both are fixed here because filters are kept in files.
+//! The hash is FNV-1a over the 18 bytes of the key, finished with the 64-bit mixer of MurmurHash3; the probes are
+//! double hashing with its two halves. Both are fixed here because filters are kept in files.
 
 use quire_types::{CodecError, Key, Reader, Writer};
 

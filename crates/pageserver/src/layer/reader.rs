@@ -151,8 +151,8 @@ impl Layer {
         self.read_again(|file| frame::read_next(file, &self.path, offset, end))
     }
 
-    /// Reads, and where that fails once more from what the name stands for now: whoever puts back a damaged file may put
-    /// another in its place.
+    /// Reads, and where that fails once more from what the name stands for now: whoever puts back a damaged file may
+    /// put another in its place.
     fn read_again<T>(&self, read: impl Fn(&File) -> Result<T, StorageError>) -> Result<T, StorageError> {
         read(&self.file).or_else(|error| match File::open(&self.path) {
             Ok(file) => read(&file),

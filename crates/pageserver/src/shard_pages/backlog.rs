@@ -1,9 +1,9 @@
 //! The pages of one shard that wait for an image.
 //!
 //! A page is in the backlog once, from the moment it is queued until its image is kept. Urgent pages come first. A page
-//! that cannot be rebuilt is put aside: reads of it report the error, and the branch goes on. If it was a file that could not
-//! be read, the page is taken up again some time later. A page is put aside, too, whose image would lack what only PostgreSQL has
-//! yet: until that comes, or it is certain that it will not.
+//! that cannot be rebuilt is put aside: reads of it report the error, and the branch goes on. If it was a file that
+//! could not be read, the page is taken up again some time later. A page is put aside, too, whose image would lack what
+//! only PostgreSQL has yet: until that comes, or it is certain that it will not.
 
 use parking_lot::{Mutex, MutexGuard};
 use quire_types::{Key, Lsn};
@@ -83,8 +83,8 @@ impl Backlog {
         self.lock().incomplete.iter().map(|(key, since)| (*key, *since)).collect()
     }
 
-    /// Whether no worker can do anything about a page whose chain is called `since`. An incomplete page that was given another
-    /// base by the log is not incomplete any more.
+    /// Whether no worker can do anything about a page whose chain is called `since`. An incomplete page that was given
+    /// another base by the log is not incomplete any more.
     pub(super) fn holds_back(&self, key: Key, since: Lsn) -> bool {
         let mut inner = self.lock();
         if inner.incomplete.get(&key).is_some_and(|known| *known != since) {

@@ -23,8 +23,8 @@ pub enum ImageOutcome {
     Failed(Key, ReadError),
     /// A file that the page takes cannot be read; the page was put aside until [`ShardPages::retry_unread_images`].
     Unread(Key),
-    /// Bytes of the page were not logged and may still come: an image would lack them. Or its relation is under guard. The page was
-    /// put aside until it comes as it was written, or is [settled](ShardPages::settle).
+    /// Bytes of the page were not logged and may still come: an image would lack them. Or its relation is under guard.
+    /// The page was put aside until it comes as it was written, or is [settled](ShardPages::settle).
     Incomplete(Key, Incomplete),
 }
 
@@ -79,8 +79,8 @@ impl ShardPages {
         Lsn(self.settled.load(Ordering::SeqCst))
     }
 
-    /// Notes that bytes that were not logged up to `lsn` will not come any more, as after a crash of PostgreSQL: pages are what
-    /// the log says, and images may be made of them.
+    /// Notes that bytes that were not logged up to `lsn` will not come any more, as after a crash of PostgreSQL: pages
+    /// are what the log says, and images may be made of them.
     pub fn settle(&self, lsn: Lsn) {
         let before = self.settled.fetch_max(lsn.0, Ordering::SeqCst);
         if before < lsn.0 && self.backlog.complete_all() {

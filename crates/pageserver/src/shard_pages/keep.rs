@@ -1,11 +1,12 @@
 //! Pages as PostgreSQL wrote them, which hold bytes that the log lacks.
 //!
-//! A database is created as a copy of a template with a BRIN index. Its pages are logged without the bytes between `pd_lower` and
-//! `pd_upper`, which are all of the contents of a page of the index's range map. When PostgreSQL writes that page the compute
-//! sends it, and here it becomes a version at the LSN of the page: everything logged since applies to it.
+//! A database is created as a copy of a template with a BRIN index. Its pages are logged without the bytes between
+//! `pd_lower` and `pd_upper`, which are all of the contents of a page of the index's range map. When PostgreSQL writes
+//! that page the compute sends it, and here it becomes a version at the LSN of the page: everything logged since
+//! applies to it.
 //!
-//! A page without an LSN was not logged at all, as the init fork of some access methods. It is kept at the end of what was
-//! ingested, unless the log knows better.
+//! A page without an LSN was not logged at all, as the init fork of some access methods. It is kept at the end of what
+//! was ingested, unless the log knows better.
 //!
 //! All pages of a request are looked at first, and then taken in together.
 
@@ -72,8 +73,8 @@ pub struct Kept {
 }
 
 impl ShardPages {
-    /// Keeps pages as PostgreSQL wrote them; everything before `upto` was in the log when they were read. Nothing may be
-    /// [applied](ShardPages::apply) meanwhile, and the pages are not durable before the next freeze is.
+    /// Keeps pages as PostgreSQL wrote them; everything before `upto` was in the log when they were read. Nothing may
+    /// be [applied](ShardPages::apply) meanwhile, and the pages are not durable before the next freeze is.
     pub fn keep_pages(&self, upto: Lsn, pages: &[WrittenPage]) -> Result<Kept, KeepError> {
         let at = self.progress().ingested;
         pages.iter().try_for_each(|written| check(written, at))?;
@@ -89,9 +90,9 @@ impl ShardPages {
         Ok(Kept { keepings, grown })
     }
 
-    /// The images between the written page and the next base that workers made without it, made again; and what is between the
-    /// last base and the newest version, unless the log has given the page another base since. `later` are the versions above
-    /// the written page, oldest first.
+    /// The images between the written page and the next base that workers made without it, made again; and what is
+    /// between the last base and the newest version, unless the log has given the page another base since. `later` are
+    /// the versions above the written page, oldest first.
     fn images_after(
         &self,
         written: &WrittenVersion,
@@ -135,8 +136,8 @@ fn check(written: &WrittenPage, ingested: Lsn) -> Result<(), KeepError> {
     }
 }
 
-/// The versions that a page below them changes: deltas, and images beside them. A base that is alone is what the log says, or
-/// another written page.
+/// The versions that a page below them changes: deltas, and images beside them. A base that is alone is what the log
+/// says, or another written page.
 fn depending_on_written(later: &[Version]) -> &[Version] {
     let mut last_delta = Lsn::INVALID;
     let stands_alone = |version: &Version| match version.kind {
@@ -216,7 +217,8 @@ impl Plan<'_> {
         keepsake.account = account.or(keepsake.account);
     }
 
-    /// Whether the log says nothing of a block but that it is there: it is zeroes, or was kept as PostgreSQL wrote it before.
+    /// Whether the log says nothing of a block but that it is there: it is zeroes, or was kept as PostgreSQL wrote it
+    /// before.
     fn is_unlogged(&self, key: Key) -> Result<bool, ReadError> {
         let chain = self.pages.stored_chain(key, self.at)?;
         let planned = self.kept_pages.get(&key).into_iter().flat_map(|keepsake| &keepsake.versions);

@@ -14,8 +14,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct LatestView<'a>(pub &'a ShardPages);
 
-/// The view of one who waits until the file can be read again, or the shard is shut down. The progress says what is waited
-/// for.
+/// The view of one who waits until the file can be read again, or the shard is shut down. The progress says what is
+/// waited for.
 #[derive(Debug)]
 pub struct PatientView<'a>(pub &'a ShardPages);
 

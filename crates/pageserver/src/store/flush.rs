@@ -19,8 +19,8 @@ impl Store {
         tables.frozen.push_back(Arc::new(Frozen { table, durable: lsn, ingest_state }));
     }
 
-    /// Makes the oldest frozen memtable durable; gives the LSN up to which everything is, or nothing if none was frozen.
-    /// One flush runs at a time.
+    /// Makes the oldest frozen memtable durable; gives the LSN up to which everything is, or nothing if none was
+    /// frozen. One flush runs at a time.
     pub fn flush(&self) -> Result<Option<Lsn>, StorageError> {
         let _one_at_a_time = self.flushing.lock();
         let Some(frozen) = self.read().frozen.front().cloned() else { return Ok(None) };

@@ -1,7 +1,8 @@
 //! Taking in pages as PostgreSQL wrote them, which come with LSNs of the past.
 //!
-//! Whoever keeps them looks at what there is, makes new images of what workers made without the written pages, and gives all to
-//! the store at once. An image that a worker makes meanwhile is not kept: it may lack what is about to come.
+//! Whoever keeps them looks at what there is, makes new images of what workers made without the written pages, and
+//! gives all to the store at once. An image that a worker makes meanwhile is not kept: it may lack what is about to
+//! come.
 
 use super::Store;
 use crate::accounts::Account;

@@ -6,13 +6,13 @@
 //!
 //! Invariants:
 //! - sources are ordered: the open memtable is newest, then the frozen ones, then the runs; a version of a key that is
-//!   not a page never lies in a newer source than one with a higher LSN. Images made by workers and pages as PostgreSQL wrote
-//!   them are the exception among pages, see [`crate::chain`];
+//!   not a page never lies in a newer source than one with a higher LSN. Images made by workers and pages as PostgreSQL
+//!   wrote them are the exception among pages, see [`crate::chain`];
 //! - a record's versions are taken in together, under the lock that reads take;
 //! - no version is ever dropped, but for a page in whose place another came at the same LSN;
 //! - an image beside a delta is a worker's, and can be made again; one alone is what the log says;
-//! - a write that failed before its file got its name, as on a full disk, left nothing and may be repeated; one of which that is
-//!   not known is the last, until the shard is opened again.
+//! - a write that failed before its file got its name, as on a full disk, left nothing and may be repeated; one of
+//!   which that is not known is the last, until the shard is opened again.
 //!
 //! Lock order: `manifest`, then `tables`. Files are read and written under neither.
 
@@ -143,8 +143,8 @@ impl Store {
         Ok(touched)
     }
 
-    /// Keeps the image that was made of a page whose account was `settled`; gives the rest of the account, or nothing if
-    /// the page has another base by now and the image is not needed.
+    /// Keeps the image that was made of a page whose account was `settled`; gives the rest of the account, or nothing
+    /// if the page has another base by now and the image is not needed.
     ///
     /// `epoch` is that of the chain that the image was made of: written pages that were kept since may belong into it.
     pub fn keep_image(&self, key: Key, image: Bytes, settled: &Account, epoch: u64) -> Option<Account> {
@@ -219,7 +219,8 @@ impl Store {
         self.check_not_failed().is_err()
     }
 
-    /// Publishes a changed manifest, and gives the lock under which it is the present one. After an error the old one is.
+    /// Publishes a changed manifest, and gives the lock under which it is the present one. After an error the old one
+    /// is.
     fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> Result<MutexGuard<'_, Manifest>, StorageError> {
         let mut manifest = self.manifest();
         self.check_not_failed()?;
@@ -238,8 +239,8 @@ impl Store {
         result
     }
 
-    /// Removes layers that were not adopted, lest repeated attempts fill the disk. As long as a manifest on disk may name
-    /// them, they stay.
+    /// Removes layers that were not adopted, lest repeated attempts fill the disk. As long as a manifest on disk may
+    /// name them, they stay.
     fn discard(&self, layers: impl IntoIterator<Item = LayerId>) {
         if !self.has_failed() {
             // What cannot be removed now is removed when the shard is opened.
@@ -307,8 +308,8 @@ fn check_owner(layer: &Layer, origin: &Origin) -> Result<(), StorageError> {
     }
 }
 
-/// Makes the names of the files and of the directories above durable. A crash of the process may have come between a rename and that, and
-/// what is read now is told to others, who remove their WAL.
+/// Makes the names of the files and of the directories above durable. A crash of the process may have come between a
+/// rename and that, and what is read now is told to others, who remove their WAL.
 fn sync_names(dir: &Path) -> Result<(), StorageError> {
     let manifest = dir.join(manifest::FILE_NAME);
     let mut names = std::iter::once(manifest.as_path()).chain(dir.ancestors().take(3));

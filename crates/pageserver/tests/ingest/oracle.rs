@@ -78,9 +78,9 @@ impl Oracle {
         stored
     }
 
-    /// Ingests the log up to its end; the pages whose images lack bytes and that are not as in the directory are then taken from
-    /// there. Fails unless exactly the pages of relations in `database` lack bytes whose contents are in the hole: of visibility
-    /// maps, and of the range maps of BRIN indexes.
+    /// Ingests the log up to its end; the pages whose images lack bytes and that are not as in the directory are then
+    /// taken from there. Fails unless exactly the pages of relations in `database` lack bytes whose contents are in the
+    /// hole: of visibility maps, and of the range maps of BRIN indexes.
     pub fn complete_from(&mut self, server: &Server, database: u32) -> Result<Completed> {
         self.catch_up(server)?;
         let mut found = Store::default();
@@ -166,8 +166,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// A database that is copied through the log loses its visibility map on the way: PostgreSQL logs the map's pages as
-    /// if they had a hole where their bits are. Standbys lose it as well.
+    /// A database that is copied through the log loses its visibility map on the way: PostgreSQL logs the map's pages
+    /// as if they had a hole where their bits are. Standbys lose it as well.
     fn note_databases(&mut self, record: &Record) -> Result<()> {
         if record.rmgr != rmgr::DBASE {
             return Ok(());

@@ -173,7 +173,8 @@ pub const DATABASES: &[&str] = &[
     "\\connect from_wal\nINSERT INTO t SELECT generate_series(1, 100);",
 ];
 
-/// Relations and databases that are made in tablespaces, moved between them and dropped, and a tablespace that goes too.
+/// Relations and databases that are made in tablespaces, moved between them and dropped, and a tablespace that goes
+/// too.
 pub const TABLESPACES: &[&str] = &[
     "SET allow_in_place_tablespaces = on; CREATE TABLESPACE one LOCATION ''; CREATE TABLESPACE two LOCATION '';
      CREATE TABLESPACE unused LOCATION '';",

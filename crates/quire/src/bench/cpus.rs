@@ -1,7 +1,7 @@
 //! Giving processes processors of their own for a while, and how busy those are.
 //!
-//! Where everything shares all processors, all of them are busy and nobody can tell who waits for whom. So for a measurement the
-//! pageserver gets one half of the processors and whatever else takes part the other.
+//! Where everything shares all processors, all of them are busy and nobody can tell who waits for whom. So for a
+//! measurement the pageserver gets one half of the processors and whatever else takes part the other.
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -90,7 +90,8 @@ fn affinity(thread: i32) -> Result<Option<CpuSet>> {
     }
 }
 
-/// Moves all threads of a process. Threads begin where the one that starts them is, so that no pass finds a new one in the end.
+/// Moves all threads of a process. Threads begin where the one that starts them is, so that no pass finds a new one in
+/// the end.
 fn move_threads(pid: i32, to: &CpuSet) -> Result<()> {
     for _ in 0..PASSES_MAX {
         let mut moved = false;

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-/// From which part of what somebody could do at most the measurement is taken to be limited by that: clients that wait for each
-/// answer leave everybody idle for a while.
+/// From which part of what somebody could do at most the measurement is taken to be limited by that: clients that wait
+/// for each answer leave everybody idle for a while.
 const REACHED: f64 = 0.75;
 
 /// More than this part of a side's processors used by others, and nothing can be said.

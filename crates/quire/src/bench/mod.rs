@@ -1,8 +1,10 @@
-//! `quire bench`: what Quire does, beside what the same PostgreSQL does on the local disk of the same machine at the same time.
+//! `quire bench`: what Quire does, beside what the same PostgreSQL does on the local disk of the same machine at the
+//! same time.
 //!
-//! With `--compare` both servers run the same workload in alternating rounds, so that a machine that is slow for a minute is slow for
-//! both; compare ratios, never rates of different runs. Each round begins with a checkpoint on its server, after which stock
-//! PostgreSQL logs every page it touches for the first time in full, as it does after each of its own.
+//! With `--compare` both servers run the same workload in alternating rounds, so that a machine that is slow for a
+//! minute is slow for both; compare ratios, never rates of different runs. Each round begins with a checkpoint on its
+//! server, after which stock PostgreSQL logs every page it touches for the first time in full, as it does after each of
+//! its own.
 
 mod cold;
 mod coldread;
@@ -44,9 +46,10 @@ pub enum Command {
     Seqscan(Args),
     /// Random blocks of the accounts from an empty cache, and what limits that
     ///
-    /// Clients of the compute read each block once, in rounds of three seconds (--seconds and --compare change nothing): first
-    /// without CPU pinning, then with half of the CPUs for the pageserver. As many clients that ask the pageserver directly show
-    /// what it can do. The last line of the report names the bottleneck. CPU affinity is restored when a measurement ends.
+    /// Clients of the compute read each block once, in rounds of three seconds (--seconds and --compare change
+    /// nothing): first without CPU pinning, then with half of the CPUs for the pageserver. As many clients that ask the
+    /// pageserver directly show what it can do. The last line of the report names the bottleneck. CPU affinity is
+    /// restored when a measurement ends.
     Coldread(Args),
 }
 

@@ -59,7 +59,8 @@ fn shuffled(count: u32, seed: u32) -> Vec<u32> {
     numbers
 }
 
-/// A number that looks random, always the same for the same input. Source: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+/// A number that looks random, always the same for the same input. Source: the finaliser of SplitMix64 (Steele, Lea and
+/// Flood, 2014).
 fn scattered(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

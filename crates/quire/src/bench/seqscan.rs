@@ -1,8 +1,8 @@
 //! A cold sequential scan: every page of the accounts comes from the pageserver, or on the stock server from its disk.
 //!
-//! Before each scan the server is restarted, so that its buffers are empty, Quire's with an empty cache that is not warmed up. Then the
-//! kernel's page cache is emptied, which takes the stock server's files as well as the pageserver's layers out of memory. What
-//! the pageserver itself keeps in memory stays.
+//! Before each scan the server is restarted, so that its buffers are empty, Quire's with an empty cache that is not
+//! warmed up. Then the kernel's page cache is emptied, which takes the stock server's files as well as the pageserver's
+//! layers out of memory. What the pageserver itself keeps in memory stays.
 
 use super::cold::{Usage, empty_page_cache, restart_cold};
 use super::pgbench::{Load, Workload};

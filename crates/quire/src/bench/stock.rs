@@ -155,7 +155,8 @@ fn spawn(pg_bin: &Path, dir: &Path, port: u16, settings: &[String]) -> Result<Ch
     }
     let log = OpenOptions::new().create(true).append(true).open(dir.join("log"))?;
     server.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(dir);
-    // SAFETY: prctl is a plain system call, allowed between fork and exec. It comes after the change of user, which would undo it.
+    // SAFETY: prctl is a plain system call, allowed between fork and exec. It comes after the change of user, which
+    // would undo it.
     unsafe { server.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGINT)?)) };
     server.spawn().context("cannot start stock PostgreSQL")
 }

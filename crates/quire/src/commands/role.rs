@@ -69,8 +69,8 @@ fn run(role: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     runtime.block_on(role)
 }
 
-/// What this process and its children make is for its user alone, whatever umask they were started with; what others need is opened
-/// where it is made.
+/// What this process and its children make is for its user alone, whatever umask they were started with; what others
+/// need is opened where it is made.
 pub fn close_new_files() {
     nix::sys::stat::umask(Mode::from_bits_truncate(0o077));
 }

@@ -66,13 +66,13 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pageservers: usize,
 
-    /// Maximum size of the local page cache, e.g. 64MiB, or 'none' for unlimited; saved [default: half of the disk space
-    /// that is free at the first start]
+    /// Maximum size of the local page cache, e.g. 64MiB, or 'none' for unlimited; saved [default: half of the disk
+    /// space that is free at the first start]
     #[arg(long, value_name = "BYTES", value_parser = parse_cache_size)]
     cache_size: Option<CacheSize>,
 
-    /// How far the pageserver may fall behind in WAL, e.g. 256MiB. Commits slow down at half of it and block at the limit;
-    /// saved [default: 1GiB]
+    /// How far the pageserver may fall behind in WAL, e.g. 256MiB. Commits slow down at half of it and block at the
+    /// limit; saved [default: 1GiB]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     max_lag: Option<u64>,
 
@@ -254,7 +254,8 @@ fn end_orphans(home: &Home, deployment: &Deployment) {
     }
 }
 
-/// Runs everything until it is to stop. A start that failed while somebody else was faster to listen on a port is tried again.
+/// Runs everything until it is to stop. A start that failed while somebody else was faster to listen on a port is tried
+/// again.
 fn supervise(context: &Context, home: &Home, mut deployment: Deployment, options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for _ in 1..START_ATTEMPTS {

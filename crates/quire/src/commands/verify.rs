@@ -17,7 +17,8 @@ const PAGES_SHOWN: usize = 20;
 
 /// Compare every page in the compute's cache with storage; exit status 1 on a mismatch
 ///
-/// A page that PostgreSQL changes at that moment is looked at again. What PostgreSQL does not log (hint bits and the like) is masked.
+/// A page that PostgreSQL changes at that moment is looked at again. What PostgreSQL does not log (hint bits and the
+/// like) is masked.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Example:\n  quire verify --json | jq .mismatches")]
 pub struct Args {

@@ -1,7 +1,7 @@
 //! The supervisor of `quire up`: starts every role, keeps it running, ends all in order.
 //!
-//! Order of starting: safekeepers, pageservers, then computes, which need both. The end is the reverse, so that a compute can
-//! still write its last checkpoint through the quorum and pageservers can still read it.
+//! Order of starting: safekeepers, pageservers, then computes, which need both. The end is the reverse, so that a
+//! compute can still write its last checkpoint through the quorum and pageservers can still read it.
 //!
 //! All children are spawned by the main thread, which runs the only executor: the kernel ends a child when the
 //! *thread* that made it ends, and that thread must be the one that lives as long as the process.
@@ -68,8 +68,8 @@ pub async fn run(
     result
 }
 
-/// Says so when the computes are ready, and what is the matter while they are not: storage is not stopped because of a compute,
-/// which is tried again. Never ends well by itself.
+/// Says so when the computes are ready, and what is the matter while they are not: storage is not stopped because of a
+/// compute, which is tried again. Never ends well by itself.
 async fn attend(home: &Home, computes: &Readiness, ready: impl FnOnce()) -> Result<()> {
     if let Err(error) = computes.wait_for_computes().await {
         match error.downcast_ref::<Trouble>() {

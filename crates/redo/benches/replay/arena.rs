@@ -69,8 +69,8 @@ impl Arena {
     }
 }
 
-/// Takes memory and gives it back. A virtual machine's host gives memory when it is touched for the first time, which takes
-/// longer than a whole replay; what was touched just before is at hand for whoever asks the system next.
+/// Takes memory and gives it back. A virtual machine's host gives memory when it is touched for the first time, which
+/// takes longer than a whole replay; what was touched just before is at hand for whoever asks the system next.
 pub fn warm_up() -> Result<()> {
     let mut arena = Arena::reserve()?;
     let places = arena.take(WARM_PAGES)?;

@@ -3,18 +3,18 @@
 //! A server with an initialised `pgbench` takes a checkpoint, runs TPC-B and is stopped as by a crash. Then, round by
 //! round, on a fresh copy of its data directory:
 //!
-//! - *natively*: the WAL since the checkpoint is read from its files, cut into records and their CRCs checked, and every
-//!   record applied to pages in memory. These are read from the data directory when the first of 32 neighbours is touched,
-//!   unless the record brings an image of the page. One thread; all of this is in its CPU time, the system's part
-//!   included. The system gives the memory of the pages meanwhile, in huge pages where there are any.
-//! - *PostgreSQL* recovers the directory: the CPU time is what it prints when redo is done, which is that of the same work
-//!   in its startup process, one thread too. Its buffers hold all pages, so that it need not write any meanwhile, and the
-//!   checkpoint afterwards is not counted. Unlike us it also notes free space that it learns of, and could serve its
-//!   buffers to others, which is what it has locks for; and the system gives it the memory of its buffers meanwhile, in
-//!   small pages as it is set up here.
+//! - *natively*: the WAL since the checkpoint is read from its files, cut into records and their CRCs checked, and
+//!   every record applied to pages in memory. These are read from the data directory when the first of 32 neighbours is
+//!   touched, unless the record brings an image of the page. One thread; all of this is in its CPU time, the system's
+//!   part included. The system gives the memory of the pages meanwhile, in huge pages where there are any.
+//! - *PostgreSQL* recovers the directory: the CPU time is what it prints when redo is done, which is that of the same
+//!   work in its startup process, one thread too. Its buffers hold all pages, so that it need not write any meanwhile,
+//!   and the checkpoint afterwards is not counted. Unlike us it also notes free space that it learns of, and could
+//!   serve its buffers to others, which is what it has locks for; and the system gives it the memory of its buffers
+//!   meanwhile, in small pages as it is set up here.
 //!
-//! Before each of the two some memory is taken and given back: a virtual machine's host lets one who touches memory for the
-//! first time wait longer for it than a whole replay takes, and who that is would be chance.
+//! Before each of the two some memory is taken and given back: a virtual machine's host lets one who touches memory for
+//! the first time wait longer for it than a whole replay takes, and who that is would be chance.
 //!
 //! After PostgreSQL was stopped cleanly, its files must equal our pages under the masks, and hold no page changed since
 //! the checkpoint that we have not touched: a wrong replay is no result.
@@ -22,20 +22,21 @@
 //! Full-page writes are off, which is how Quire's computes run, and then on, where both mostly copy images.
 //! `REPLAY_SCALE`, `REPLAY_TRANSACTIONS`, `REPLAY_CLIENTS` and `REPLAY_ROUNDS` change the size.
 //!
-//! Figures of a virtual machine with two cores of an AMD EPYC (Zen 5), PostgreSQL 15.18; the median of five rounds, which
-//! lay within 4 % of it, in millions of records per CPU second:
+//! Figures of a virtual machine with two cores of an AMD EPYC (Zen 5), PostgreSQL 15.18; the median of five rounds,
+//! which lay within 4 % of it, in millions of records per CPU second:
 //!
 //! | full-page writes | records | native | PostgreSQL | ratio |
 //! |---|---|---|---|---|
 //! | off | 1,239,000 | 5.17 | 1.59 | 3.3 |
 //! | on | 1,240,000 | 4.63 | 1.57 | 3.0 |
 //!
-//! In other hours PostgreSQL was faster there, and the ratios 3.1 and 2.8. The longer the run, the less it weighs that PostgreSQL
-//! reads pages one by one: with 500,000 transactions it was 2.9 and 2.8.
+//! In other hours PostgreSQL was faster there, and the ratios 3.1 and 2.8. The longer the run, the less it weighs that
+//! PostgreSQL reads pages one by one: with 500,000 transactions it was 2.9 and 2.8.
 //!
-//! Where a record's 187 ns go, with full-page writes off: reading pages and memory for them 36, reading WAL 8, cutting and
-//! CRCs 16, walking headers and finding pages 33, the look-ahead 30, pruning, which nearly every change of an account does,
-//! 35 (220 each), and all other changes 30. The accounts are 160 MiB in no order, which is what the look-ahead is for.
+//! Where a record's 187 ns go, with full-page writes off: reading pages and memory for them 36, reading WAL 8, cutting
+//! and CRCs 16, walking headers and finding pages 33, the look-ahead 30, pruning, which nearly every change of an
+//! account does, 35 (220 each), and all other changes 30. The accounts are 160 MiB in no order, which is what the
+//! look-ahead is for.
 
 mod arena;
 #[path = "../../tests/oracle/cluster.rs"]

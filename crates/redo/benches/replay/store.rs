@@ -50,7 +50,8 @@ impl Area {
     }
 }
 
-/// Pages that are read together if none was touched before, and lie together in the arena. A power of two that divides a segment of any area.
+/// Pages that are read together if none was touched before, and lie together in the arena. A power of two that divides
+/// a segment of any area.
 const RUN_PAGES: u32 = 32;
 /// Relations that are found without looking for them in a map.
 const RECENT_RELATIONS: usize = 64;
@@ -224,8 +225,8 @@ impl Store {
         })
     }
 
-    /// Where a block lies, which is going to be changed, or `overwritten` as a whole. It stays there until it is truncated
-    /// away.
+    /// Where a block lies, which is going to be changed, or `overwritten` as a whole. It stays there until it is
+    /// truncated away.
     #[inline]
     pub fn place(&mut self, rel: RelTag, block: u32, overwritten: bool) -> Result<u32> {
         let index = self.relation_index(rel);

@@ -9,7 +9,8 @@ use crate::page_items::{Page, add_index_item, delete_index_item, item, put, set_
 use quire_types::Reader;
 use quire_wal::page::HEADER_BYTES;
 
-/// The page that holds the leaf's downlink: the entry takes over its right neighbour's downlink, and the neighbour goes.
+/// The page that holds the leaf's downlink: the entry takes over its right neighbour's downlink, and the neighbour
+/// goes.
 pub(super) fn halfdead_parent(page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), Misfit> {
     let offset = Reader::new(redo.record.main_data).u16("parent's offset")?;
     let next = offset.wrapping_add(1);

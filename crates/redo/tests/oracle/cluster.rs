@@ -19,7 +19,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// `initdb`, with these lines added to the configuration. PostgreSQL is the one in `QUIRE_PG_BIN`, or the one that is installed.
+    /// `initdb`, with these lines added to the configuration. PostgreSQL is the one in `QUIRE_PG_BIN`, or the one that
+    /// is installed.
     pub fn create(settings: &str) -> Result<Cluster> {
         Cluster::of(find_binaries()?, settings)
     }

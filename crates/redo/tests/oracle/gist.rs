@@ -111,7 +111,8 @@ const COMPARED: &[(u8, u8)] = &[
 /// What records do that their kind does not tell.
 #[derive(Default)]
 pub struct Variants {
-    /// Records of a vacuum that took items off a page, of which minor releases redo one half so and the other otherwise.
+    /// Records of a vacuum that took items off a page, of which minor releases redo one half so and the other
+    /// otherwise.
     vacuums: usize,
 }
 

@@ -10,7 +10,8 @@ use std::process::Command;
 /// Pairs of releases between which redo changed: GiST's vacuum.
 const CHANGES: [(ServerVersion, ServerVersion); 1] = [(ServerVersion::new(15, 18), ServerVersion::new(15, 20))];
 
-/// Releases on either side of a change of redo, with their programs, as far as they are here; not the one that tests run on.
+/// Releases on either side of a change of redo, with their programs, as far as they are here; not the one that tests
+/// run on.
 pub fn around_changes() -> Result<Vec<(ServerVersion, PathBuf)>> {
     let tested = version_of(&find_binaries()?)?;
     let wanted = CHANGES.into_iter().flat_map(|(before, after)| [before, after]).filter(|version| *version != tested);

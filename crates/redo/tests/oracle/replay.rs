@@ -58,8 +58,8 @@ pub struct Replay {
     /// Pages of which nothing is known since a record that redo could not replay and that carried no image.
     pub lost: HashSet<Key>,
     /// Pages of visibility maps that `CREATE DATABASE` copied and logged without their contents: it takes them for
-    /// pages with tuples, on which what lies between line pointers and tuples does not count. Storage, like a standby, knows
-    /// fewer bits than the server then, which is safe.
+    /// pages with tuples, on which what lies between line pointers and tuples does not count. Storage, like a standby,
+    /// knows fewer bits than the server then, which is safe.
     pub hollow_maps: HashSet<Key>,
     pub last_record: Lsn,
     /// Truncations that cut a page of a visibility map.
@@ -281,7 +281,8 @@ impl Replay {
         Ok(())
     }
 
-    /// Compares with the files of a server that was stopped: pages that differ, and how many were compared of each kind.
+    /// Compares with the files of a server that was stopped: pages that differ, and how many were compared of each
+    /// kind.
     pub fn compare_files(&self, files: &Files) -> (Vec<Mismatch>, BTreeMap<String, usize>) {
         let (mut mismatches, mut compared) = (vec![], BTreeMap::new());
         for (key, file) in files.pages.iter() {
@@ -323,8 +324,9 @@ fn key_of_copy(key: Key, target: DatabaseDirectory, source: DatabaseDirectory) -
     }
 }
 
-/// The first server that sets the offset of the next multixact along with a multixact's own. Redo does so for every server, as redo
-/// of the newer ones does with the log of the older ones, which set it to the same when they create the next multixact.
+/// The first server that sets the offset of the next multixact along with a multixact's own. Redo does so for every
+/// server, as redo of the newer ones does with the log of the older ones, which set it to the same when they create the
+/// next multixact.
 const SETS_NEXT_MULTIXACT: ServerVersion = ServerVersion::new(15, 16);
 
 /// Whether a page of multixact offsets has one entry that the server's lacks, and nothing else.

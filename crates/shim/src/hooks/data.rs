@@ -65,7 +65,8 @@ enum Written {
 }
 
 impl Written {
-    /// Whether the page that was written to a block, of bytes that begin at `offset` in the file, is more than WAL describes.
+    /// Whether the page that was written to a block, of bytes that begin at `offset` in the file, is more than WAL
+    /// describes.
     fn is_undescribed(self, offset: off_t, block: u32) -> bool {
         let start = u64::from(block) * PAGE_BYTES as u64;
         match self {

@@ -46,8 +46,8 @@ fn noted(fd: c_int, descriptor: Descriptor) -> c_int {
     fd
 }
 
-/// A file made here that then cannot be opened is removed again: PostgreSQL closes files when there are no more descriptors, and
-/// tries once more to make it, which must not find it there.
+/// A file made here that then cannot be opened is removed again: PostgreSQL closes files when there are no more
+/// descriptors, and tries once more to make it, which must not find it there.
 fn open_pages(shim: &Shim, target: &Target, path: *const c_char, flags: c_int, real: impl Fn(c_int) -> c_int) -> c_int {
     let is_new = flags & libc::O_CREAT != 0 && flags & libc::O_EXCL != 0;
     match make_and_open(shim, target, path, flags, real) {
@@ -65,8 +65,8 @@ fn open_pages(shim: &Shim, target: &Target, path: *const c_char, flags: c_int, r
 ///
 /// `O_TRUNC` is taken out and done afterwards: truncation takes part in the cache's protocols.
 ///
-/// In a bounded cache a file that is to be made is made with its meta file first, under its name at once, so that nobody can open
-/// the one without the other. Files that exist already are opened as always.
+/// In a bounded cache a file that is to be made is made with its meta file first, under its name at once, so that
+/// nobody can open the one without the other. Files that exist already are opened as always.
 fn make_and_open(
     shim: &Shim,
     target: &Target,

@@ -1,8 +1,8 @@
 //! Streams (`FILE`) over files of pages.
 //!
-//! libc reads a stream's file without calling this library again. So a stream over a tracked file is one of a kind for which libc
-//! asks functions of ours (`fopencookie`), and these read as `read` does. Such a stream has no descriptor of its own that `fileno`
-//! would tell. Writing to a tracked file by a stream is refused, as nothing that PostgreSQL does.
+//! libc reads a stream's file without calling this library again. So a stream over a tracked file is one of a kind for
+//! which libc asks functions of ours (`fopencookie`), and these read as `read` does. Such a stream has no descriptor of
+//! its own that `fileno` would tell. Writing to a tracked file by a stream is refused, as nothing that PostgreSQL does.
 
 use crate::errno::{self, Errno};
 use crate::fds::{self, Descriptor};

@@ -1,5 +1,5 @@
-//! Making things durable: WAL by the quorum, what is flushed but not logged (files, and pages that WAL does not describe) by
-//! storage, everything else in the data directory not at all.
+//! Making things durable: WAL by the quorum, what is flushed but not logged (files, and pages that WAL does not
+//! describe) by storage, everything else in the data directory not at all.
 
 use crate::errno::{self, Errno};
 use crate::fds::{self, Descriptor};
@@ -22,8 +22,8 @@ fn durable(fd: c_int, real: impl FnOnce() -> c_int) -> c_int {
     }
 }
 
-/// Returns once storage has those pages of the file that WAL does not describe, as they were written until now. Most files have
-/// none, and cost nothing.
+/// Returns once storage has those pages of the file that WAL does not describe, as they were written until now. Most
+/// files have none, and cost nothing.
 fn keep_pages(shim: &Shim, meta: &Meta) -> c_int {
     if !meta.has_undescribed() && !shim.control().has_partial_pages() {
         return 0;
@@ -31,8 +31,8 @@ fn keep_pages(shim: &Shim, meta: &Meta) -> c_int {
     ask_to_keep(shim, &Request::KeepPages { file: meta.file() })
 }
 
-/// Returns once storage has the files of `area` as they are now. That is more than was asked for, and needs no word on renamed
-/// and removed files: PostgreSQL flushes their directories.
+/// Returns once storage has the files of `area` as they are now. That is more than was asked for, and needs no word on
+/// renamed and removed files: PostgreSQL flushes their directories.
 fn keep(shim: &Shim, area: FileArea) -> c_int {
     ask_to_keep(shim, &Request::KeepFiles { area })
 }

@@ -52,7 +52,8 @@ pub fn visibility_cleared(record: &Record) -> impl Iterator<Item = VisibilityCle
     visibility_cleared_by(record.rmgr, record.info, &record.main_data, block)
 }
 
-/// The same for a record that is not decoded: its `xl_rmid`, `xl_info`, main data, and the page that a block id stands for.
+/// The same for a record that is not decoded: its `xl_rmid`, `xl_info`, main data, and the page that a block id stands
+/// for.
 #[inline]
 pub fn visibility_cleared_by(
     rmgr: u8,

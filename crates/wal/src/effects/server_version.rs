@@ -1,8 +1,9 @@
 //! The record that says which server wrote what follows it in the log.
 //!
-//! It is a message for logical decoding (`logical_message.c`), which PostgreSQL's redo passes over, so any server and tool reads a
-//! log that has it. The message belongs to no transaction and to no database: logical decoding gives a slot the messages of its own
-//! database alone, so that none gets this one; and no statement can write one like it, since a session has a database.
+//! It is a message for logical decoding (`logical_message.c`), which PostgreSQL's redo passes over, so any server and
+//! tool reads a log that has it. The message belongs to no transaction and to no database: logical decoding gives a
+//! slot the messages of its own database alone, so that none gets this one; and no statement can write one like it,
+//! since a session has a database.
 
 use super::unknown;
 use crate::rmgr::{XLOG_LOGICAL_MESSAGE, XLR_RMGR_INFO_MASK};

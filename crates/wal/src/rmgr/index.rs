@@ -1,4 +1,5 @@
-//! `info` bits of the index access methods (`nbtxlog.h`, `hash_xlog.h`, `ginxlog.h`, `gistxlog.h`, `spgxlog.h`, `brin_xlog.h`) and sequences.
+//! `info` bits of the index access methods (`nbtxlog.h`, `hash_xlog.h`, `ginxlog.h`, `gistxlog.h`, `spgxlog.h`,
+//! `brin_xlog.h`) and sequences.
 
 /// An index tuple was inserted in a leaf.
 pub const XLOG_BTREE_INSERT_LEAF: u8 = 0x00;

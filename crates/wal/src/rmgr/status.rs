@@ -1,4 +1,5 @@
-//! `info` bits of transaction status areas and what standbys track: `CLOG`, `MultiXact`, `CommitTs`, `ReplicationOrigin`, `Standby`, `LogicalMessage`.
+//! `info` bits of transaction status areas and what standbys track: `CLOG`, `MultiXact`, `CommitTs`,
+//! `ReplicationOrigin`, `Standby`, `LogicalMessage`.
 
 /// A commit status page was zeroed.
 pub const CLOG_ZEROPAGE: u8 = 0x00;

@@ -1,4 +1,5 @@
-//! `info` bits of `Storage` (`storage_xlog.h`), `Database` (`dbcommands_xlog.h`), `Tablespace` (`tablespace.h`) and `RelMap` (`relmapper.h`).
+//! `info` bits of `Storage` (`storage_xlog.h`), `Database` (`dbcommands_xlog.h`), `Tablespace` (`tablespace.h`) and
+//! `RelMap` (`relmapper.h`).
 
 /// A relation fork was created.
 pub const XLOG_SMGR_CREATE: u8 = 0x10;

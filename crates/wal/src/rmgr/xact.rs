@@ -1,4 +1,5 @@
-//! `info` bits of the `Transaction` resource manager (`xact.h`), with the flags that say what a commit or abort record holds.
+//! `info` bits of the `Transaction` resource manager (`xact.h`), with the flags that say what a commit or abort record
+//! holds.
 
 /// Commit.
 pub const XLOG_XACT_COMMIT: u8 = 0x00;

@@ -1,7 +1,7 @@
 //! A PostgreSQL cluster in a temporary folder, the oracle of these tests.
 //!
-//! The binaries are those in `QUIRE_PG_BIN`, or of the distribution's PostgreSQL 15. Started as root, the server runs as
-//! the user `postgres`. It listens on a Unix socket in the cluster's own folder only.
+//! The binaries are those in `QUIRE_PG_BIN`, or of the distribution's PostgreSQL 15. Started as root, the server runs
+//! as the user `postgres`. It listens on a Unix socket in the cluster's own folder only.
 
 use anyhow::{Context, Result, bail, ensure};
 use quire_types::Lsn;
@@ -60,8 +60,8 @@ impl Cluster {
         Ok(fs::read_to_string(self.log_path())?)
     }
 
-    /// Runs SQL in database `postgres`, each statement in its own transaction unless it says otherwise, and returns rows
-    /// as lines, fields separated by `|`.
+    /// Runs SQL in database `postgres`, each statement in its own transaction unless it says otherwise, and returns
+    /// rows as lines, fields separated by `|`.
     pub fn sql(&self, sql: &str) -> Result<String> {
         let script = self.dir.path().join("script.sql");
         fs::write(&script, sql)?;

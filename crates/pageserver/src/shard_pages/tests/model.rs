@@ -168,7 +168,8 @@ impl Bench {
         Bytes::copy_from_slice(page.as_slice())
     }
 
-    /// What happens to a page up to `lsn`: at an LSN the record comes first, then written pages in the order they came in.
+    /// What happens to a page up to `lsn`: at an LSN the record comes first, then written pages in the order they came
+    /// in.
     fn events(&self, key: Key, lsn: Lsn) -> impl Iterator<Item = Event<'_>> {
         let changes = self.records.iter().flat_map(|(_, changes)| changes).filter(move |change| change.key == key);
         let changes = changes.map(|change| ((change.lsn, false), Event::Change(change)));
@@ -179,8 +180,8 @@ impl Bench {
         events.into_iter().map(|(_, event)| event)
     }
 
-    /// Whether the log says nothing of a page's contents: not of the newest ones, that is. A page without an LSN is only there if
-    /// that was so before, and what comes afterwards with an older LSN lies below it.
+    /// Whether the log says nothing of a page's contents: not of the newest ones, that is. A page without an LSN is
+    /// only there if that was so before, and what comes afterwards with an older LSN lies below it.
     pub(super) fn is_unlogged(&self, key: Key) -> bool {
         self.events(key, Lsn::MAX).fold(true, |_, event| match event {
             Event::Change(change) => matches!(change.value, Value::Tombstone),

@@ -1,9 +1,9 @@
 //! PostgreSQL's own regression suite as the workload, with every page compared after every record, and a table of what
 //! that has shown of each type of record.
 //!
-//! The suite runs as it is shipped, several times with other settings. Then the same server runs the other workloads, and
-//! what neither reaches. `QUIRE_PG_SUITE` names the folder that `scripts/postgres-source.sh` prints; the table is written to
-//! `QUIRE_REDO_COVERAGE`. Some minutes, and a few gigabytes of disk: log that was replayed is removed.
+//! The suite runs as it is shipped, several times with other settings. Then the same server runs the other workloads,
+//! and what neither reaches. `QUIRE_PG_SUITE` names the folder that `scripts/postgres-source.sh` prints; the table is
+//! written to `QUIRE_REDO_COVERAGE`. Some minutes, and a few gigabytes of disk: log that was replayed is removed.
 
 mod coverage;
 mod extra;
@@ -36,8 +36,8 @@ wal_keep_size = 40GB
 max_wal_size = 40GB
 ";
 
-/// What the suite runs with, one time after the other: each way to compress an image, each level of the log at which the
-/// server can be a Quire's, few and many buffers, checkpoints in between, and autovacuum.
+/// What the suite runs with, one time after the other: each way to compress an image, each level of the log at which
+/// the server can be a Quire's, few and many buffers, checkpoints in between, and autovacuum.
 const ROUNDS: [&str; 5] = [
     "wal_level = replica\nwal_compression = lz4\n",
     "wal_level = logical\nwal_compression = pglz\nshared_buffers = 16MB\n",
@@ -96,8 +96,9 @@ struct Run {
 }
 
 impl Run {
-    /// Has the suite, once for each of [`ROUNDS`], and everything else run on the server in `bin`, and compares every page. A server older than the
-    /// suite does not run it: the suite shows that faults were corrected, and such a server hangs and crashes in it.
+    /// Has the suite, once for each of [`ROUNDS`], and everything else run on the server in `bin`, and compares every
+    /// page. A server older than the suite does not run it: the suite shows that faults were corrected, and such a
+    /// server hangs and crashes in it.
     fn of(bin: PathBuf, folder: &Path) -> Result<Run> {
         let cluster = Cluster::of(bin.clone(), &settings(SETTINGS))?;
         let (name, server) = cluster.version()?;
@@ -181,7 +182,8 @@ fn plain_suite(bin: &Path, folder: &Path) -> Result<SuiteResult> {
     Ok(outcome)
 }
 
-/// These settings, with the one way to compress that every server has in place of those that this one was built without.
+/// These settings, with the one way to compress that every server has in place of those that this one was built
+/// without.
 fn supported(cluster: &Cluster, settings: &str) -> Result<String> {
     let mut kept = String::new();
     for setting in settings.lines() {
