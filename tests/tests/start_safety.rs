@@ -150,6 +150,34 @@ async fn nobody_is_let_into_a_server_over_other_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cold_restart_is_cold_also_while_a_warm_start_is_under_way() {
+    let quire = Quire::new();
+    let programs = own_programs(&quire);
+    let quire = quire.with_option("--pg-bin", programs.to_str().expect("text"));
+    quire.up();
+    let client = quire.connect().await;
+    client.batch_execute("CREATE TABLE kept AS SELECT generate_series(1, 10) n").await.expect("created");
+    drop(client);
+    let running = quire.run(&["compute", "start", "main", "--cold"]);
+    assert!(!running.status.success() && said(&running).contains("restart it with --cold"), "{}", said(&running));
+    quire.ok(&["compute", "stop", "main"]);
+    let before = term(&quire);
+    let real = postgres_program("postgres");
+    replace(
+        &programs.join("postgres"),
+        &format!("#!/bin/bash\n[ \"$1\" = -D ] && sleep 3\nexec {} \"$@\"\n", real.display()),
+    );
+    let mut warm = quire.command(&["compute", "start", "main"]);
+    let warm = tokio::task::spawn_blocking(move || warm.output().expect("quire runs"));
+    wait_for("it is starting", 30, async || (quire.branch()["compute"]["state"] == "starting").then_some(())).await;
+    quire.cold_restart();
+    assert!(term(&quire) > before, "the cache was used again");
+    let warm = warm.await.expect("no panic");
+    assert!(warm.status.success(), "{}", said(&warm));
+    assert_eq!(number(&quire.connect().await, "SELECT count(*) FROM kept").await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_that_come_while_it_starts_are_served_when_it_runs() {
     let quire = Quire::start();
     let knocking = Knocking::start(quire.url("postgres"));

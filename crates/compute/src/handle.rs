@@ -78,8 +78,8 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) struct Command {
     pub order: Order,
-    /// Told once the phase shows that the order is being carried out.
-    pub taken: oneshot::Sender<()>,
+    /// Told once the phase shows that the order is being carried out, or why it is not.
+    pub taken: oneshot::Sender<Result<(), Error>>,
 }
 
 /// Gives orders to an agent and asks it; cheap to clone.
@@ -203,7 +203,7 @@ impl Handle {
         let mut state = self.inner.state.subscribe();
         let (taken, is_taken) = oneshot::channel();
         self.inner.commands.send(Command { order, taken }).await.map_err(|_| Error::ShuttingDown)?;
-        is_taken.await.map_err(|_| Error::ShuttingDown)?;
+        is_taken.await.map_err(|_| Error::ShuttingDown)??;
         let settled = state.wait_for(|state| state.phase.is_settled()).await.map_err(|_| Error::ShuttingDown)?;
         match settled.phase == goal {
             true => Ok(()),

@@ -15,7 +15,9 @@ mod tests;
 
 use crate::tablespaces::FOLDER;
 use bytes::Bytes;
-use quire_types::{CodecError, Fork, Key, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES, Slru};
+use quire_types::{
+    CodecError, Fork, Key, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES, Slru, size,
+};
 use quire_wal::effects::FullPageWrites;
 use quire_wal::effects::replorigin::{self, OriginState};
 use quire_wal::{ControlFile, ControlFileError, DataPath, DatabaseState, version};
@@ -347,7 +349,7 @@ fn fork_steps(data_dir: &Path, rel: RelTag, segments: &BTreeMap<u32, u32>) -> Re
             break;
         }
     }
-    let size = Bytes::copy_from_slice(&size.to_le_bytes());
+    let size = Bytes::copy_from_slice(&size::encode(size));
     steps.insert(0, Step::Values(vec![(Key::RelSize { rel }, size)]));
     Ok(steps)
 }
@@ -361,7 +363,7 @@ fn segment_steps(data_dir: &Path, slru: Slru) -> Result<Vec<Step>, ImportError> 
             let blocks = file_pages(&path)?;
             let first = segment.checked_mul(SLRU_SEGMENT_PAGES);
             let page = first.ok_or_else(|| ImportError::TooLarge { path: path.clone() })?;
-            let size = Bytes::copy_from_slice(&blocks.to_le_bytes());
+            let size = Bytes::copy_from_slice(&size::encode(blocks));
             steps.push(Step::Values(vec![(Key::SlruSegment { slru, segment }, size)]));
             steps.push(Step::Pages { path, first: Key::SlruBlock { slru, page }, blocks });
         }

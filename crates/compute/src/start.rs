@@ -37,7 +37,6 @@ use crate::storage_position::{self, Stored};
 use crate::throttle::Throttle;
 use crate::warm_up::WarmUp;
 use crate::{Config, Error, conf, orphans, server};
-use bytes::Bytes;
 use quire_cache::{ComputeDir, ControlMap, ControlSettings, FileArea};
 use quire_protocol::page::SmallFile;
 use quire_types::{Key, Lsn, RelTag};
@@ -309,17 +308,6 @@ fn local_wal(config: &Config, won: &Won) -> LocalWal {
     LocalWal::new(config.pgdata().join("pg_wal"), won.identity.segment_bytes.into())
 }
 
-/// Every entry that is neither a page nor a relation's size: their number grows with databases, not with data.
-async fn small_entries(client: &PageClient, start: Lsn) -> Result<Vec<(Key, Bytes)>, Error> {
-    let segments = |slru, segment| Key::SlruSegment { slru, segment };
-    let (first, last) = (quire_types::Slru::Clog, quire_types::Slru::CommitTs);
-    let mut entries = client.scan(start, segments(first, 0), segments(last, u32::MAX), PATIENCE).await?;
-    let from = Key::Database { tablespace: 0, database: 0 };
-    let to = Key::Tablespace { tablespace: u32::MAX };
-    entries.extend(client.scan(start, from, to, PATIENCE).await?);
-    Ok(entries)
-}
-
 /// Puts back what PostgreSQL keeps outside WAL: replication slots as they were last flushed, statistics if nothing
 /// happened since.
 async fn restore_kept_files(
@@ -363,7 +351,8 @@ async fn fill_directory(
     end: &LogEnd,
 ) -> Result<Materialiser, Error> {
     let Setting { config, owner, .. } = setting;
-    let entries = small_entries(client, end.start).await?;
+    let (first, last) = Key::SMALL;
+    let entries = client.scan(end.start, first, last, PATIENCE).await?;
     let template = entries.iter().find(|(key, _)| *key == Key::ControlFile).map(|(_, value)| value);
     let missing = || Error::Storage { what: "pg_control", reason: "there is none".into() };
     layout::write_control_file(config, *owner, template.ok_or_else(missing)?, &end.last)?;

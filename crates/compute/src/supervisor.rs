@@ -93,7 +93,7 @@ impl Supervisor {
         loop {
             let reason = first.as_ref().map(ToString::to_string).unwrap_or_default();
             let bringing_up = bring_up(self.handle.clone(), choice, reason);
-            match self.until_cancelled(bringing_up, shutdown).await {
+            match self.until_cancelled(bringing_up, cold || first.is_some(), shutdown).await {
                 Ok(Ok(postgres)) => {
                     if cold {
                         self.handle.metrics().cold_started(begun.elapsed());
@@ -146,6 +146,7 @@ impl Supervisor {
     async fn until_cancelled<T>(
         &mut self,
         start: impl Future<Output = T>,
+        is_cold: bool,
         shutdown: &mut Shutdown<'_>,
     ) -> Result<T, Next> {
         tokio::pin!(start);
@@ -156,6 +157,10 @@ impl Supervisor {
                     Order::Stop => {
                         self.take(command, Phase::Stopping);
                         return Err(Next::Wait);
+                    }
+                    Order::Start { cold: true } | Order::Restart { cold: true } if !is_cold => {
+                        self.take(command, Phase::Starting);
+                        return Err(Next::Start { cold: true });
                     }
                     // It is being started already.
                     Order::Start { .. } | Order::Restart { .. } => self.take(command, Phase::Starting),
@@ -182,7 +187,11 @@ impl Supervisor {
                 }
                 error = session.broken() => return self.failed(error).await,
                 Some(command) = self.commands.recv() => match command.order {
-                    Order::Start { .. } => self.take(command, Phase::Running),
+                    Order::Start { cold: true } => {
+                        let (state, hint) = (Phase::Running.name(), "to discard its cache, restart it with --cold");
+                        let _ = command.taken.send(Err(Error::WrongState { state, hint }));
+                    }
+                    Order::Start { cold: false } => self.take(command, Phase::Running),
                     Order::Stop | Order::Restart { .. } => return Ok(self.stop_for(command, postgres, &session).await),
                 },
                 () = &mut *shutdown => {
@@ -291,7 +300,7 @@ impl Supervisor {
             self.handle.enter(phase, None);
         }
         // Who gave the order may have gone away.
-        let _ = command.taken.send(());
+        let _ = command.taken.send(Ok(()));
     }
 
     /// Lets go of a session that cannot be used any more, and of what runs in it.

@@ -16,7 +16,7 @@ use crate::{Config, Error, postgres};
 use bytes::Bytes;
 use quire_cache::ComputeDir;
 use quire_protocol::page::ErrorCode;
-use quire_types::{Fork, Key, Lsn, RelTag};
+use quire_types::{CodecError, Fork, Key, Lsn, RelTag, size};
 use quire_wal::page;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -111,13 +111,16 @@ impl Verifier<'_> {
     }
 
     async fn sizes(&self, tablespace: u32, database: u32, at: Lsn) -> Result<BTreeMap<RelTag, u32>, Error> {
-        let key = |relation, fork| Key::RelSize { rel: RelTag { tablespace, database, relation, fork } };
-        let entries = self.session.client.scan(at, key(0, Fork::Main), key(u32::MAX, Fork::Init), PATIENCE).await?;
-        let size = |(key, value): (Key, Bytes)| match (key, value.first_chunk::<4>()) {
-            (Key::RelSize { rel }, Some(raw)) => Some((rel, u32::from_le_bytes(*raw))),
-            _ => None,
-        };
-        Ok(entries.into_iter().filter_map(size).collect())
+        let (first, last) = Key::sizes_of(tablespace, database, (0, u32::MAX));
+        let entries = self.session.client.scan(at, first, last, PATIENCE).await?;
+        let unusable = |error: CodecError| Error::Storage { what: "size of a relation", reason: error.to_string() };
+        let mut sizes = BTreeMap::new();
+        for (key, value) in entries {
+            if let Key::RelSize { rel } = key {
+                sizes.insert(rel, size::decode(&value).map_err(unusable)?);
+            }
+        }
+        Ok(sizes)
     }
 
     /// Compares pages of one file with storage's at `at`, where the fork has `blocks` blocks.

@@ -61,6 +61,14 @@ impl RelTag {
     }
 }
 
+impl RelTag {
+    /// None sorts before it.
+    pub const FIRST: RelTag = RelTag { tablespace: 0, database: 0, relation: 0, fork: Fork::Main };
+
+    /// None sorts after it.
+    pub const LAST: RelTag = RelTag { tablespace: u32::MAX, database: u32::MAX, relation: u32::MAX, fork: Fork::Init };
+}
+
 impl fmt::Display for RelTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}{}", self.tablespace, self.database, self.relation, self.fork.file_suffix())
@@ -172,6 +180,19 @@ pub const KEY_BYTES: usize = 18;
 impl Key {
     /// No key sorts after it.
     pub const LAST: Key = Key::ServerVersion;
+
+    /// The keys whose values are no pages, as ranges with their first and last key.
+    pub const VALUES: [(Key, Key); 2] =
+        [(Key::RelSize { rel: RelTag::FIRST }, Key::RelSize { rel: RelTag::LAST }), Key::SMALL];
+
+    /// The keys that are neither pages nor sizes of relations: their number grows with databases, not with data.
+    pub const SMALL: (Key, Key) = (Key::SlruSegment { slru: Slru::Clog, segment: 0 }, Key::LAST);
+
+    /// The sizes of a database's relations with numbers from the first to the last of `relations`.
+    pub fn sizes_of(tablespace: u32, database: u32, relations: (u32, u32)) -> (Key, Key) {
+        let key = |relation, fork| Key::RelSize { rel: RelTag { tablespace, database, relation, fork } };
+        (key(relations.0, Fork::Main), key(relations.1, Fork::Init))
+    }
 
     /// The 18 bytes, big-endian inside so that they sort: kind, three `u32`, fork or area, `u32`.
     pub fn encode(self) -> [u8; KEY_BYTES] {
@@ -296,6 +317,18 @@ mod tests {
         fn encoding_round_trips_and_keeps_the_order(a in any_key(), b in any_key()) {
             prop_assert_eq!(Key::decode(&a.encode()), Ok(a));
             prop_assert_eq!(a.encode().cmp(&b.encode()), a.cmp(&b));
+        }
+
+        #[test]
+        fn every_key_is_a_page_or_in_exactly_one_range_of_values(key in any_key()) {
+            let ranges = Key::VALUES.iter().filter(|(first, last)| (*first..=*last).contains(&key)).count();
+            prop_assert_eq!(ranges, usize::from(!key.is_page()));
+            let is_small = (Key::SMALL.0..=Key::SMALL.1).contains(&key);
+            prop_assert_eq!(is_small, !key.is_page() && !matches!(key, Key::RelSize { .. }));
+            if let Key::RelSize { rel } = key {
+                let (first, last) = Key::sizes_of(rel.tablespace, rel.database, (rel.relation, rel.relation));
+                prop_assert!((first..=last).contains(&key));
+            }
         }
 
         #[test]

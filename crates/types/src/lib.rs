@@ -8,6 +8,7 @@ pub mod codec;
 pub mod id;
 pub mod key;
 pub mod lsn;
+pub mod size;
 
 pub use codec::{CodecError, Reader, Writer};
 pub use id::{BranchId, BranchKey, NodeId, ProjectId, ShardId, Term};

@@ -11,7 +11,7 @@ use crate::kept::free_space::{FreeSpaceMaps, StoredDatabase};
 use crate::page_client::PageClient;
 use bytes::Bytes;
 use quire_protocol::page::MAX_KEYS;
-use quire_types::{Fork, Key, RelTag};
+use quire_types::{Fork, Key};
 use quire_wal::DataPath;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -199,8 +199,7 @@ impl Database {
 
     /// The first relations from `first` to `last`, and where more of them begin.
     async fn some(&self, first: u32, last: u32) -> Result<(Vec<Relation>, Option<u32>), Error> {
-        let rel = |relation, fork| RelTag { tablespace: self.tablespace, database: self.database, relation, fork };
-        let (from, to) = (Key::RelSize { rel: rel(first, Fork::Main) }, Key::RelSize { rel: rel(last, Fork::Init) });
+        let (from, to) = Key::sizes_of(self.tablespace, self.database, (first, last));
         let Parts { maker, client, .. } = &*self.parts;
         let (entries, more) = client.scan_some(maker.start, from, to, PATIENCE).await?;
         let mut relations = relations(&entries)?;
@@ -254,6 +253,7 @@ async fn blocking<R: Send + 'static>(work: impl FnOnce() -> Result<R, Error> + S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quire_types::RelTag;
 
     #[test]
     fn what_was_asked_for_and_what_the_background_has_passed_is_made() {

@@ -20,7 +20,7 @@ use database::Parts;
 use files::Maker;
 use parking_lot::Mutex;
 use quire_cache::{ComputeDir, FileId};
-use quire_types::{Key, Lsn, RelTag, SLRU_SEGMENT_PAGES};
+use quire_types::{Key, Lsn, RelTag, SLRU_SEGMENT_PAGES, size};
 use quire_wal::DataPath;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -93,8 +93,7 @@ impl Materialiser {
 }
 
 fn size_value(key: Key, value: &[u8]) -> Result<u32, Error> {
-    let raw = <[u8; 4]>::try_from(value).map_err(|_| unusable(key, format!("{} bytes", value.len())))?;
-    Ok(u32::from_le_bytes(raw))
+    size::decode(value).map_err(|error| unusable(key, error.to_string()))
 }
 
 fn unusable(key: Key, reason: String) -> Error {

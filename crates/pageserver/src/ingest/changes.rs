@@ -6,7 +6,7 @@ use crate::change::Change;
 use crate::value::Value;
 use bytes::Bytes;
 use quire_redo::Delta;
-use quire_types::{CodecError, Fork, Key, PAGE_SIZE, Reader, RelTag, SLRU_SEGMENT_PAGES, Slru};
+use quire_types::{CodecError, Key, PAGE_SIZE, RelTag, SLRU_SEGMENT_PAGES, Slru, size};
 use quire_wal::{Record, ServerVersion, rmgr};
 use std::collections::{HashMap, HashSet};
 
@@ -54,9 +54,7 @@ impl Sizes {
 
 /// Reads the value of a size key.
 pub(super) fn stored_size(key: Key, raw: &[u8]) -> Result<u32, IngestError> {
-    let mut input = Reader::new(raw);
-    let size = input.u32("size").and_then(|size| input.finish().map(|()| size));
-    size.map_err(|source| IngestError::Stored { key, source })
+    size::decode(raw).map_err(|source| IngestError::Stored { key, source })
 }
 
 /// The changes of one record while they are collected.
@@ -125,7 +123,7 @@ impl<'a> Batch<'a> {
     /// Sets a size key, in place of an earlier size from the same record.
     pub(super) fn resize(&mut self, key: Key, size: u32) {
         self.sizes.known.insert(key, Some(size));
-        let value = Value::Bytes(Bytes::copy_from_slice(&size.to_le_bytes()));
+        let value = Value::Bytes(Bytes::copy_from_slice(&size::encode(size)));
         match self.changes.iter_mut().rev().find(|change| change.key == key) {
             Some(change) => change.value = value,
             None => self.push(key, value),
@@ -251,6 +249,5 @@ fn repeated_key(changes: &[Change]) -> Option<Key> {
 
 /// The first and the last size key that relations of a database in a tablespace can have.
 pub(super) fn relations_of(tablespace: u32, database: u32) -> (Key, Key) {
-    let key = |relation, fork| Key::RelSize { rel: RelTag { tablespace, database, relation, fork } };
-    (key(0, Fork::Main), key(u32::MAX, Fork::Init))
+    Key::sizes_of(tablespace, database, (0, u32::MAX))
 }

@@ -4,7 +4,7 @@ use super::changes::{Batch, relations_of, stored_size};
 use super::error::IngestError;
 use crate::value::Value;
 use bytes::Bytes;
-use quire_types::{Key, PAGE_SIZE, RelTag};
+use quire_types::{Key, PAGE_SIZE, RelTag, size};
 use quire_wal::effects::dbase::{self, DatabaseDirectory, DbaseEffect};
 use std::collections::HashSet;
 
@@ -57,7 +57,7 @@ fn copy(batch: &mut Batch<'_>, target: DatabaseDirectory, source: DatabaseDirect
 
 fn copy_relation(batch: &mut Batch<'_>, from: RelTag, to: RelTag, blocks: u32) -> Result<(), IngestError> {
     let size = Key::RelSize { rel: to };
-    batch.set(size, Bytes::copy_from_slice(&blocks.to_le_bytes()));
+    batch.set(size, Bytes::copy_from_slice(&size::encode(blocks)));
     batch.remember_size(size, Some(blocks));
     for block in 0..blocks {
         let page = batch.view.page(Key::RelBlock { rel: from, block })?;

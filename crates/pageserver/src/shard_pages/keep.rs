@@ -21,7 +21,7 @@ use crate::store::KeptPage;
 use crate::value::{Kind, Version};
 use bytes::Bytes;
 use quire_protocol::page::{Keeping, WrittenPage};
-use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RelTag};
+use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RelTag, size};
 use quire_wal::page;
 use std::collections::{BTreeMap, HashMap};
 
@@ -266,7 +266,7 @@ impl Plan<'_> {
         let grown = self.sizes.iter().filter(|(_, size)| size.has_grown);
         let grown: Vec<(Key, u32)> = grown.filter_map(|(key, size)| Some((*key, size.blocks?))).collect();
         for (key, blocks) in &grown {
-            let payload = Bytes::copy_from_slice(&blocks.to_le_bytes());
+            let payload = Bytes::copy_from_slice(&size::encode(*blocks));
             self.give(*key, Version { lsn: self.at, kind: Kind::Bytes, payload }, None);
         }
         grown

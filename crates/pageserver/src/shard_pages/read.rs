@@ -7,7 +7,7 @@ use crate::manifest::Origin;
 use crate::store::Scanned;
 use bytes::Bytes;
 use quire_crash::{Work, work};
-use quire_types::{Key, Lsn, Reader, SLRU_SEGMENT_PAGES};
+use quire_types::{Key, Lsn, SLRU_SEGMENT_PAGES, size};
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -132,9 +132,7 @@ impl ShardPages {
 
 /// Reads the value of a size key.
 pub(super) fn stored_size(key: Key, raw: &[u8]) -> Result<u32, ReadError> {
-    let mut reader = Reader::new(raw);
-    let size = reader.u32("size").and_then(|size| reader.finish().map(|()| size));
-    size.map_err(|source| ReadError::Value { key, source })
+    size::decode(raw).map_err(|source| ReadError::Value { key, source })
 }
 
 /// The key whose value says how many pages there are where this page lies, and the page's number there.

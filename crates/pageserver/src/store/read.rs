@@ -7,7 +7,7 @@ use crate::error::StorageError;
 use crate::layer::Layer;
 use crate::value::{Place, Version};
 use bytes::Bytes;
-use quire_types::{Fork, Key, Lsn, RelTag, Slru};
+use quire_types::{Key, Lsn};
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -181,11 +181,6 @@ fn visit_layer(layer: &Layer, chain: &mut Chain) -> Result<bool, StorageError> {
 
 /// The parts of `[from, to]` that lie between the ranges of page keys.
 fn ranges_without_pages(from: Key, to: Key) -> impl Iterator<Item = (Key, Key)> {
-    let lowest = RelTag { tablespace: 0, database: 0, relation: 0, fork: Fork::Main };
-    let highest = RelTag { tablespace: u32::MAX, database: u32::MAX, relation: u32::MAX, fork: Fork::Init };
-    let sizes = (Key::RelSize { rel: lowest }, Key::RelSize { rel: highest });
-    let first_segment = Key::SlruSegment { slru: Slru::Clog, segment: 0 };
-    let rest = (first_segment, Key::LAST);
     let clip = move |(first, last): (Key, Key)| (first.max(from), last.min(to));
-    [sizes, rest].into_iter().map(clip).filter(|(first, last)| first <= last)
+    Key::VALUES.into_iter().map(clip).filter(|(first, last)| first <= last)
 }

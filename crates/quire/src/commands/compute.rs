@@ -16,18 +16,25 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 #[command(after_help = "Examples:\n  quire compute stop main\n  quire compute restart main --cold")]
 pub enum Command {
     /// Start PostgreSQL
-    Start(Args),
+    Start(StartArgs),
     /// Stop PostgreSQL, with a last checkpoint
-    Stop(Args),
+    Stop(StopArgs),
     /// Stop and start PostgreSQL
-    Restart(Args),
+    Restart(StartArgs),
     /// Run one compute agent (`quire up` does this)
     Run(role::Args),
 }
 
+/// Which compute.
+#[derive(clap::Args, Debug)]
+pub struct StopArgs {
+    /// The branch [default: main]
+    branch: Option<String>,
+}
+
 /// Which compute, and how.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct StartArgs {
     /// The branch [default: main]
     branch: Option<String>,
 
@@ -45,27 +52,33 @@ impl Command {
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
         match self {
             Command::Start(args) => args.post(context, "/start"),
-            Command::Stop(args) => args.post(context, "/stop"),
+            Command::Stop(args) => post(context, args.branch.as_deref(), "/stop", &json!({})),
             Command::Restart(args) => args.post(context, "/restart"),
             Command::Run(args) => args.compute(),
         }
     }
 }
 
-impl Args {
+impl StartArgs {
     fn post(&self, context: &Context, path: &str) -> Result<ExitCode> {
-        let branch = context.branch(self.branch.as_deref())?;
-        let agent = Role::Compute(branch.clone()).peer();
+        let branch = self.branch.as_deref();
         if self.forget {
-            let _: Value = agent.post("/forget", &json!({}), TIMEOUT)?;
+            let _: Value = Role::Compute(context.branch(branch)?).peer().post("/forget", &json!({}), TIMEOUT)?;
         }
-        let _: Value = agent.post(path, &json!({ "cold": self.cold }), TIMEOUT)?;
-        let status: Value = agent.get("/status")?;
-        if let Some(note) = status["settings_rejected"].as_str() {
-            eprintln!("quire: {note}");
-        }
-        let answer = json!({ "branch": branch.name, "state": status["state"], "url": branch.url() });
-        context.answer(&answer, |answer| answer["state"].as_str().unwrap_or("done").to_owned())?;
-        Ok(ExitCode::SUCCESS)
+        post(context, branch, path, &json!({ "cold": self.cold }))
     }
+}
+
+/// Gives the agent of a branch an order and shows what the compute is doing then.
+fn post(context: &Context, branch: Option<&str>, path: &str, order: &Value) -> Result<ExitCode> {
+    let branch = context.branch(branch)?;
+    let agent = Role::Compute(branch.clone()).peer();
+    let _: Value = agent.post(path, order, TIMEOUT)?;
+    let status: Value = agent.get("/status")?;
+    if let Some(note) = status["settings_rejected"].as_str() {
+        eprintln!("quire: {note}");
+    }
+    let answer = json!({ "branch": branch.name, "state": status["state"], "url": branch.url() });
+    context.answer(&answer, |answer| answer["state"].as_str().unwrap_or("done").to_owned())?;
+    Ok(ExitCode::SUCCESS)
 }
