@@ -46,30 +46,45 @@ impl ImageSettings {
 /// What is to be done about a page that was just given a delta.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ImageChoice {
-    /// Nothing: the chain is short, or the page is queued already.
+    /// Nothing: the chain is short, or the page is queued already, or no image can be made of it at present.
     Wait,
     /// The page is to be queued.
-    Materialise,
-    /// The page is to be queued first of all, and ingest has to wait for the workers.
-    Throttle,
+    Queue,
+    /// The page is to be queued, and ingest has to wait: the queue is full.
+    QueueAndHold,
+    /// The page is to be queued before all others, and ingest has to wait: its chain may not grow any more.
+    QueueFirstAndHold,
 }
 
-/// Chooses. `queued` says whether the page waits for a worker already, `backlog` how many pages do, `backlog_max` how
-/// many may.
-pub fn choose(
-    account: &Account,
-    settings: &ImageSettings,
-    queued: bool,
-    backlog: usize,
-    backlog_max: usize,
-) -> ImageChoice {
-    if settings.reached_hard_limit(account) {
-        return ImageChoice::Throttle;
+/// What the backlog has to do with a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BacklogView {
+    /// Whether the page waits for a worker already.
+    pub queued: bool,
+    /// Whether no image can be made of the page: waiting for the workers would not help.
+    pub held_back: bool,
+    /// How many pages wait.
+    pub pages: usize,
+    /// How many may.
+    pub pages_max: usize,
+}
+
+/// Chooses. The backlog is only asked about a chain that has reached a threshold, which few have.
+pub fn choose(account: &Account, settings: &ImageSettings, backlog: impl FnOnce() -> BacklogView) -> ImageChoice {
+    if !settings.reached(account.deltas, account.bytes) {
+        return ImageChoice::Wait;
     }
-    match settings.reached(account.deltas, account.bytes) && !queued {
-        false => ImageChoice::Wait,
-        true if backlog >= backlog_max => ImageChoice::Throttle,
-        true => ImageChoice::Materialise,
+    let backlog = backlog();
+    if backlog.held_back {
+        ImageChoice::Wait
+    } else if settings.reached_hard_limit(account) {
+        ImageChoice::QueueFirstAndHold
+    } else if backlog.queued {
+        ImageChoice::Wait
+    } else if backlog.pages >= backlog.pages_max {
+        ImageChoice::QueueAndHold
+    } else {
+        ImageChoice::Queue
     }
 }
 
@@ -94,34 +109,50 @@ mod tests {
         Account { deltas, bytes, since: Lsn(1), last: Lsn(2) }
     }
 
+    const IDLE: BacklogView = BacklogView { queued: false, held_back: false, pages: 0, pages_max: 100 };
+
+    fn chosen(deltas: u32, bytes: u64, backlog: BacklogView) -> ImageChoice {
+        choose(&account(deltas, bytes), &SETTINGS, || backlog)
+    }
+
     #[test]
     fn either_threshold_is_enough() {
-        let chosen = |deltas, bytes| choose(&account(deltas, bytes), &SETTINGS, false, 0, 100);
-        assert_eq!(chosen(9, 999), ImageChoice::Wait);
-        assert_eq!(chosen(10, 100), ImageChoice::Materialise);
-        assert_eq!(chosen(2, 1000), ImageChoice::Materialise);
-        assert_eq!(chosen(1, 1_000_000), ImageChoice::Wait);
+        assert_eq!(chosen(9, 999, IDLE), ImageChoice::Wait);
+        assert_eq!(chosen(10, 100, IDLE), ImageChoice::Queue);
+        assert_eq!(chosen(2, 1000, IDLE), ImageChoice::Queue);
+        assert_eq!(chosen(1, 1_000_000, IDLE), ImageChoice::Wait);
     }
 
     #[test]
     fn a_queued_page_is_not_queued_again_until_it_must_go_first() {
-        let chosen = |deltas| choose(&account(deltas, 0), &SETTINGS, true, 1, 100);
-        assert_eq!(chosen(39), ImageChoice::Wait);
-        assert_eq!(chosen(40), ImageChoice::Throttle);
+        let queued = BacklogView { queued: true, pages: 1, ..IDLE };
+        assert_eq!(chosen(39, 0, queued), ImageChoice::Wait);
+        assert_eq!(chosen(40, 0, queued), ImageChoice::QueueFirstAndHold);
     }
 
     #[test]
-    fn a_full_queue_throttles() {
-        assert_eq!(choose(&account(10, 0), &SETTINGS, false, 100, 100), ImageChoice::Throttle);
-        assert_eq!(choose(&account(9, 0), &SETTINGS, false, 100, 100), ImageChoice::Wait);
+    fn a_full_queue_holds_ingest() {
+        let full = BacklogView { pages: 100, ..IDLE };
+        assert_eq!(chosen(10, 0, full), ImageChoice::QueueAndHold);
+        assert_eq!(chosen(9, 0, full), ImageChoice::Wait);
+    }
+
+    #[test]
+    fn a_page_of_which_no_image_can_be_made_holds_nobody() {
+        assert_eq!(chosen(1000, 0, BacklogView { held_back: true, ..IDLE }), ImageChoice::Wait);
     }
 
     proptest! {
         #[test]
-        fn no_chain_past_the_hard_limit_goes_on(deltas in 0u32..1000, bytes in 0u64..100_000, queued: bool, backlog in 0usize..200) {
-            let choice = choose(&account(deltas, bytes), &SETTINGS, queued, backlog, 100);
+        fn no_chain_past_the_hard_limit_grows(
+            deltas in 0u32..1000,
+            bytes in 0u64..100_000,
+            queued: bool,
+            pages in 0usize..200,
+        ) {
+            let choice = chosen(deltas, bytes, BacklogView { queued, pages, ..IDLE });
             if deltas >= HARD_LIMIT * SETTINGS.max_deltas {
-                prop_assert_eq!(choice, ImageChoice::Throttle);
+                prop_assert_eq!(choice, ImageChoice::QueueFirstAndHold);
             }
             if !queued && SETTINGS.reached(deltas, bytes) {
                 prop_assert_ne!(choice, ImageChoice::Wait);

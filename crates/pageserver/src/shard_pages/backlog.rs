@@ -5,6 +5,7 @@
 //! could not be read, the page is taken up again some time later. A page is put aside, too, whose image would lack what
 //! only PostgreSQL has yet: until that comes, or it is certain that it will not.
 
+use crate::image_policy::BacklogView;
 use parking_lot::{Mutex, MutexGuard};
 use quire_types::{Key, Lsn};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -57,22 +58,12 @@ impl Backlog {
         Backlog { pages_max: pages_max.max(1), inner: Mutex::default() }
     }
 
-    pub(super) fn pages_max(&self) -> usize {
-        self.pages_max
-    }
-
     /// Pages in it.
     pub(super) fn len(&self) -> usize {
         self.lock().pages.len()
     }
 
-    /// Whether a page is in it, or put aside.
-    pub(super) fn contains(&self, key: Key) -> bool {
-        let inner = self.lock();
-        inner.pages.contains_key(&key) || inner.is_put_aside(key)
-    }
-
-    /// Pages that cannot be rebuilt.
+    /// Pages that cannot be rebuilt, or not before a file can be read again.
     pub(super) fn broken(&self) -> usize {
         let inner = self.lock();
         inner.broken.len() + inner.unread.len()
@@ -83,14 +74,19 @@ impl Backlog {
         self.lock().incomplete.iter().map(|(key, since)| (*key, *since)).collect()
     }
 
-    /// Whether no worker can do anything about a page whose chain is called `since`. An incomplete page that was given
-    /// another base by the log is not incomplete any more.
-    pub(super) fn holds_back(&self, key: Key, since: Lsn) -> bool {
+    /// What it has to do with a page whose chain is called `since`. An incomplete page that was given another base by the
+    /// log is not incomplete any more.
+    pub(super) fn view(&self, key: Key, since: Lsn) -> BacklogView {
         let mut inner = self.lock();
         if inner.incomplete.get(&key).is_some_and(|known| *known != since) {
             inner.incomplete.remove(&key);
         }
-        inner.is_put_aside(key)
+        BacklogView {
+            queued: inner.pages.contains_key(&key),
+            held_back: inner.is_put_aside(key),
+            pages: inner.pages.len(),
+            pages_max: self.pages_max,
+        }
     }
 
     /// Takes a page up again that was incomplete.
@@ -194,6 +190,11 @@ mod tests {
         Key::TwoPhase { xid }
     }
 
+    /// Whether no image can be made of page 1, whose chain is called so.
+    fn is_held_back(backlog: &Backlog, since: u64) -> bool {
+        backlog.view(key(1), Lsn(since)).held_back
+    }
+
     #[test]
     fn urgent_pages_come_first_and_no_page_comes_twice() {
         let backlog = Backlog::new(10);
@@ -223,7 +224,7 @@ mod tests {
         backlog.add(key(1), true);
         backlog.take();
         backlog.done(key(1), Work::Broken);
-        assert!(!backlog.add(key(1), true) && backlog.has_room() && backlog.contains(key(1)));
+        assert!(!backlog.add(key(1), true) && backlog.has_room() && is_held_back(&backlog, 0));
     }
 
     #[test]
@@ -234,14 +235,14 @@ mod tests {
             assert_eq!(backlog.take(), Some(key(1)));
             backlog.done(key(1), Work::Incomplete(Lsn(7)));
             assert!(!backlog.add(key(1), true) && backlog.has_room() && backlog.broken() == 0);
-            assert!(backlog.holds_back(key(1), Lsn(7)) && backlog.room().1.contains(&key(1)));
+            assert!(is_held_back(&backlog, 7) && backlog.room().1.contains(&key(1)));
         };
         put_aside();
         backlog.complete(key(1));
         put_aside();
         assert!(backlog.complete_all() && !backlog.complete_all());
         put_aside();
-        assert!(!backlog.holds_back(key(1), Lsn(8)) && backlog.incomplete().is_empty());
+        assert!(!is_held_back(&backlog, 8) && backlog.incomplete().is_empty());
         assert!(backlog.add(key(1), false));
     }
 
@@ -251,7 +252,7 @@ mod tests {
         backlog.add(key(1), false);
         backlog.take();
         backlog.done(key(1), Work::Unread);
-        assert!(!backlog.add(key(1), false) && backlog.contains(key(1)) && backlog.broken() == 1);
+        assert!(!backlog.add(key(1), false) && is_held_back(&backlog, 0) && backlog.broken() == 1);
         assert!(backlog.clear_unread() && !backlog.clear_unread());
         assert!(backlog.add(key(1), false) && backlog.take() == Some(key(1)));
     }

@@ -115,20 +115,16 @@ impl ShardPages {
         let settings = self.settings();
         let mut must_wait = MustWait::No;
         for (key, account) in touched {
-            // Most chains are short, and need no look at the backlog.
-            if !settings.reached(account.deltas, account.bytes) {
-                continue;
-            }
-            // Waiting for the workers would not help.
-            if self.backlog.holds_back(*key, account.since) {
-                continue;
-            }
-            let (queued, backlog) = (self.backlog.contains(*key), self.backlog.len());
-            match choose(account, &settings, queued, backlog, self.backlog.pages_max()) {
+            let backlog = || self.backlog.view(*key, account.since);
+            match choose(account, &settings, backlog) {
                 ImageChoice::Wait => {}
-                ImageChoice::Materialise => self.enqueue(*key, false),
-                ImageChoice::Throttle => {
-                    self.enqueue(*key, settings.reached_hard_limit(account));
+                ImageChoice::Queue => self.enqueue(*key, false),
+                ImageChoice::QueueAndHold => {
+                    self.enqueue(*key, false);
+                    must_wait = MustWait::Yes;
+                }
+                ImageChoice::QueueFirstAndHold => {
+                    self.enqueue(*key, true);
                     must_wait = MustWait::Yes;
                 }
             }
