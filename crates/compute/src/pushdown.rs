@@ -13,19 +13,22 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const POLL: Duration = Duration::from_millis(50);
+/// Each look is a commit, and the checkpointer may be busy.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 const EMIT: &str = "SELECT pg_logical_emit_message(true, 'quire', 'full_page_writes')";
 
 /// Switches a running compute and waits until storage has seen it in the log.
 pub async fn switch(config: &Config, postgres: &Postgres, session: &Session, on: bool) -> Result<(), Error> {
     conf::write_pushdown(config, on)?;
     postgres.signal(Signal::SIGHUP);
-    let deadline = Instant::now() + PATIENCE;
+    let (deadline, mut pause) = (Instant::now() + PATIENCE, PAUSE_MIN);
     while Instant::now() < deadline {
         if setting_agrees(config, on).await? && storage_agrees(config, session, on).await? {
             return Ok(());
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
     }
     let hint = "is full_page_writes set by ALTER SYSTEM or in custom.conf?";
     Err(Error::Refused(format!("the switch has not taken effect within {} s; {hint}", PATIENCE.as_secs())))

@@ -9,17 +9,12 @@ use crate::table::cell;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// A reload, and one record through the quorum.
+/// A reload, a record through the quorum, and storage that has read it.
 const SWITCH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long storage may take to see the switch in the WAL; it lags by its backlog.
-const SEEN_TIMEOUT: Duration = Duration::from_secs(30);
-
 const NO_ANSWER: &str = "the pageserver does not answer or does not have the branch; see `quire status`";
-
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Turn image generation pushdown on or off (on: full_page_writes=off, storage creates page images)
 ///
@@ -74,20 +69,12 @@ impl Command {
     }
 }
 
-/// Done once storage has seen it in the WAL, or has had the time to.
+/// The agent answers once storage has seen it in the WAL.
 fn switch(context: &Context, branch: &Branch, on: bool) -> Result<()> {
-    let agent = Role::Compute(branch.clone()).peer();
-    let _: Value = agent.post("/pushdown", &json!({ "on": on }), SWITCH_TIMEOUT)?;
-    let deployment = context.deployment()?;
-    let wanted = if on { "on" } else { "off" };
-    let deadline = Instant::now() + SEEN_TIMEOUT;
-    let seen = || stored_branch(&deployment, branch).is_some_and(|stored| stored["pushdown"]["state"] == wanted);
-    while !seen() {
-        if Instant::now() > deadline {
-            eprintln!("quire: PostgreSQL has switched; storage has not read that far yet, see `quire pushdown status`");
-            break;
-        }
-        std::thread::sleep(POLL_INTERVAL);
+    let compute: Value =
+        Role::Compute(branch.clone()).peer().post("/pushdown", &json!({ "on": on }), SWITCH_TIMEOUT)?;
+    if compute["state"] != "running" {
+        eprintln!("quire: the compute is {}; this takes effect when it starts", cell(&compute["state"]));
     }
     show(context, branch)
 }
