@@ -138,7 +138,7 @@ impl Core {
         self.reads = None;
     }
 
-    /// What every pageserver shard has made durable.
+    /// What the pageserver has made durable and no replication slot needs.
     pub fn set_durable(&mut self, lsn: Lsn) {
         self.proposer.set_durable(lsn);
     }
@@ -275,7 +275,7 @@ impl Core {
         for acceptor in 0..self.links.len() {
             let silent = self.links[acceptor].heard().is_some_and(|heard| now.duration_since(heard) > ANSWER_PATIENCE);
             if silent && self.proposer.is_waiting_for(acceptor) {
-                self.close(acceptor, "no answer for 30 s", now);
+                self.close(acceptor, &format!("no answer for {} s", ANSWER_PATIENCE.as_secs()), now);
             }
         }
     }

@@ -194,7 +194,7 @@ impl Quorum {
         self.spawn("quorum-shipper", move |shared| shipper.run(shared, &control))
     }
 
-    /// What every pageserver shard has made durable, for the safekeepers to remove older WAL.
+    /// What the pageserver has made durable and no replication slot needs, for the safekeepers to remove older WAL.
     pub fn set_durable(&self, lsn: Lsn) {
         self.shared.with_core(|core| core.set_durable(lsn));
     }

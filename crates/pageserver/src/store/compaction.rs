@@ -50,7 +50,7 @@ impl Store {
 
     /// Flushes append runs meanwhile, so the positions of the chosen ones have not changed.
     fn adopt_merged(&self, chosen: Range<usize>, merged: Run) -> Result<(), StorageError> {
-        let _manifest = self.change_manifest(|manifest| {
+        let _publishing = self.change_manifest(|manifest| {
             manifest.runs.splice(chosen.clone(), [merged.entry()]);
         })?;
         let mut tables = self.write();

@@ -36,7 +36,7 @@ impl Store {
 
     /// Names the new run in the manifest, and then shows it to reads in place of the memtable.
     fn adopt_flushed(&self, frozen: &Frozen, run: Option<Run>) -> Result<(), StorageError> {
-        let _manifest = self.change_manifest(|manifest| {
+        let _publishing = self.change_manifest(|manifest| {
             manifest.durable = frozen.durable;
             manifest.ingest_state = frozen.ingest_state.clone();
             manifest.runs.extend(run.iter().map(Run::entry));
@@ -64,5 +64,40 @@ impl Store {
         let mut manifest = self.manifest();
         manifest.next_layer += 1;
         manifest.next_layer - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image_policy::ImageSettings;
+    use crate::import::Import;
+    use crate::layer::BlockCache;
+    use crate::manifest::Origin;
+    use quire_types::{BranchKey, Key, ShardId};
+
+    const START: Lsn = Lsn(16 << 20);
+
+    fn open(dir: &std::path::Path) -> Store {
+        let (branch, shard) = (BranchKey::default(), ShardId::UNSHARDED);
+        let origin = Origin { branch, shard, start: START, segment_bytes: 16 << 20, postgres_version: 15 };
+        let mut import = Import::begin(dir, origin, ImageSettings::default(), 1 << 20).unwrap();
+        import.put(Key::ControlFile, Bytes::from_static(b"control")).unwrap();
+        import.finish().unwrap();
+        let manifest = Manifest::load(dir).unwrap().expect("it was imported");
+        Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10).unwrap()
+    }
+
+    #[test]
+    fn what_is_published_can_be_asked_for_while_more_is_being_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir.path().join("0-1"));
+        let publishing = store.publishing.lock();
+        assert_eq!((store.durable(), store.origin().start), (START, START));
+        let next = store.next_layer();
+        drop(publishing);
+        // A number that was given out meanwhile is not given out again.
+        store.set_settings(ImageSettings { max_deltas: 7, ..ImageSettings::default() }).unwrap();
+        assert_eq!((store.next_layer(), store.settings().max_deltas), (next + 1, 7));
     }
 }

@@ -14,7 +14,8 @@
 //! - a write that failed before its file got its name, as on a full disk, left nothing and may be repeated; one of
 //!   which that is not known is the last, until the shard is opened again.
 //!
-//! Lock order: `manifest`, then `tables`. Files are read and written under neither.
+//! Lock order: `publishing`, then `manifest` or `tables`, which are held for moments. Files are read and written under
+//! neither of these two.
 
 mod compaction;
 mod flush;
@@ -51,7 +52,10 @@ pub struct Store {
     cache: Arc<BlockCache>,
     layer_bytes: u64,
     tables: RwLock<Tables>,
+    /// What is published; held for moments only.
     manifest: Mutex<Manifest>,
+    /// Held while another manifest is published, and until reads see what it says.
+    publishing: Mutex<()>,
     flushing: Mutex<()>,
     compacting: Mutex<()>,
     failed: Mutex<Option<String>>,
@@ -92,6 +96,7 @@ impl Store {
             layer_bytes,
             tables: RwLock::new(tables),
             manifest: Mutex::new(manifest),
+            publishing: Mutex::default(),
             flushing: Mutex::default(),
             compacting: Mutex::default(),
             failed: Mutex::default(),
@@ -206,7 +211,7 @@ impl Store {
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         // A publication that is under way ends before this lock is given.
-        drop(self.manifest());
+        drop(self.publishing.lock());
     }
 
     /// Bytes in the open memtable.
@@ -221,14 +226,18 @@ impl Store {
 
     /// Publishes a changed manifest, and gives the lock under which it is the present one. After an error the old one
     /// is.
-    fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> Result<MutexGuard<'_, Manifest>, StorageError> {
-        let mut manifest = self.manifest();
+    fn change_manifest(&self, change: impl FnOnce(&mut Manifest)) -> Result<MutexGuard<'_, ()>, StorageError> {
+        let publishing = self.publishing.lock();
         self.check_not_failed()?;
-        let mut changed = manifest.clone();
+        let mut changed = self.manifest().clone();
         change(&mut changed);
         self.note_unsettled(changed.publish(&self.dir))?;
+        let mut manifest = self.manifest();
+        // Layers may have been given numbers meanwhile.
+        changed.next_layer = changed.next_layer.max(manifest.next_layer);
         *manifest = changed;
-        Ok(manifest)
+        drop(manifest);
+        Ok(publishing)
     }
 
     /// Passes a result on, and remembers an error after which it is not known what the directory holds.
