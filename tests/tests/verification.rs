@@ -70,7 +70,10 @@ async fn a_page_that_differs_is_found_put_aside_and_explained_and_its_relation_g
     assert_eq!(said["replay"]["equals_storage"], true, "{said:#}");
     let text = quire.run(&["page", "replay", evidence.to_str().expect("text")]);
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
-    assert!(text.contains("first differs for good after") && text.contains("Heap INSERT"), "{text}");
+    assert!(
+        text.contains("first record after which the page stays different") && text.contains("Heap INSERT"),
+        "{text}"
+    );
 
     // As if redo had been mended: the replay makes the page that PostgreSQL wrote.
     let page = OpenOptions::new().write(true).open(evidence.join("cache.page")).expect("opened");

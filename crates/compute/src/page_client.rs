@@ -7,9 +7,11 @@
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
+use quire_net::FrameReader;
+use quire_net::frames;
 use quire_protocol::page::{ErrorCode, FileVersion, Keeping, Request, Response, SmallFile, WrittenPage};
 use quire_protocol::page_version::PageVersion;
-use quire_protocol::{Frame, FrameError, FrameReader};
+use quire_protocol::{Frame, FrameError};
 use quire_types::{BranchKey, Key, Lsn, PAGE_SIZE, ShardId, Term};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -346,7 +348,7 @@ async fn connect(shared: &Shared) -> Result<TcpStream, FrameError> {
         stream.set_nodelay(true)?;
         let hello = Request::Hello { branch: shared.branch, shard: shared.shard };
         stream.write_all(&hello.to_frame(0).encode()).await?;
-        let answer = Frame::read(&mut stream).await?;
+        let answer = frames::read(&mut stream).await?;
         match Response::from_frame(&answer)? {
             Response::Welcome { .. } => Ok(stream),
             _ => Err(FrameError::Unexpected(answer.kind)),
@@ -446,7 +448,7 @@ mod tests {
 
     async fn accept(listener: &TcpListener) -> TcpStream {
         let (mut stream, _) = listener.accept().await.expect("a client");
-        Frame::read(&mut stream).await.expect("hello");
+        frames::read(&mut stream).await.expect("hello");
         let welcome = Response::Welcome { ingested: None };
         stream.write_all(&welcome.to_frame(0).encode()).await.expect("sent");
         stream
@@ -464,8 +466,8 @@ mod tests {
         let (first, second) = (client.position(PATIENCE), client.position(PATIENCE));
         let server = async {
             let mut stream = accept(&listener).await;
-            let one = Frame::read(&mut stream).await.expect("request").request_id;
-            let two = Frame::read(&mut stream).await.expect("request").request_id;
+            let one = frames::read(&mut stream).await.expect("request").request_id;
+            let two = frames::read(&mut stream).await.expect("request").request_id;
             answer(&mut stream, two, two).await;
             answer(&mut stream, one, one).await;
             stream
@@ -481,10 +483,10 @@ mod tests {
         let client = client(listener.local_addr().expect("bound"));
         let server = async {
             let mut stream = accept(&listener).await;
-            Frame::read(&mut stream).await.expect("request");
+            frames::read(&mut stream).await.expect("request");
             drop(stream);
             let mut stream = accept(&listener).await;
-            let again = Frame::read(&mut stream).await.expect("the same request");
+            let again = frames::read(&mut stream).await.expect("the same request");
             answer(&mut stream, again.request_id, 7).await;
             stream
         };
@@ -500,7 +502,7 @@ mod tests {
     }
 
     async fn refuse(stream: &mut TcpStream, code: ErrorCode) {
-        let id = Frame::read(stream).await.expect("request").request_id;
+        let id = frames::read(stream).await.expect("request").request_id;
         let refusal = Response::Error { code, message: "a layer is damaged".into() };
         stream.write_all(&refusal.to_frame(id).encode()).await.expect("sent");
     }
@@ -513,7 +515,7 @@ mod tests {
             let mut stream = accept(&listener).await;
             refuse(&mut stream, ErrorCode::Storage).await;
             refuse(&mut stream, ErrorCode::Storage).await;
-            let id = Frame::read(&mut stream).await.expect("the third time").request_id;
+            let id = frames::read(&mut stream).await.expect("the third time").request_id;
             answer(&mut stream, id, 7).await;
             refuse(&mut stream, ErrorCode::Corrupt).await;
             stream
@@ -540,7 +542,7 @@ mod tests {
         let server = async {
             let mut stream = accept(&listener).await;
             for (entries, more) in [(vec![entry(1), entry(2)], true), (vec![entry(2), entry(3)], false)] {
-                let id = Frame::read(&mut stream).await.expect("request").request_id;
+                let id = frames::read(&mut stream).await.expect("request").request_id;
                 stream.write_all(&Response::Values { entries, more }.to_frame(id).encode()).await.expect("sent");
             }
             stream

@@ -10,6 +10,7 @@
 use crate::input::Input;
 use bytes::Bytes;
 use quire_cache::request;
+use quire_net::frames;
 use quire_protocol::frame::{HEADER_BYTES, MAX_PAYLOAD_BYTES};
 use quire_protocol::{Frame, FrameError, page, quorum};
 use quire_types::Writer;
@@ -60,7 +61,7 @@ pub fn local_seed(message: &[u8]) -> Vec<u8> {
 fn read_stream(stream: &[u8]) {
     let (mut blocking, mut polled) = (stream, stream);
     loop {
-        let frame = Frame::read_blocking(&mut blocking);
+        let frame = frames::read_blocking(&mut blocking);
         let again = read_polled(&mut polled);
         match (frame, again) {
             (Ok(frame), Ok(again)) => {
@@ -75,7 +76,7 @@ fn read_stream(stream: &[u8]) {
 
 /// A slice is always ready, so reading it never waits.
 fn read_polled(stream: &mut &[u8]) -> Result<Frame, FrameError> {
-    match pin!(Frame::read(stream)).poll(&mut Context::from_waker(Waker::noop())) {
+    match pin!(frames::read(stream)).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(frame) => frame,
         Poll::Pending => panic!("a slice is always ready"),
     }

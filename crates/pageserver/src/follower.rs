@@ -7,8 +7,9 @@
 use crate::pipeline::PipelineError;
 use crate::shard::Shard;
 use bytes::Bytes;
+use quire_net::frames;
+use quire_protocol::FrameError;
 use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response};
-use quire_protocol::{Frame, FrameError};
 use quire_types::{Lsn, NodeId};
 use std::io;
 use std::net::SocketAddr;
@@ -140,7 +141,7 @@ impl Follower {
         let (mut reader, mut writer) = stream.into_split();
         let hello = Request::Hello { branch: self.shard.pages().origin().branch, node: self.config.node };
         send(&mut writer, &hello).await?;
-        let welcome = timeout(self.config.timeout, Frame::read(&mut reader)).await;
+        let welcome = timeout(self.config.timeout, frames::read(&mut reader)).await;
         let welcome = Response::from_frame(&welcome.map_err(|_| FollowError::Silent)??)?;
         self.check_welcome(welcome)?;
         Ok((reader, writer))
@@ -184,9 +185,9 @@ impl Follower {
             quire_crash::plant("pageserver.follower");
             let frame = match is_source {
                 true => {
-                    timeout(self.config.timeout, Frame::read(&mut reader)).await.map_err(|_| FollowError::Silent)?
+                    timeout(self.config.timeout, frames::read(&mut reader)).await.map_err(|_| FollowError::Silent)?
                 }
-                false => Frame::read(&mut reader).await,
+                false => frames::read(&mut reader).await,
             };
             let (begin, commit, wal) = match Response::from_frame(&frame?)? {
                 Response::Wal { begin, commit, wal } => (begin, commit, wal),

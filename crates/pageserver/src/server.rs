@@ -11,6 +11,7 @@ use crate::shard_key::ShardKey;
 use crate::shard_pages::{KeepError, ShardPages};
 use crate::shards::{ShardError, ShardState, Shards};
 use crate::small_files::FileError;
+use quire_net::frames;
 use quire_protocol::page::{ErrorCode, MAX_CHAIN_BYTES, Request, Response, WrittenPage};
 use quire_protocol::page_version::{self, PageVersion};
 use quire_protocol::{Frame, FrameError};
@@ -142,7 +143,7 @@ impl Connection {
     async fn run(self, stream: TcpStream) -> Result<(), FrameError> {
         stream.set_nodelay(true)?;
         let (mut reader, writer) = stream.into_split();
-        let hello = Frame::read(&mut reader).await?;
+        let hello = frames::read(&mut reader).await?;
         let (answers, to_write) = mpsc::channel(IN_FLIGHT_MAX);
         let writing = tokio::spawn(write_answers(writer, to_write));
         let result = match greet(&self.shards, &hello) {
@@ -174,7 +175,7 @@ impl Connection {
             quire_crash::plant("pageserver.connection");
             let permit = Arc::clone(&in_flight).acquire_owned().await.expect("the semaphore is never closed");
             while working.try_join_next().is_some() {}
-            let frame = Frame::read(&mut reader).await?;
+            let frame = frames::read(&mut reader).await?;
             let request = Request::from_frame(&frame)?;
             if is_import(&request) {
                 let answer = import(Arc::clone(&self.shards), key, request).await;

@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use bytes::Bytes;
+use quire_net::frames;
 use quire_pageserver::{Config, Pageserver};
+use quire_protocol::FrameError;
 use quire_protocol::page::{ErrorCode, FileVersion, Keeping, Request, Response, SmallFile, WrittenPage};
 use quire_protocol::page_version::{PageVersion, VersionKind};
 use quire_protocol::quorum::{self, LogIdentity};
-use quire_protocol::{Frame, FrameError};
 use quire_types::{BranchId, BranchKey, Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Term};
 use quire_wal::checkpoint::encode_shutdown_checkpoint;
 use quire_wal::effects::FullPageWrites;
@@ -58,7 +59,7 @@ async fn serve_wal(stream: TcpStream, wal: Arc<Vec<u8>>, durable: Arc<AtomicU64>
     let (mut reader, mut writer) = stream.into_split();
     let commit = START.add(wal.len() as u64);
     loop {
-        let answer = match quorum::Request::from_frame(&Frame::read(&mut reader).await?)? {
+        let answer = match quorum::Request::from_frame(&frames::read(&mut reader).await?)? {
             quorum::Request::Hello { .. } => {
                 let identity = LogIdentity { system_id: SYSTEM_ID, segment_bytes: SEGMENT_BYTES, start: START };
                 quorum::Response::Welcome { node: NodeId(1), term: Term(1), identity: Some(identity) }
@@ -152,7 +153,7 @@ impl Client {
 
     async fn ask(&mut self, request: &Request) -> Response {
         self.stream.write_all(&request.to_frame(5).encode()).await.unwrap();
-        let frame = Frame::read(&mut self.stream).await.unwrap();
+        let frame = frames::read(&mut self.stream).await.unwrap();
         assert_eq!(frame.request_id, 5);
         Response::from_frame(&frame).unwrap()
     }

@@ -10,6 +10,5 @@ pub mod frame;
 pub mod page;
 pub mod page_version;
 pub mod quorum;
-pub mod quorum_client;
 
-pub use frame::{Frame, FrameError, FrameReader};
+pub use frame::{Frame, FrameError, Split};

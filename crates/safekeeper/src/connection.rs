@@ -7,6 +7,7 @@ use crate::branch_log::BranchLog;
 use crate::follower::Follower;
 use crate::sender::Sender;
 use crate::shared::Shared;
+use quire_net::frames;
 use quire_protocol::frame::{Frame, FrameError};
 use quire_protocol::quorum::{ErrorCode, MAX_WAL_BYTES, Request, Response};
 use quire_types::{BranchKey, Lsn, NodeId, ShardId, Term};
@@ -44,7 +45,7 @@ impl Connection {
     fn greet(shared: Arc<Shared>, stream: TcpStream) -> Result<Connection, FrameError> {
         let sender = Sender::new(stream.try_clone()?);
         let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
-        let frame = Frame::read_blocking(&mut reader)?;
+        let frame = frames::read_blocking(&mut reader)?;
         let hello = Request::from_frame(&frame).inspect_err(|error| {
             let _ = sender.send(&protocol_error(error.to_string()).to_frame(frame.request_id).encode());
         })?;
@@ -75,9 +76,9 @@ impl Connection {
 
     /// Waits for a request and takes those along that have arrived behind it.
     fn read_group(&mut self) -> Result<Vec<Frame>, FrameError> {
-        let mut group = vec![Frame::read_blocking(&mut self.reader)?];
-        while group.len() < GROUP_MAX && holds_whole_frame(self.reader.buffer()) {
-            group.push(Frame::read_blocking(&mut self.reader)?);
+        let mut group = vec![frames::read_blocking(&mut self.reader)?];
+        while group.len() < GROUP_MAX && Frame::is_whole(self.reader.buffer()) {
+            group.push(frames::read_blocking(&mut self.reader)?);
         }
         Ok(group)
     }
@@ -179,14 +180,6 @@ impl Connection {
             return Err(protocol_error("only followers report what is durable".into()));
         };
         log.report_durable(*shard, lsn).map_err(|error| storage_error(&error))
-    }
-}
-
-/// Whether the next frame can be read without waiting. Nonsense can: reading it is an error at once.
-fn holds_whole_frame(buffered: &[u8]) -> bool {
-    match buffered.first_chunk::<4>() {
-        Some(length) => (u32::from_le_bytes(*length) as usize).saturating_add(8) <= buffered.len(),
-        None => false,
     }
 }
 

@@ -4,9 +4,9 @@
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use quire_files::fault;
-use quire_protocol::frame::Frame;
+use quire_net::frames;
+use quire_net::quorum_client::{QuorumClient, open};
 use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response, TermHistory, TermStart};
-use quire_protocol::quorum_client::{QuorumClient, open};
 use quire_safekeeper::{Config, Safekeeper, SafekeeperError};
 use quire_types::lsn::segment_file_name;
 use quire_types::{BranchId, BranchKey, Lsn, NodeId, ProjectId, ShardId, Term};
@@ -359,7 +359,7 @@ fn messages_that_arrive_together_are_flushed_once_and_answered_each() -> Result<
     stream.write_all(&together)?;
     let mut answers = Vec::new();
     for id in 1..=3 {
-        let frame = Frame::read_blocking(&mut stream)?;
+        let frame = frames::read_blocking(&mut stream)?;
         assert_eq!(frame.request_id, id);
         answers.push(Response::from_frame(&frame)?);
     }
@@ -411,7 +411,7 @@ fn another_version_is_told_so() -> Result<()> {
     payload[0] = 99;
     frame.payload = payload.into();
     stream.write_all(&frame.encode())?;
-    let answer = Frame::read_blocking(&mut stream)?;
+    let answer = frames::read_blocking(&mut stream)?;
     assert_eq!(answer.request_id, 5);
     assert!(matches!(Response::from_frame(&answer)?, Response::Error { code: ErrorCode::Protocol, .. }));
     Ok(())

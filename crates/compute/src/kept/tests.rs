@@ -1,5 +1,5 @@
 use super::*;
-use quire_protocol::Frame;
+use quire_net::frames;
 use quire_protocol::page::{ErrorCode, Request, Response};
 use quire_types::{BranchKey, ShardId};
 use std::fs;
@@ -30,11 +30,11 @@ async fn storage(answers: Vec<Response>) -> (SocketAddr, tokio::task::JoinHandle
     let address = listener.local_addr().expect("bound");
     let serving = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.expect("a client");
-        Frame::read(&mut stream).await.expect("hello");
+        frames::read(&mut stream).await.expect("hello");
         stream.write_all(&Response::Welcome { ingested: None }.to_frame(0).encode()).await.expect("sent");
         let mut asked = Vec::new();
         for answer in answers {
-            let frame = Frame::read(&mut stream).await.expect("a request");
+            let frame = frames::read(&mut stream).await.expect("a request");
             asked.push(Request::from_frame(&frame).expect("decoded"));
             stream.write_all(&answer.to_frame(frame.request_id).encode()).await.expect("sent");
         }

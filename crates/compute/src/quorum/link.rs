@@ -4,7 +4,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, connect, socket};
-use quire_protocol::frame::{HEADER_BYTES, MAX_PAYLOAD_BYTES};
+use quire_protocol::frame::{HEADER_BYTES, MAX_PAYLOAD_BYTES, Split};
 use quire_protocol::quorum::Response;
 use quire_protocol::{Frame, FrameError};
 use std::collections::VecDeque;
@@ -179,7 +179,7 @@ impl SafekeeperLink {
         let LinkState::Open(conversation) = &mut self.state else { return Ok(Vec::new()) };
         conversation.read()?;
         let mut responses = Vec::new();
-        while let Some(frame) = take_frame(&mut conversation.incoming)? {
+        while let Split::Frame(frame) = Frame::split(&mut conversation.incoming)? {
             responses.push(Response::from_frame(&frame)?);
         }
         if !responses.is_empty() {
@@ -231,21 +231,6 @@ impl Conversation {
         }
         Ok(())
     }
-}
-
-/// Splits off the first frame, if all of it has arrived.
-fn take_frame(incoming: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
-    let Some(head) = incoming.first_chunk::<4>() else { return Ok(None) };
-    let length = u32::from_le_bytes(*head);
-    if length as usize > HEADER_BYTES + MAX_PAYLOAD_BYTES {
-        return Err(FrameError::Length(length));
-    }
-    let whole = length as usize + 8;
-    if incoming.len() < whole {
-        return Ok(None);
-    }
-    let raw = incoming.split_to(whole);
-    Frame::read_blocking(&mut &raw[..]).map(Some)
 }
 
 fn begin_connecting(address: SocketAddr) -> io::Result<TcpStream> {

@@ -40,7 +40,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 use quire_cache::ControlMap;
 use quire_consensus::proposer;
-use quire_protocol::quorum_client::{ClientError, QuorumClient};
+use quire_net::quorum_client::{ClientError, QuorumClient};
 use quire_types::{BranchKey, Lsn, NodeId};
 use quire_wal::WalStream;
 pub use shipper::Source;

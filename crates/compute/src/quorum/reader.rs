@@ -8,7 +8,7 @@ use super::core::Core;
 use super::local_wal::LocalWal;
 use super::read_job::ReadJob;
 use bytes::Bytes;
-use quire_protocol::quorum_client::QuorumClient;
+use quire_net::quorum_client::QuorumClient;
 use quire_types::Lsn;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};

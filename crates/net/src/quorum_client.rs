@@ -3,9 +3,10 @@
 //! For creating logs, reading WAL and following it. A proposer's connection is another matter: it sends without
 //! waiting, and uses [`open`] and frames directly.
 
-use crate::frame::{Frame, FrameError};
-use crate::quorum::{ErrorCode, LogIdentity, MAX_WAL_BYTES, Request, Response};
+use crate::frames::read_blocking;
 use bytes::{Bytes, BytesMut};
+use quire_protocol::frame::FrameError;
+use quire_protocol::quorum::{ErrorCode, LogIdentity, MAX_WAL_BYTES, Request, Response};
 use quire_types::{BranchKey, Lsn, NodeId, ShardId, Term};
 use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -102,7 +103,7 @@ impl QuorumClient {
     /// Sends a request and waits for its answer, which may be [`Response::Error`].
     pub fn call(&mut self, request: &Request) -> Result<Response, ClientError> {
         self.send(request)?;
-        let frame = Frame::read_blocking(&mut self.reader)?;
+        let frame = read_blocking(&mut self.reader)?;
         match frame.request_id == self.last_request {
             true => Ok(Response::from_frame(&frame)?),
             false => Err(ClientError::Unexpected("the last question")),
@@ -142,7 +143,7 @@ impl QuorumClient {
 
     /// Waits for the next piece of the followed log, or a heartbeat.
     pub fn next_wal(&mut self) -> Result<WalPiece, ClientError> {
-        let frame = Frame::read_blocking(&mut self.reader)?;
+        let frame = read_blocking(&mut self.reader)?;
         match Response::from_frame(&frame)? {
             Response::Wal { begin, commit, wal } => Ok(WalPiece { begin, commit, wal }),
             other => Err(refused(other, "a follower")),
