@@ -23,9 +23,9 @@
 //! - What is said is on disk before: the acceptor's actions are carried out in order, answers last.
 //! - The commit position in the state file is never past what was flushed when it was written. So the end found after a
 //!   crash cannot lie before it; if it does, WAL was lost, and the branch refuses to open.
-//! - After any failed write or flush a branch takes no request until its log was opened again, as after a restart, which
-//!   is tried a second later at the earliest: memory may be ahead of the disk, and a flush that failed once may falsely
-//!   succeed when tried again.
+//! - After any failed write or flush a branch takes no request until its log was opened again, as after a restart,
+//!   which is tried a second later at the earliest: memory may be ahead of the disk, and a flush that failed once may
+//!   falsely succeed when tried again.
 //! - Committed WAL is never changed, so followers read it from the files without a lock. WAL that is not committed may
 //!   be cut while it is read; its reader asks after reading whether it was still allowed to.
 //!

@@ -74,8 +74,8 @@ impl Backlog {
         self.lock().incomplete.iter().map(|(key, since)| (*key, *since)).collect()
     }
 
-    /// What it has to do with a page whose chain is called `since`. An incomplete page that was given another base by the
-    /// log is not incomplete any more.
+    /// What it has to do with a page whose chain is called `since`. An incomplete page that was given another base by
+    /// the log is not incomplete any more.
     pub(super) fn view(&self, key: Key, since: Lsn) -> BacklogView {
         let mut inner = self.lock();
         if inner.incomplete.get(&key).is_some_and(|known| *known != since) {
