@@ -3,6 +3,7 @@
 use crate::notes::{self, Note};
 use crate::work;
 use std::any::Any;
+use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -28,12 +29,15 @@ fn report(panic: &PanicHookInfo<'_>) {
         thread: std::thread::current().name().unwrap_or_default().to_owned(),
         work: work::current(),
     };
-    eprintln!("quire: internal error at {}: {}; please report this line", note.place, note.text);
-    match DIR.get().map(|dir| notes::write(dir, &note)) {
-        Some(Ok(path)) => eprintln!("quire: noted in {}", path.display()),
-        Some(Err(error)) => eprintln!("quire: cannot note it: {error}"),
-        None => {}
-    }
+    let noted = DIR.get().map(|dir| notes::write(dir, &note));
+    // Nobody may listen any more, which must not be another panic.
+    let mut stderr = io::stderr();
+    let _ = writeln!(stderr, "quire: internal error at {}: {}; please report this line", note.place, note.text);
+    let _ = match noted {
+        Some(Ok(path)) => writeln!(stderr, "quire: noted in {}", path.display()),
+        Some(Err(error)) => writeln!(stderr, "quire: cannot note it: {error}"),
+        None => Ok(()),
+    };
 }
 
 fn text(payload: &dyn Any) -> &str {
