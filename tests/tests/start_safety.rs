@@ -72,6 +72,15 @@ fn own_programs(quire: &Quire) -> PathBuf {
     folder
 }
 
+/// A Quire that runs PostgreSQL from such a folder, and the folder.
+fn start_with_own_programs() -> (Quire, PathBuf) {
+    let quire = Quire::new();
+    let programs = own_programs(&quire);
+    let quire = quire.with_option("--pg-bin", programs.to_str().expect("text"));
+    quire.up();
+    (quire, programs)
+}
+
 fn replace(program: &Path, script: &str) {
     fs::remove_file(program).expect("removed");
     fs::write(program, script).expect("written");
@@ -110,10 +119,7 @@ impl Knocking {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_let_into_a_server_over_other_files() {
-    let quire = Quire::new();
-    let programs = own_programs(&quire);
-    let quire = quire.with_option("--pg-bin", programs.to_str().expect("text"));
-    quire.up();
+    let (quire, programs) = start_with_own_programs();
     let client = quire.connect().await;
     client.batch_execute("CREATE TABLE kept AS SELECT generate_series(1, 10) n").await.expect("created");
     drop(client);
@@ -151,10 +157,7 @@ async fn nobody_is_let_into_a_server_over_other_files() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cold_restart_is_cold_also_while_a_warm_start_is_under_way() {
-    let quire = Quire::new();
-    let programs = own_programs(&quire);
-    let quire = quire.with_option("--pg-bin", programs.to_str().expect("text"));
-    quire.up();
+    let (quire, programs) = start_with_own_programs();
     let client = quire.connect().await;
     client.batch_execute("CREATE TABLE kept AS SELECT generate_series(1, 10) n").await.expect("created");
     drop(client);
@@ -445,10 +448,7 @@ exec";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_was_upgraded_underneath_says_so_until_it_is_restarted() {
-    let quire = Quire::new();
-    let programs = own_programs(&quire);
-    let quire = quire.with_option("--pg-bin", programs.to_str().expect("text"));
-    quire.up();
+    let (quire, programs) = start_with_own_programs();
     let client = quire.connect().await;
     client.batch_execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) n").await.expect("created");
     assert!(quire.branch()["compute"]["outdated"].is_null());

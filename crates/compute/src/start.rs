@@ -80,9 +80,9 @@ async fn set_up(
     let laid_out = lay_out(setting, &log, choice).await?;
     let commits = serve_commits(setting, quorum, &log)?;
     let cache = open_cache(setting, quorum, &log, &laid_out, &commits).await?;
-    let fill_server = fill_server(setting, quorum, &log, &laid_out, &commits, &cache);
-    let mut tasks = vec![cache.fills.within(|| fill_server.listen(&setting.config))?];
-    tasks.extend(keep_going(setting, quorum, &log, &laid_out, &commits, &cache));
+    let parts = Parts { setting, quorum, log: &log, laid_out: &laid_out, commits: &commits, cache: &cache };
+    let mut tasks = vec![cache.fills.within(|| fill_server(&parts).listen(&setting.config))?];
+    tasks.extend(keep_going(&parts));
     let LaidOut { kept, settings, maps, materialiser } = laid_out;
     let Commits { control, throttle, partial, .. } = commits;
     let Cache { as_written, guard, warm_up, fills, .. } = cache;
@@ -207,14 +207,18 @@ async fn open_cache(
     Ok(Cache { files, as_written, guard, fills, fetcher, warm_up })
 }
 
-fn fill_server(
-    setting: &Setting,
-    quorum: &Arc<Quorum>,
-    log: &Log,
-    laid_out: &LaidOut,
-    commits: &Commits,
-    cache: &Cache,
-) -> Arc<FillServer> {
+/// All that a session is made of.
+struct Parts<'a> {
+    setting: &'a Setting,
+    quorum: &'a Arc<Quorum>,
+    log: &'a Log,
+    laid_out: &'a LaidOut,
+    commits: &'a Commits,
+    cache: &'a Cache,
+}
+
+fn fill_server(parts: &Parts<'_>) -> Arc<FillServer> {
+    let Parts { setting, quorum, log, laid_out, commits, cache } = *parts;
     Arc::new(FillServer {
         fetcher: cache.fetcher.clone(),
         materialiser: laid_out.materialiser.clone(),
@@ -230,14 +234,8 @@ fn fill_server(
 }
 
 /// Starts what goes on until the session ends.
-fn keep_going(
-    setting: &Setting,
-    quorum: &Arc<Quorum>,
-    log: &Log,
-    laid_out: &LaidOut,
-    commits: &Commits,
-    cache: &Cache,
-) -> Vec<AbortHandle> {
+fn keep_going(parts: &Parts<'_>) -> Vec<AbortHandle> {
+    let Parts { setting, quorum, log, laid_out, commits, cache } = *parts;
     let (config, client) = (setting.config.clone(), log.client.clone());
     let (kept, throttle) = (laid_out.kept.clone(), commits.throttle.clone());
     let stored = Stored { quorum: quorum.clone(), throttle, client: client.clone(), kept };

@@ -122,13 +122,18 @@ fn read(shard: &Shard, rel: RelTag, block: u32) -> Bytes {
     shard.pages().read_pages(&[Key::RelBlock { rel, block }], end).unwrap().remove(0)
 }
 
+/// A shard that has taken in the creation of the map, and the log of that.
+fn with_map(dir: &Path) -> (Arc<Shard>, Log) {
+    let (shard, mut log) = (open(dir), Log::new());
+    log.create(MAP);
+    shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
+    (shard, log)
+}
+
 #[test]
 fn what_was_kept_is_there_after_a_crash_without_the_log() {
     let dir = tempfile::tempdir().unwrap();
-    let shard = open(dir.path());
-    let mut log = Log::new();
-    log.create(MAP);
-    shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
+    let (shard, log) = with_map(dir.path());
     shard.fence(Term(1)).unwrap();
     let page = written(MAP, 0, Lsn::INVALID, 4);
     assert_eq!(shard.keep_pages(Term(1), log.end(), std::slice::from_ref(&page)).unwrap(), [Keeping::Kept]);
@@ -140,10 +145,7 @@ fn what_was_kept_is_there_after_a_crash_without_the_log() {
 #[test]
 fn a_flush_that_fails_is_said_and_the_pages_can_be_sent_again() {
     let dir = tempfile::tempdir().unwrap();
-    let shard = open(dir.path());
-    let mut log = Log::new();
-    log.create(MAP);
-    shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
+    let (shard, log) = with_map(dir.path());
     shard.fence(Term(1)).unwrap();
     let page = written(MAP, 0, Lsn::INVALID, 4);
     let keep = |upto| shard.keep_pages(Term(1), upto, std::slice::from_ref(&page));
@@ -174,10 +176,7 @@ fn a_record_that_names_a_block_that_was_kept_changes_that_page_and_no_new_one() 
 #[test]
 fn only_the_term_that_fenced_the_files_may_send_pages() {
     let dir = tempfile::tempdir().unwrap();
-    let shard = open(dir.path());
-    let mut log = Log::new();
-    log.create(MAP);
-    shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
+    let (shard, log) = with_map(dir.path());
     let keep = |term| shard.keep_pages(Term(term), log.end(), &[written(MAP, 0, Lsn::INVALID, 4)]);
     assert!(matches!(keep(1), Err(KeepError::Fenced(FileError::NotFenced(_)))));
     shard.fence(Term(2)).unwrap();
