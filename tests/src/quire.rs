@@ -1,6 +1,6 @@
 //! A Quire in a folder of its own.
 
-use crate::processes::{is_alive, is_stopped, of_folder, signal_all};
+use crate::processes::{children, is_alive, is_stopped, of_folder, signal_all};
 use crate::wait_for;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -196,10 +196,13 @@ impl Quire {
         self.folder.path().join(name)
     }
 
-    /// The pid of a role, named as its log.
+    /// The pid of a role, named as its log. A child of its own that has not called `exec` yet still has its command
+    /// line, and is not the role.
     pub fn role(&self, name: &str) -> i32 {
         let config = self.dir().join(format!("run/{name}.json"));
-        let pids = of_folder(&config);
+        let all = of_folder(&config);
+        let of_others: Vec<i32> = all.iter().flat_map(|pid| children(*pid)).collect();
+        let pids: Vec<i32> = all.into_iter().filter(|pid| !of_others.contains(pid)).collect();
         assert_eq!(pids.len(), 1, "processes of {name}: {pids:?}");
         pids[0]
     }
