@@ -58,7 +58,7 @@ impl Agent {
     /// Starts PostgreSQL and keeps it as ordered until `shutdown` completes, or until a newer compute is elected.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
         let serving = tokio::spawn(http::serve(self.listener, self.handle.clone()));
-        let rate = self.handle.config().verify_rate;
+        let rate = self.handle.config().tuning.verify_rate();
         let sampling = tokio::spawn(sample::run(self.handle.clone(), rate));
         let watching = tokio::spawn(upgrade::watch(self.handle.clone()));
         let outcome = Supervisor::new(self.handle, self.commands).run(Box::pin(shutdown)).await;

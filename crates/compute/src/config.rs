@@ -1,15 +1,16 @@
 //! What a compute has to be told.
 
 use crate::Error;
+use quire_api::Tuning;
 use quire_cache::layout::TABLESPACES;
 use quire_types::{BranchId, BranchKey, NodeId, ProjectId, ShardId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Settings of one compute. Paths are made absolute by [`Config::checked`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Config {
     /// The project of the branch that the compute serves.
     pub project: ProjectId,
@@ -50,47 +51,18 @@ pub struct Config {
     /// Whether the first start of the compute has `full_page_writes` off. Later switches are remembered in `conf`.
     #[serde(default)]
     pub pushdown: bool,
-    /// How many bytes of pages the cache holds before pages leave it; any number if absent.
-    #[serde(default)]
-    pub cache_bytes: Option<u64>,
-    /// How many bytes of the log may wait for ingest before commits wait for it, too.
-    #[serde(default = "lag_bytes_max")]
-    pub lag_bytes_max: u64,
-    /// How long a process waits for a page that storage does not give; then it gets an I/O error.
-    #[serde(default = "fetch_seconds_max")]
-    pub fetch_seconds_max: u64,
-    /// How many pages a second are compared with storage's all the time; 0 for none.
-    #[serde(default = "default_verify_rate")]
-    pub verify_rate: u32,
+    /// What an administrator may change at each start.
+    #[serde(flatten)]
+    pub tuning: Tuning,
     /// Where pages that differ are put aside; `evidence` in the compute's directory if absent.
     #[serde(default)]
     pub evidence: Option<PathBuf>,
     /// For tests: whether every page leaves the cache as soon as it may.
     #[serde(default)]
     pub drop_everything: bool,
-}
-
-/// A smaller cache would do nothing but fetch.
-pub const CACHE_BYTES_MIN: u64 = 16 << 20;
-/// How far ingest may be behind before commits wait for it, unless configured.
-pub const LAG_BYTES_MAX: u64 = 1 << 30;
-
-/// How long a process waits for a page, unless configured.
-pub const FETCH_SECONDS_MAX: u64 = 60;
-
-fn lag_bytes_max() -> u64 {
-    LAG_BYTES_MAX
-}
-
-fn fetch_seconds_max() -> u64 {
-    FETCH_SECONDS_MAX
-}
-
-/// Pages a second that are compared with storage's where nothing else is said.
-pub const VERIFY_RATE: u32 = 20;
-
-fn default_verify_rate() -> u32 {
-    VERIFY_RATE
+    /// Settings that there are not; [`Config::checked`] refuses them.
+    #[serde(flatten, skip_serializing)]
+    pub unknown: BTreeMap<String, serde_json::Value>,
 }
 
 fn loopback() -> IpAddr {
@@ -100,6 +72,9 @@ fn loopback() -> IpAddr {
 impl Config {
     /// The same settings with absolute paths, or what is wrong with them.
     pub fn checked(mut self) -> Result<Config, Error> {
+        if let Some(name) = self.unknown.keys().next() {
+            return Err(Error::Config(format!("there is no setting {name:?}")));
+        }
         if self.safekeepers.is_empty() || self.pageservers.is_empty() {
             return Err(Error::Config("a compute needs at least one safekeeper and one pageserver".into()));
         }
@@ -111,9 +86,6 @@ impl Config {
         require_file(&self.program("postgres"))?;
         require_file(&self.shim)?;
         check_setting_names(&self.settings)?;
-        if self.cache_bytes.is_some_and(|bytes| bytes < CACHE_BYTES_MIN) {
-            return Err(Error::Config(format!("the cache needs at least {} MiB", CACHE_BYTES_MIN >> 20)));
-        }
         Ok(self)
     }
 
@@ -169,7 +141,7 @@ impl Config {
 
     /// Whether pages may leave the cache.
     pub fn is_bounded(&self) -> bool {
-        self.cache_bytes.is_some() || self.drop_everything
+        self.tuning.cache_size().bytes().is_some() || self.drop_everything
     }
 
     /// A libpq URI for this compute's superuser.
@@ -221,12 +193,10 @@ mod tests {
             run_as_user: None,
             settings: Vec::new(),
             pushdown: false,
-            cache_bytes: None,
-            lag_bytes_max: LAG_BYTES_MAX,
-            fetch_seconds_max: FETCH_SECONDS_MAX,
-            verify_rate: VERIFY_RATE,
+            tuning: Tuning::default(),
             evidence: None,
             drop_everything: false,
+            unknown: BTreeMap::new(),
         }
     }
 
@@ -234,6 +204,18 @@ mod tests {
     fn configuration_reads_back_from_json() {
         let text = serde_json::to_string(&config()).expect("serialisable");
         assert_eq!(serde_json::from_str::<Config>(&text).expect("readable"), config());
+    }
+
+    #[test]
+    fn a_setting_that_there_is_not_is_refused_by_name_and_a_former_name_is_read() {
+        let mut written = serde_json::to_value(config()).expect("serialisable");
+        written["lag_bytes_max"] = 7.into();
+        let read: Config = serde_json::from_value(written.clone()).expect("readable");
+        assert_eq!((read.tuning.max_lag(), read.unknown.len()), (7, 0));
+        written["max_leg"] = 7.into();
+        let read: Config = serde_json::from_value(written).expect("readable");
+        let error = read.checked().expect_err("refused");
+        assert!(error.to_string().contains("max_leg"), "{error}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct Fullness {
 impl Fullness {
     /// Of an empty cache.
     pub fn new(config: &Config) -> Fullness {
-        Fullness::with_limit(config.cache_bytes.unwrap_or(u64::MAX))
+        Fullness::with_limit(config.tuning.cache_size().bytes().unwrap_or(u64::MAX))
     }
 
     /// Of an empty cache with this bound.

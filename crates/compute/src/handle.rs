@@ -8,52 +8,16 @@ use crate::outdated::Outdated;
 use crate::postgres::Postgres;
 use crate::session::Session;
 use crate::setting::Setting;
-use crate::verify::{self, Verification};
+use crate::verify;
 use crate::{Config, Error, conf, pushdown};
 use parking_lot::{Mutex, MutexGuard};
+use quire_api::compute::{Phase, Verification};
 use quire_cache::AgentState;
 use quire_cache::control::CounterValues;
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
-
-/// What a compute is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// On the way to accept connections.
-    Starting,
-    /// Accepting connections.
-    Running,
-    /// PostgreSQL is shutting down.
-    Stopping,
-    /// PostgreSQL was stopped on request.
-    Stopped,
-    /// A start failed, or PostgreSQL crashed; it is tried again.
-    Failed,
-    /// A newer compute was elected; the agent ends.
-    Fenced,
-}
-
-impl Phase {
-    /// The word in messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Phase::Starting => "starting",
-            Phase::Running => "running",
-            Phase::Stopping => "stopping",
-            Phase::Stopped => "stopped",
-            Phase::Failed => "failed",
-            Phase::Fenced => "fenced",
-        }
-    }
-
-    fn is_settled(self) -> bool {
-        !matches!(self, Phase::Starting | Phase::Stopping)
-    }
-}
 
 /// A phase, and what went wrong last.
 #[derive(Clone, Debug)]
@@ -204,7 +168,7 @@ impl Handle {
         let (taken, is_taken) = oneshot::channel();
         self.inner.commands.send(Command { order, taken }).await.map_err(|_| Error::ShuttingDown)?;
         is_taken.await.map_err(|_| Error::ShuttingDown)??;
-        let settled = state.wait_for(|state| state.phase.is_settled()).await.map_err(|_| Error::ShuttingDown)?;
+        let settled = state.wait_for(|state| is_settled(state.phase)).await.map_err(|_| Error::ShuttingDown)?;
         match settled.phase == goal {
             true => Ok(()),
             false => Err(Error::Refused(
@@ -293,4 +257,9 @@ impl Handle {
             self.inner.state.send_modify(|state| state.failed_starts = state.failed_starts.saturating_add(1));
         }
     }
+}
+
+/// Whether the compute stays in this phase until an order or an event.
+fn is_settled(phase: Phase) -> bool {
+    !matches!(phase, Phase::Starting | Phase::Stopping)
 }

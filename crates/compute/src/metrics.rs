@@ -1,14 +1,15 @@
 //! What a compute agent measures.
 
-use crate::quorum::status::QuorumStatus;
-use crate::throttle::{COMPONENTS, Throttle, Throttled};
+use crate::throttle::Throttle;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
+use quire_api::compute::{Component, QuorumStatus, Throttled};
+use quire_api::metric::compute::{self as names, PREFIX};
 use quire_cache::control::CounterValues;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
@@ -39,14 +40,14 @@ struct Fetch {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Component {
+struct Throttler {
     component: &'static str,
 }
 
 /// What the throttle says of itself.
 #[derive(Debug, Default)]
 struct Throttling {
-    active: Family<Component, Level>,
+    active: Family<Throttler, Level>,
     lag_bytes: Level,
     waited_ms: Level,
 }
@@ -100,7 +101,7 @@ impl Metrics {
     /// All at zero.
     pub fn new() -> Metrics {
         let mut metrics = Metrics {
-            registry: Registry::with_prefix("quire_compute"),
+            registry: Registry::with_prefix(PREFIX),
             fetch: Histogram::new(exponential_buckets(50e-6, 2.0, 18)),
             fetch_requests: Counter::default(),
             fetched_pages: Family::default(),
@@ -127,25 +128,19 @@ impl Metrics {
 
     fn register_agent(&mut self) {
         let registry = &mut self.registry;
-        registry.register_with_unit("fetch", "Time to get pages from storage", Unit::Seconds, self.fetch.clone());
-        registry.register("fetch_requests", "Requests for pages sent to storage", self.fetch_requests.clone());
-        registry.register("fetched_pages", "Pages got from storage, by reason", self.fetched_pages.clone());
-        registry.register("cold_starts", "Starts from storage alone", self.cold_starts.clone());
-        let help = "Time from nothing to accepting connections";
-        registry.register_with_unit("cold_start", help, Unit::Seconds, self.cold_start.clone());
-        registry.register("verified_pages", "Pages compared with storage", self.verified_pages.clone());
-        registry.register("verify_mismatches", "Pages found to differ from storage", self.mismatches.clone());
-        let help = "Pages compared with storage while PostgreSQL works";
-        registry.register("sampled_pages", help, self.sampled_pages.clone());
-        let help = "Pages of those that differ from storage";
-        registry.register("sampled_mismatches", help, self.sampled_mismatches.clone());
-        let help = "Bytes of relation files in a bounded cache";
-        registry.register("cache_bytes", help, self.cache_bytes.clone());
-        let help = "1 while another PostgreSQL is installed than the one that runs";
-        registry.register("postgres_outdated", help, self.outdated.clone());
-        registry.register("dropped_pages", "Pages that left the cache to keep it bounded", self.dropped_pages.clone());
-        let help = "Pages that storage was given as PostgreSQL wrote them, because WAL does not describe them";
-        registry.register("pages_kept_as_written", help, self.pages_kept_as_written.clone());
+        names::FETCH.register(registry, self.fetch.clone());
+        names::FETCH_REQUESTS.register(registry, self.fetch_requests.clone());
+        names::FETCHED_PAGES.register(registry, self.fetched_pages.clone());
+        names::COLD_STARTS.register(registry, self.cold_starts.clone());
+        names::COLD_START.register(registry, self.cold_start.clone());
+        names::VERIFIED_PAGES.register(registry, self.verified_pages.clone());
+        names::VERIFY_MISMATCHES.register(registry, self.mismatches.clone());
+        names::SAMPLED_PAGES.register(registry, self.sampled_pages.clone());
+        names::SAMPLED_MISMATCHES.register(registry, self.sampled_mismatches.clone());
+        names::CACHE_BYTES.register(registry, self.cache_bytes.clone());
+        names::POSTGRES_OUTDATED.register(registry, self.outdated.clone());
+        names::DROPPED_PAGES.register(registry, self.dropped_pages.clone());
+        names::PAGES_KEPT_AS_WRITTEN.register(registry, self.pages_kept_as_written.clone());
     }
 
     /// Whether another PostgreSQL is installed than the one that runs.
@@ -157,48 +152,47 @@ impl Metrics {
         let Shared { reads, writes, fills, fill_errors, fill_wait_ns, flush_waits, flush_wait_ns, flush_errors } =
             &self.shared;
         let levels = [
-            ("cache_reads", "Reads of files that storage has", reads),
-            ("cache_writes", "Writes of files that storage has", writes),
-            ("fills", "Fetches that processes asked for", fills),
-            ("fill_errors", "Fetches that failed", fill_errors),
-            ("fill_wait_ns", "Nanoseconds that processes waited for fetches", fill_wait_ns),
-            ("flush_waits", "WAL flushes that processes waited for", flush_waits),
-            ("flush_wait_ns", "Nanoseconds that processes waited for WAL flushes", flush_wait_ns),
-            ("flush_errors", "WAL flushes that were refused", flush_errors),
+            (names::CACHE_READS, reads),
+            (names::CACHE_WRITES, writes),
+            (names::FILLS, fills),
+            (names::FILL_ERRORS, fill_errors),
+            (names::FILL_WAIT_NS, fill_wait_ns),
+            (names::FLUSH_WAITS, flush_waits),
+            (names::FLUSH_WAIT_NS, flush_wait_ns),
+            (names::FLUSH_ERRORS, flush_errors),
         ];
-        for (name, help, level) in levels {
-            self.registry.register(name, format!("{help}, since the last cold start"), level.clone());
+        for (metric, level) in levels {
+            metric.register(&mut self.registry, level.clone());
         }
     }
 
     fn register_quorum(&mut self) {
         let Quorum { connected, lost, term, written, committed, flush } = &self.quorum;
         let levels = [
-            ("quorum_connected", "Safekeepers that take this term's WAL", connected),
-            ("quorum_lost", "Whether commits wait for want of a majority", lost),
-            ("term", "The term that is held, 0 if none", term),
-            ("written_lsn", "End of the WAL handed to the quorum", written),
-            ("committed_lsn", "End of what a majority has flushed", committed),
+            (names::QUORUM_CONNECTED, connected),
+            (names::QUORUM_LOST, lost),
+            (names::TERM, term),
+            (names::WRITTEN_LSN, written),
+            (names::COMMITTED_LSN, committed),
         ];
-        for (name, help, level) in levels {
-            self.registry.register(name, help, level.clone());
+        for (metric, level) in levels {
+            metric.register(&mut self.registry, level.clone());
         }
-        self.registry.register("safekeeper_flush_lsn", "What each safekeeper has flushed", flush.clone());
+        names::SAFEKEEPER_FLUSH_LSN.register(&mut self.registry, flush.clone());
     }
 
     fn register_throttling(&mut self) {
         let Throttling { active, lag_bytes, waited_ms } = &self.throttling;
-        self.registry.register("throttled", "Whether this component holds commits back", active.clone());
-        self.registry.register("ingest_lag_bytes", "WAL that is shipped and not ingested", lag_bytes.clone());
-        let help = "Milliseconds that flushes were held back, since the last cold start";
-        self.registry.register("throttle_wait_ms", help, waited_ms.clone());
+        names::THROTTLED.register(&mut self.registry, active.clone());
+        names::INGEST_LAG_BYTES.register(&mut self.registry, lag_bytes.clone());
+        names::THROTTLE_WAIT_MS.register(&mut self.registry, waited_ms.clone());
     }
 
     /// Takes over what the throttle says.
     pub fn throttle(&self, throttle: &Throttle, throttled: Option<&Throttled>) {
-        for component in COMPONENTS {
+        for component in Component::ALL {
             let is_active = throttled.is_some_and(|throttled| throttled.component == component);
-            self.throttling.active.get_or_create(&Component { component }).set(is_active.into());
+            self.throttling.active.get_or_create(&Throttler { component: component.name() }).set(is_active.into());
         }
         self.throttling.lag_bytes.set(throttle.lag());
         self.throttling.waited_ms.set(u64::try_from(throttle.waited().as_millis()).unwrap_or(u64::MAX));
@@ -339,5 +333,13 @@ mod tests {
         assert_eq!((metrics.fetched_pages(), metrics.fetch_requests()), (4, 2));
         assert!(text.contains("quire_compute_flush_waits 7"), "{text}");
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn every_metric_is_registered() {
+        let text = format!("{:?}", Metrics::new().registry);
+        for metric in names::ALL {
+            assert!(text.contains(&format!("\"{}\"", metric.name)), "{metric:?}");
+        }
     }
 }

@@ -158,7 +158,7 @@ fn serve_commits(setting: &Setting, quorum: &Quorum, log: &Log) -> Result<Commit
     let config = &setting.config;
     let control = share_memory(setting, &log.won, log.end.start)?;
     let fullness = Arc::new(Fullness::new(config));
-    let throttle = Arc::new(Throttle::new(config.lag_bytes_max, log.end.start, fullness.clone()));
+    let throttle = Arc::new(Throttle::new(config.tuning.max_lag(), log.end.start, fullness.clone()));
     let partial = Arc::new(PartialPages::new(control.clone()));
     let source = Source { wal: local_wal(config, &log.won), throttle: throttle.clone(), partial: partial.clone() };
     quorum.serve(control.clone(), source, &log.won, &log.end.last, log.end.start)?;

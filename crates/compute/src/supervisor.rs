@@ -15,12 +15,13 @@
 //! Invariants: `postgres` runs only within a [`Session`]; a session whose `postgres` did not end cleanly is not used
 //! again; a fenced compute is never started again, whatever else went wrong at the same moment.
 
-use crate::handle::{Command, Handle, Order, Phase};
+use crate::handle::{Command, Handle, Order};
 use crate::kept::settings::Choice;
 use crate::postgres::{self, Postgres};
 use crate::session::Session;
 use crate::{Error, admission, conf, orphans, server, start, stopped};
 use nix::sys::signal::Signal;
+use quire_api::compute::Phase;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -347,6 +348,6 @@ async fn bring_up(handle: Handle, choice: Choice, reason: String) -> Result<Arc<
         admitted = admitting => admitted?,
         error = session.broken() => return Err(error),
     }
-    server::warn_of(session.server, setting.config.verify_rate);
+    server::warn_of(session.server, setting.config.tuning.verify_rate());
     Ok(postgres)
 }

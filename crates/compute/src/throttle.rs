@@ -14,8 +14,8 @@
 
 use crate::fullness::Fullness;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use quire_api::compute::{Component, Throttled};
 use quire_types::Lsn;
-use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,6 @@ const SLOWEST: Duration = Duration::from_millis(200);
 const OVERFULL_LIMIT: u64 = 4 << 20;
 /// How often a flush that is held looks whether it is wanted any more.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// What a throttle can name: ingest, and a pageserver that does not answer.
-pub const COMPONENTS: [&str; 2] = ["ingest", "pageserver"];
 
 /// What is done with a flush.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,19 +53,6 @@ pub fn pace(lag: u64, limit: u64) -> Pace {
 pub fn limit_of(limit: u64, excess: f64) -> u64 {
     let lowest = limit.min(OVERFULL_LIMIT);
     limit - ((limit - lowest) as f64 * excess.clamp(0.0, 1.0)) as u64
-}
-
-/// Who holds commits back, for people.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub struct Throttled {
-    /// One of [`COMPONENTS`].
-    pub component: &'static str,
-    /// Whether commits wait until it has moved, and are not only slower.
-    pub holds: bool,
-    /// Bytes of WAL that are shipped and not ingested.
-    pub lag_bytes: u64,
-    /// From how many on commits wait.
-    pub limit_bytes: u64,
 }
 
 /// The distance between the log and ingest, and who waits because of it.
@@ -133,8 +117,7 @@ impl Throttle {
     /// Who holds commits back at the moment, if anybody does. `is_connected` says whether the pageserver answers.
     pub fn throttled(&self, is_connected: bool) -> Option<Throttled> {
         let lag_bytes = self.lag();
-        let [ingest, pageserver] = COMPONENTS;
-        let component = if is_connected { ingest } else { pageserver };
+        let component = if is_connected { Component::Ingest } else { Component::Pageserver };
         let limit_bytes = self.limit();
         let holds = match pace(lag_bytes, limit_bytes) {
             Pace::Free => return None,
@@ -198,7 +181,7 @@ mod tests {
             std::thread::yield_now();
         }
         let held = throttle.throttled(false).expect("it lags");
-        assert_eq!((held.component, held.holds, held.lag_bytes), ("pageserver", true, 5000));
+        assert_eq!((held.component, held.holds, held.lag_bytes), (Component::Pageserver, true, 5000));
         throttle.ingested(Lsn(4000));
         assert!(!done.load(Ordering::SeqCst), "at the limit it still waits");
         throttle.ingested(Lsn(4900));

@@ -14,11 +14,11 @@ use crate::page_client::PageError;
 use crate::session::Session;
 use crate::{Config, Error, postgres};
 use bytes::Bytes;
+use quire_api::compute::{Mismatch, Verification};
 use quire_cache::ComputeDir;
 use quire_protocol::page::ErrorCode;
 use quire_types::{CodecError, Fork, Key, Lsn, RelTag, size};
 use quire_wal::page;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,34 +32,6 @@ const ATTEMPTS: u32 = 6;
 const ATTEMPT_DELAY: Duration = Duration::from_millis(200);
 /// How many differing pages are described and kept.
 const MISMATCHES_MAX: usize = 1000;
-
-/// A page that differs.
-#[derive(Clone, Debug, Serialize)]
-pub struct Mismatch {
-    /// Its relation's file, below the data directory.
-    pub relation: String,
-    /// Its block in the fork.
-    pub block: u32,
-    /// LSN in the cache's copy.
-    pub cache_lsn: Lsn,
-    /// LSN in storage's copy; none if storage has no such page.
-    pub storage_lsn: Option<Lsn>,
-    /// Offset of the first byte that differs under the masks.
-    pub first_difference: Option<usize>,
-}
-
-/// What a verification found.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Verification {
-    /// Pages compared.
-    pub checked: u64,
-    /// Pages in the cache's files that are not in the cache, and so equal by definition.
-    pub absent: u64,
-    /// Pages that are never in storage.
-    pub skipped: u64,
-    /// Pages that differ.
-    pub mismatches: Vec<Mismatch>,
-}
 
 /// One verification.
 struct Verifier<'a> {

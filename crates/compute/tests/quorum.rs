@@ -1,12 +1,13 @@
 //! The commit path against real safekeepers: what PostgreSQL is told is durable, is; and nothing else.
 
+use quire_api::Tuning;
+use quire_api::compute::{LinkStatus, QuorumStatus};
 use quire_cache::{ControlMap, ControlSettings, FlushOutcome};
 use quire_compute::as_written::PartialPages;
-use quire_compute::config::{FETCH_SECONDS_MAX, LAG_BYTES_MAX};
 use quire_compute::fullness::Fullness;
 use quire_compute::last_checkpoint::LastCheckpoint;
 use quire_compute::quorum::local_wal::{LocalWal, TIMELINE};
-use quire_compute::quorum::{LinkStatus, Quorum, QuorumStatus, Source, Won};
+use quire_compute::quorum::{Quorum, Source, Won};
 use quire_compute::throttle::Throttle;
 use quire_compute::{Config, Error, bootstrap};
 use quire_net::quorum_client::QuorumClient;
@@ -80,10 +81,8 @@ fn config(folder: &Path, nodes: &[Node]) -> Config {
         run_as_user: None,
         settings: Vec::new(),
         pushdown: false,
-        cache_bytes: None,
-        lag_bytes_max: LAG_BYTES_MAX,
-        fetch_seconds_max: FETCH_SECONDS_MAX,
-        verify_rate: 0,
+        tuning: Tuning { verify_rate: Some(0), ..Tuning::default() },
+        unknown: Default::default(),
         evidence: None,
         drop_everything: false,
     }
@@ -138,7 +137,7 @@ impl Writer {
         within(writer.quorum.committed(start)).await.expect("committed");
         writer.control = control(&folder, Won { end_of_log: start, ..won });
         let last = LastCheckpoint { record, state };
-        let throttle = Arc::new(Throttle::new(LAG_BYTES_MAX, start, Arc::new(Fullness::new(config))));
+        let throttle = Arc::new(Throttle::new(config.tuning.max_lag(), start, Arc::new(Fullness::new(config))));
         let control = writer.control.clone();
         let partial = Arc::new(PartialPages::new(control.clone()));
         let source = Source { wal: writer.wal.another(), throttle, partial };

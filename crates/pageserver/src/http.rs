@@ -1,14 +1,5 @@
-//! Status, metrics and settings over HTTP, for people and scripts.
-//!
-//! | request | answer |
-//! |---|---|
-//! | `GET /status` | all branches |
-//! | `GET /metrics` | OpenMetrics text |
-//! | `GET /page?project=&branch=&tablespace=&database=&relation=&fork=&block=[&lsn=]` | the chain of a page |
-//! | `GET /hot?project=&branch=[&count=]` | the longest chains of a branch |
-//! | `PUT /settings?project=&branch=` with `{"max_deltas":, "max_bytes":}` | 204 |
-//!
-//! `shard=` and `shards=` name a shard; 0 of 1 is meant where they are missing.
+//! Status, metrics and settings over HTTP, for people and scripts. [`quire_api::pageserver`] has the requests and
+//! answers.
 
 use crate::accounts::Account;
 use crate::error::ReadError;
@@ -23,8 +14,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
+use quire_api::pageserver::{
+    HOT, HotPage, ImageStatus, ImageThresholds, LayerStatus, OpenShard, PAGE, PageChain, PageVersion, Positions,
+    Pushdown, PushdownState, SETTINGS, ShardStatus, Status, WalStatus,
+};
+use quire_api::{METRICS, OPEN_METRICS, STATUS};
 use quire_types::{BranchId, BranchKey, Fork, Key, Lsn, ProjectId, RelTag, ShardId};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
@@ -46,11 +42,11 @@ pub struct HttpState {
 /// The routes.
 pub fn router(state: HttpState) -> Router {
     Router::new()
-        .route("/status", get(status))
-        .route("/metrics", get(metrics))
-        .route("/page", get(page))
-        .route("/hot", get(hot))
-        .route("/settings", put(settings))
+        .route(STATUS, get(status))
+        .route(METRICS, get(metrics))
+        .route(PAGE, get(page))
+        .route(HOT, get(hot))
+        .route(SETTINGS, put(settings))
         .with_state(state)
 }
 
@@ -78,68 +74,6 @@ impl BranchQuery {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct Status {
-    branches: Vec<ShardStatus>,
-}
-
-#[derive(Debug, Serialize)]
-struct ShardStatus {
-    project: ProjectId,
-    branch: BranchId,
-    shard: ShardId,
-    /// Why ingest stopped, or nothing becomes durable, or what cannot be read, or why the branch cannot be opened.
-    error: Option<String>,
-    #[serde(flatten)]
-    open: Option<OpenStatus>,
-}
-
-#[derive(Debug, Serialize)]
-struct OpenStatus {
-    lsn: Positions,
-    start: Lsn,
-    postgres_version: u32,
-    pushdown: Pushdown,
-    images: ImageStatus,
-    wal: WalStatus,
-    layers: StoreSize,
-}
-
-#[derive(Debug, Serialize)]
-struct Positions {
-    ingested: Lsn,
-    durable: Lsn,
-}
-
-#[derive(Debug, Serialize)]
-struct Pushdown {
-    /// `on` where the compute leaves page images to storage, `off` where it logs them, `unknown` if that cannot be
-    /// read.
-    state: &'static str,
-    since_lsn: Option<Lsn>,
-}
-
-#[derive(Debug, Serialize)]
-struct ImageStatus {
-    made: u64,
-    bytes_written: u64,
-    backlog_pages: usize,
-    broken_pages: usize,
-    /// Pages without images because bytes of theirs were not logged and may still come.
-    incomplete_pages: usize,
-    longest_chain: u32,
-    long_chain_reads: u64,
-    max_deltas: u32,
-    max_bytes: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct WalStatus {
-    records: u64,
-    bytes: u64,
-    full_page_images: u64,
-}
-
 async fn status(State(state): State<HttpState>) -> Result<Json<Status>, Refusal> {
     quire_crash::plant("pageserver.http");
     let all = move || state.shards.list().into_iter().map(|(key, known)| shard_status(key, &known)).collect();
@@ -159,10 +93,10 @@ fn shard_status(key: ShardKey, known: &ShardState) -> ShardStatus {
     ShardStatus { project: key.branch.project, branch: key.branch.branch, shard: key.shard, error, open }
 }
 
-fn open_status(shard: &Shard) -> OpenStatus {
+fn open_status(shard: &Shard) -> OpenShard {
     let pages = shard.pages();
     let (progress, origin, counted) = (pages.progress(), pages.origin(), pages.metrics());
-    OpenStatus {
+    OpenShard {
         lsn: Positions { ingested: progress.ingested, durable: progress.durable },
         start: origin.start,
         postgres_version: origin.postgres_version,
@@ -173,16 +107,21 @@ fn open_status(shard: &Shard) -> OpenStatus {
             bytes: counted.wal_bytes(),
             full_page_images: counted.full_page_images(),
         },
-        layers: pages.store().size(),
+        layers: layer_status(pages.store().size()),
     }
 }
 
 fn pushdown(shard: &Shard) -> Pushdown {
     match shard.full_page_writes() {
-        Ok(Some(writes)) if writes.on => Pushdown { state: "off", since_lsn: Some(writes.since) },
-        Ok(Some(writes)) => Pushdown { state: "on", since_lsn: Some(writes.since) },
-        Ok(None) | Err(_) => Pushdown { state: "unknown", since_lsn: None },
+        Ok(Some(writes)) if writes.on => Pushdown { state: PushdownState::Off, since_lsn: Some(writes.since) },
+        Ok(Some(writes)) => Pushdown { state: PushdownState::On, since_lsn: Some(writes.since) },
+        Ok(None) | Err(_) => Pushdown { state: PushdownState::Unknown, since_lsn: None },
     }
+}
+
+fn layer_status(size: StoreSize) -> LayerStatus {
+    let StoreSize { runs, layers, layer_bytes, frozen_memtables, memtable_bytes } = size;
+    LayerStatus { runs, layers, layer_bytes, frozen_memtables, memtable_bytes }
 }
 
 fn image_status(shard: &Shard) -> ImageStatus {
@@ -196,8 +135,7 @@ fn image_status(shard: &Shard) -> ImageStatus {
         incomplete_pages: pages.incomplete_pages(),
         longest_chain: pages.longest_chain().map_or(0, |(_, account)| account.deltas),
         long_chain_reads: counted.long_chain_reads(),
-        max_deltas: settings.max_deltas,
-        max_bytes: settings.max_bytes,
+        thresholds: ImageThresholds { max_deltas: settings.max_deltas, max_bytes: settings.max_bytes },
     }
 }
 
@@ -208,8 +146,7 @@ async fn metrics(State(state): State<HttpState>) -> Result<Response, Refusal> {
         }
     }
     let text = state.metrics.encode().map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, content_type)], text).into_response())
+    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
 }
 
 fn gauges(shard: &Shard) -> ShardGauges {
@@ -253,51 +190,27 @@ impl PageQuery {
     }
 }
 
-#[derive(Debug, Serialize)]
-struct PageStatus {
-    lsn: Lsn,
-    image_lsn: Option<Lsn>,
-    deltas: u32,
-    delta_bytes: u64,
-    versions: Vec<VersionStatus>,
-}
-
-#[derive(Debug, Serialize)]
-struct VersionStatus {
-    lsn: Lsn,
-    kind: &'static str,
-    bytes: usize,
-}
-
 async fn page(
     State(state): State<HttpState>,
     Query(query): Query<BranchQuery>,
     Query(page): Query<PageQuery>,
-) -> Result<Json<PageStatus>, Refusal> {
+) -> Result<Json<PageChain>, Refusal> {
     let (shard, key) = (query.find(&state)?, page.key()?);
     let lsn = page.lsn.unwrap_or_else(|| shard.pages().progress().ingested);
     let read = spawn_blocking(move || shard.pages().page_chain(key, lsn)).await;
     let chain = read.map_err(internal)?.map_err(refuse_read)?.chain;
-    let version = |version: &crate::value::Version| VersionStatus {
+    let version = |version: &crate::value::Version| PageVersion {
         lsn: version.lsn,
-        kind: version.kind.name(),
+        kind: version.kind.name().to_owned(),
         bytes: version.payload.len(),
     };
-    Ok(Json(PageStatus {
+    Ok(Json(PageChain {
         lsn,
         image_lsn: chain.image_lsn(),
         deltas: chain.delta_count(),
         delta_bytes: chain.delta_bytes(),
         versions: chain.versions().map(version).collect(),
     }))
-}
-
-#[derive(Debug, Serialize)]
-struct HotPage {
-    page: String,
-    deltas: u32,
-    delta_bytes: u64,
-    last_lsn: Lsn,
 }
 
 async fn hot(State(state): State<HttpState>, Query(query): Query<BranchQuery>) -> Result<Json<Vec<HotPage>>, Refusal> {
@@ -315,13 +228,14 @@ async fn hot(State(state): State<HttpState>, Query(query): Query<BranchQuery>) -
 async fn settings(
     State(state): State<HttpState>,
     Query(query): Query<BranchQuery>,
-    Json(settings): Json<ImageSettings>,
+    Json(thresholds): Json<ImageThresholds>,
 ) -> Result<StatusCode, Refusal> {
     let shard = query.find(&state)?;
-    if settings.max_deltas == 0 || settings.max_bytes == 0 {
+    let ImageThresholds { max_deltas, max_bytes } = thresholds;
+    if max_deltas == 0 || max_bytes == 0 {
         return Err((StatusCode::BAD_REQUEST, "thresholds must not be 0".into()));
     }
-    let set = spawn_blocking(move || shard.pages().set_settings(settings)).await;
+    let set = spawn_blocking(move || shard.pages().set_settings(ImageSettings { max_deltas, max_bytes })).await;
     set.map_err(internal)?.map_err(internal)?;
     Ok(StatusCode::NO_CONTENT)
 }

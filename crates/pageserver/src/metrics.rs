@@ -6,7 +6,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
+use quire_api::metric::pageserver::{self as names, PREFIX};
 use quire_types::{BranchKey, PAGE_SIZE, ShardId};
 use std::fmt;
 use std::time::Duration;
@@ -108,7 +109,7 @@ impl Metrics {
     /// Metrics of which nothing was counted yet.
     pub fn new() -> Metrics {
         let mut metrics = Metrics {
-            registry: Registry::with_prefix("quire_pageserver"),
+            registry: Registry::with_prefix(PREFIX),
             records: Counters::default(),
             wal_bytes: KindCounters::default(),
             full_page_images: Counters::default(),
@@ -136,45 +137,32 @@ impl Metrics {
 
     fn register_counters(&mut self) {
         let registry = &mut self.registry;
-        registry.register("records", "WAL records ingested", self.records.clone());
-        registry.register("wal_bytes", "WAL ingested, page images and the rest", self.wal_bytes.clone());
-        registry.register("full_page_images", "Page images in the WAL", self.full_page_images.clone());
-        registry.register("images", "Page images made by this pageserver, by reason", self.images.clone());
-        registry.register(
-            "long_chain_reads",
-            "Reads that met a chain past the threshold",
-            self.long_chain_reads.clone(),
-        );
-        registry.register("pages_kept", "Pages kept as PostgreSQL wrote them", self.pages_kept.clone());
+        names::RECORDS.register(registry, self.records.clone());
+        names::WAL_BYTES.register(registry, self.wal_bytes.clone());
+        names::FULL_PAGE_IMAGES.register(registry, self.full_page_images.clone());
+        names::IMAGES.register(registry, self.images.clone());
+        names::LONG_CHAIN_READS.register(registry, self.long_chain_reads.clone());
+        names::PAGES_KEPT.register(registry, self.pages_kept.clone());
         let page_bytes_kept = self.page_bytes_kept.clone();
-        registry.register_with_unit("pages_kept", "Pages kept as PostgreSQL wrote them", Unit::Bytes, page_bytes_kept);
-        registry.register("ingest_waits", "Times ingest waited for flushes or images", self.ingest_waits.clone());
-        registry.register("deltas_per_read", "Deltas replayed for a page", self.deltas_per_read.clone());
-        registry.register("layers_per_read", "Layers visited for a page", self.layers_per_read.clone());
+        names::PAGES_KEPT_BYTES.register(registry, page_bytes_kept);
+        names::INGEST_WAITS.register(registry, self.ingest_waits.clone());
+        names::DELTAS_PER_READ.register(registry, self.deltas_per_read.clone());
+        names::LAYERS_PER_READ.register(registry, self.layers_per_read.clone());
         let read_seconds = self.read_seconds.clone();
-        registry.register_with_unit(
-            "read_duration",
-            "Time to rebuild the pages of a request",
-            Unit::Seconds,
-            read_seconds,
-        );
+        names::READ_DURATION.register(registry, read_seconds);
     }
 
     fn register_gauges(&mut self) {
         let registry = &mut self.registry;
-        registry.register("ingested_lsn", "Everything before is ingested", self.ingested.clone());
-        registry.register("durable_lsn", "Everything before is in layer files", self.durable.clone());
-        registry.register("image_backlog_pages", "Pages that wait for an image", self.backlog.clone());
+        names::INGESTED_LSN.register(registry, self.ingested.clone());
+        names::DURABLE_LSN.register(registry, self.durable.clone());
+        names::IMAGE_BACKLOG_PAGES.register(registry, self.backlog.clone());
         let incomplete_pages = self.incomplete_pages.clone();
-        registry.register(
-            "incomplete_pages",
-            "Pages of which bytes were not logged and may still come",
-            incomplete_pages,
-        );
-        registry.register("longest_chain_deltas", "Deltas of the longest chain", self.longest_chain.clone());
-        registry.register_with_unit("layer", "Size of layer files", Unit::Bytes, self.layer_bytes.clone());
-        registry.register("ingest_stopped", "1 if ingest stopped at an error", self.ingest_stopped.clone());
-        registry.register_with_unit("memtable", "Size of memtables", Unit::Bytes, self.memtable_bytes.clone());
+        names::INCOMPLETE_PAGES.register(registry, incomplete_pages);
+        names::LONGEST_CHAIN_DELTAS.register(registry, self.longest_chain.clone());
+        names::LAYER.register(registry, self.layer_bytes.clone());
+        names::INGEST_STOPPED.register(registry, self.ingest_stopped.clone());
+        names::MEMTABLE.register(registry, self.memtable_bytes.clone());
     }
 
     /// The counters of one shard; the same for the same shard.
@@ -312,5 +300,18 @@ impl ShardMetrics {
     /// The pages of a request took so long to rebuild.
     pub fn read_took(&self, took: Duration) {
         self.read_seconds.observe(took.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_registered() {
+        let text = format!("{:?}", Metrics::new().registry);
+        for metric in names::ALL {
+            assert!(text.contains(&format!("\"{}\"", metric.name)), "{metric:?}");
+        }
     }
 }

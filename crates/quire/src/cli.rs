@@ -24,7 +24,7 @@ Examples:
 #[command(name = "quire", version, after_help = EXAMPLES, propagate_version = true)]
 pub struct Cli {
     /// The folder that holds everything: data, settings, logs
-    #[arg(long, global = true, value_name = "DIR", default_value = "./.quire")]
+    #[arg(long, global = true, value_name = "DIR", default_value = "./.quire", overrides_with = "dir")]
     dir: PathBuf,
 
     /// Print one JSON document on stdout; everything else goes to stderr
@@ -107,6 +107,14 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_last_directory_counts() {
+        for line in ["quire --dir /a up --detach --background --dir /b", "quire up --dir /a --background --dir /b"] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+            assert_eq!(cli.dir, PathBuf::from("/b"), "{line}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::home::Home;
 use anyhow::{Context, Result, bail, ensure};
+use quire_api::Tuning;
 use quire_files::{Durability, publish};
 use quire_types::{BranchId, NodeId, ProjectId};
 use serde::{Deserialize, Serialize};
@@ -53,18 +54,9 @@ pub struct Branch {
     pub postgres_port: u16,
     /// Where its agent tells its status and takes commands.
     pub http_port: u16,
-    /// How many bytes of pages its compute keeps; any number if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cache_bytes: Option<u64>,
-    /// How far storage may lag before its compute's commits wait; the default if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lag_bytes_max: Option<u64>,
-    /// How many seconds its compute waits for a page that storage does not give; the default if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fetch_seconds_max: Option<u64>,
-    /// How many pages a second its compute compares with storage's; the usual number if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verify_rate: Option<u32>,
+    /// The settings of its compute.
+    #[serde(flatten)]
+    pub tuning: Tuning,
 }
 
 impl Node {
@@ -139,10 +131,7 @@ impl Deployment {
             created: false,
             postgres_port: ports.free()?,
             http_port: ports.free()?,
-            cache_bytes: None,
-            lag_bytes_max: None,
-            fetch_seconds_max: None,
-            verify_rate: None,
+            tuning: Tuning::default(),
         })
     }
 

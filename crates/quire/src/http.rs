@@ -1,9 +1,9 @@
 //! Asking roles over HTTP.
 
 use anyhow::{Context, Result, bail};
+use quire_api::Refusal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Peer {
     }
 
     /// Replaces a setting.
-    pub fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+    pub fn put(&self, path: &str, body: &impl Serialize) -> Result<()> {
         let request = client(QUESTION_TIMEOUT).put(self.url(path));
         self.read(request.send_json(body))
     }
@@ -61,10 +61,8 @@ impl Peer {
 
 /// Roles tell errors as `{"error": "..."}` or as plain text.
 fn error_text(body: &[u8], status: u16) -> String {
-    let document: Option<Value> = serde_json::from_slice(body).ok();
-    let told = document.as_ref().and_then(|document| document.get("error")).and_then(Value::as_str);
-    match told {
-        Some(text) => text.to_owned(),
+    match serde_json::from_slice::<Refusal>(body).ok() {
+        Some(refusal) => refusal.error,
         None if body.is_empty() => format!("HTTP status {status}"),
         None => String::from_utf8_lossy(body).trim().to_owned(),
     }

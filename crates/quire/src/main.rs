@@ -25,7 +25,6 @@ mod logging;
 mod postgres;
 mod processes;
 mod roles;
-mod size;
 mod sql;
 mod status;
 mod supervisor;

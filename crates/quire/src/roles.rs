@@ -7,6 +7,7 @@ use anyhow::Result;
 use nix::sys::signal::Signal;
 use quire_files::{Durability, publish};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -126,12 +127,10 @@ pub fn compute_config(deployment: &Deployment, branch: &Branch, options: &Comput
         settings: Vec::new(),
         // A new project starts with full-page writes off; what is switched later is kept beside the compute.
         pushdown: true,
-        cache_bytes: branch.cache_bytes,
-        lag_bytes_max: branch.lag_bytes_max.unwrap_or(quire_compute::config::LAG_BYTES_MAX),
-        fetch_seconds_max: branch.fetch_seconds_max.unwrap_or(quire_compute::config::FETCH_SECONDS_MAX),
-        verify_rate: branch.verify_rate.unwrap_or(quire_compute::config::VERIFY_RATE),
+        tuning: branch.tuning,
         evidence: Some(options.evidence.clone()),
         drop_everything: std::env::var_os(DROP_ALL_VARIABLE).is_some_and(|value| value == "1"),
+        unknown: BTreeMap::new(),
     }
 }
 

@@ -1,163 +1,142 @@
-//! What all roles of a folder say about themselves, in one document.
-//!
-//! The names in it are a promise to scripts: `safekeepers[]`, `pageservers[]` and `branches[]` with `compute`,
-//! `pushdown`, `lsn` and `images`. A role that does not answer is shown as `down`, and what only it knows as null.
+//! Asks all roles of a deployment for their status and makes one document of it.
 
 use crate::deployment::{Branch, Deployment, Node};
 use crate::http::Peer;
 use crate::roles::Role;
-use serde::Serialize;
-use serde_json::{Value, json};
+use quire_api::deployment::{self as document, ComputeState, Named, NodeState, Positions, Pushdown, Quorum, Status};
+use quire_api::pageserver::ShardStatus;
+use quire_api::safekeeper::BranchStatus;
+use quire_api::{STATUS, compute, pageserver, safekeeper};
+use serde::de::DeserializeOwned;
 use std::thread;
-
-/// The document.
-#[derive(Serialize, Debug)]
-pub struct Status {
-    /// The supervisor's pid, if it runs.
-    pub supervisor: Option<u32>,
-    /// The project.
-    pub project: String,
-    /// Whether a majority of the safekeepers answers.
-    pub quorum: Quorum,
-    /// One entry for each safekeeper.
-    pub safekeepers: Vec<Value>,
-    /// One entry for each pageserver.
-    pub pageservers: Vec<Value>,
-    /// One entry for each branch.
-    pub branches: Vec<Value>,
-}
-
-/// Whether commits can go on.
-#[derive(Serialize, Debug, Clone, PartialEq)]
-pub struct Quorum {
-    /// `ok` or `lost`.
-    pub state: &'static str,
-    /// Safekeepers that answer.
-    pub up: usize,
-    /// Safekeepers there are.
-    pub of: usize,
-}
-
-impl Quorum {
-    fn new(up: usize, of: usize) -> Quorum {
-        Quorum { state: if up > of / 2 { "ok" } else { "lost" }, up, of }
-    }
-}
 
 /// Asks all roles at once.
 pub fn collect(deployment: &Deployment, supervisor: Option<u32>) -> Status {
-    let safekeepers = ask_all(deployment.safekeepers.iter().cloned().map(Role::Safekeeper));
-    let pageservers = ask_all(deployment.pageservers.iter().cloned().map(Role::Pageserver));
-    let computes = ask_all(deployment.branches.iter().cloned().map(Role::Compute));
-    let up = safekeepers.iter().filter(|answer| answer.is_some()).count();
-    let stored: Vec<&Value> = pageservers.iter().flatten().collect();
-    let node = |(node, answer): (&Node, &Option<Value>)| node_entry(deployment, node, answer.as_ref());
-    let branch =
-        |(branch, compute): (&Branch, &Option<Value>)| branch_entry(deployment, branch, compute.as_ref(), &stored);
+    let safekeepers = ask(deployment.safekeepers.iter().cloned().map(Role::Safekeeper));
+    let pageservers = ask(deployment.pageservers.iter().cloned().map(Role::Pageserver));
+    let computes = ask(deployment.branches.iter().cloned().map(Role::Compute));
+    let (safekeepers, pageservers, computes) = (safekeepers.answers(), pageservers.answers(), computes.answers());
+    let up = safekeepers.iter().flatten().count();
+    let branch = |(branch, compute): (&Branch, Option<compute::Status>)| {
+        let stored = pageservers.iter().flatten().find_map(|answer| find_shard(deployment, branch, answer));
+        branch_entry(branch, compute, stored)
+    };
     Status {
         supervisor,
-        project: deployment.project.to_string(),
+        project: deployment.project,
         quorum: Quorum::new(up, deployment.safekeepers.len()),
-        branches: deployment.branches.iter().zip(&computes).map(branch).collect(),
-        safekeepers: deployment.safekeepers.iter().zip(&safekeepers).map(node).collect(),
-        pageservers: deployment.pageservers.iter().zip(&pageservers).map(node).collect(),
+        branches: deployment.branches.iter().zip(computes).map(branch).collect(),
+        safekeepers: nodes(deployment, &deployment.safekeepers, &safekeepers, find_log),
+        pageservers: nodes(deployment, &deployment.pageservers, &pageservers, find_shard),
     }
 }
 
-/// What the pageserver says about a branch, none if it does not answer or does not know it.
-pub fn stored_branch(deployment: &Deployment, branch: &Branch) -> Option<Value> {
+/// What the pageserver shows of a branch, none if it does not answer or does not know it.
+pub fn stored_branch(deployment: &Deployment, branch: &Branch) -> Option<ShardStatus> {
     let node = deployment.pageservers.first()?;
-    let answer: Value = Role::Pageserver(node.clone()).peer().get("/status").ok()?;
-    find_branch(deployment, branch, [&answer])
+    let answer: pageserver::Status = Role::Pageserver(node.clone()).peer().get(STATUS).ok()?;
+    find_shard(deployment, branch, &answer).cloned()
 }
 
-fn ask_all(roles: impl Iterator<Item = Role>) -> Vec<Option<Value>> {
-    let ask = |peer: Peer| thread::spawn(move || peer.get("/status").ok());
-    let questions: Vec<_> = roles.map(|role| ask(role.peer())).collect();
-    questions.into_iter().map(|question| question.join().ok().flatten()).collect()
+/// Questions to roles of one kind that are under way.
+struct Asked<T>(Vec<thread::JoinHandle<Option<T>>>);
+
+fn ask<T: DeserializeOwned + Send + 'static>(roles: impl Iterator<Item = Role>) -> Asked<T> {
+    let ask = |peer: Peer| thread::spawn(move || peer.get(STATUS).ok());
+    Asked(roles.map(|role| ask(role.peer())).collect())
 }
 
-/// Where a node is, whether it answers, and what it says of the branches that exist. It names branches as
-/// people do.
-fn node_entry(deployment: &Deployment, node: &Node, answer: Option<&Value>) -> Value {
-    let told = |branch: &Branch| {
-        let mut entry = find_branch(deployment, branch, answer)?;
-        entry["name"] = json!(branch.name);
-        Some(entry)
-    };
-    json!({
-        "node": node.node,
-        "state": if answer.is_some() { "up" } else { "down" },
-        "address": node.address(),
-        "http": node.http_address(),
-        "branches": deployment.branches.iter().filter_map(told).collect::<Vec<Value>>(),
-    })
+impl<T> Asked<T> {
+    /// The answers, none from a role that does not answer.
+    fn answers(self) -> Vec<Option<T>> {
+        self.0.into_iter().map(|question| question.join().ok().flatten()).collect()
+    }
 }
 
-fn branch_entry(deployment: &Deployment, branch: &Branch, compute: Option<&Value>, stored: &[&Value]) -> Value {
-    let stored = find_branch(deployment, branch, stored.iter().copied()).unwrap_or_default();
-    let down = json!({ "state": "down" });
-    let compute = compute.unwrap_or(&down);
-    json!({
-        "name": branch.name,
-        "id": branch.id,
-        "compute": {
-            "state": compute["state"],
-            "url": branch.url(),
-            "pid": compute["pid"],
-            "term": compute["term"],
-            "error": compute["error"],
-            "settings_rejected": compute["settings_rejected"],
-            "outdated": compute["outdated"],
-            "http": branch.http_address(),
-            "quorum_lost": compute["quorum"]["lost"],
-            "throttle": compute["throttle"],
-            "server": compute["server"],
-            "cache": {
-                "bytes": compute["cache"]["bytes"],
-                "limit": compute["cache"]["limit"],
-                "dropped": compute["cache"]["dropped"],
-                "fills": compute["cache"]["fills"],
-                "blocks": compute["cache"]["blocks"],
-                "requests": compute["cache"]["requests"],
-                "warmed": compute["cache"]["warmed"],
-            },
-        },
-        "verification": {
-            "rate": compute["verification"]["rate"],
-            "checked": compute["verification"]["checked"],
-            "mismatches": compute["verification"]["mismatches"],
-            "kept": compute["verification"]["kept"],
-            "evidence": compute["verification"]["evidence"],
-            "guarded": compute["verification"]["guarded"],
-        },
-        "pushdown": { "state": stored["pushdown"]["state"], "since_lsn": stored["pushdown"]["since_lsn"] },
-        "lsn": {
-            "written": compute["lsn"]["written"],
-            "committed": compute["lsn"]["committed"],
-            "ingested": stored["lsn"]["ingested"],
-            "durable": stored["lsn"]["durable"],
-        },
-        "images": stored["images"],
-        "error": stored["error"],
-    })
-}
-
-fn find_branch<'a>(
+/// Where nodes are, whether they answer, and what each shows of the branches that exist.
+fn nodes<A, T: Clone>(
     deployment: &Deployment,
-    branch: &Branch,
-    answers: impl IntoIterator<Item = &'a Value>,
-) -> Option<Value> {
-    let id = branch.id.to_string();
-    let project = deployment.project.to_string();
-    let all = answers.into_iter().filter_map(|answer| answer["branches"].as_array()).flatten();
-    let mut same = all.filter(|entry| entry["branch"] == id.as_str() && entry["project"] == project.as_str());
-    same.next().cloned()
+    nodes: &[Node],
+    answers: &[Option<A>],
+    find: for<'a> fn(&Deployment, &Branch, &'a A) -> Option<&'a T>,
+) -> Vec<document::Node<T>> {
+    let entry = |(node, answer): (&Node, &Option<A>)| {
+        let named = |branch: &Branch| {
+            let status = find(deployment, branch, answer.as_ref()?)?.clone();
+            Some(Named { name: branch.name.clone(), status })
+        };
+        document::Node {
+            node: node.node,
+            state: if answer.is_some() { NodeState::Up } else { NodeState::Down },
+            address: node.address(),
+            http: node.http_address(),
+            branches: deployment.branches.iter().filter_map(named).collect(),
+        }
+    };
+    nodes.iter().zip(answers).map(entry).collect()
+}
+
+fn branch_entry(branch: &Branch, compute: Option<compute::Status>, stored: Option<&ShardStatus>) -> document::Branch {
+    let open = stored.and_then(|stored| stored.open.as_ref());
+    let at = compute.as_ref().map(|compute| compute.lsn).unwrap_or_default();
+    document::Branch {
+        name: branch.name.clone(),
+        id: branch.id,
+        verification: compute.as_ref().map(|compute| compute.verification.clone()),
+        compute: compute_entry(branch, compute),
+        pushdown: open.map_or_else(Pushdown::default, |open| Pushdown {
+            state: Some(open.pushdown.state),
+            since_lsn: open.pushdown.since_lsn,
+        }),
+        lsn: Positions {
+            written: at.written,
+            committed: at.committed,
+            ingested: open.map(|open| open.lsn.ingested),
+            durable: open.map(|open| open.lsn.durable),
+        },
+        images: open.map(|open| open.images.clone()),
+        error: stored.and_then(|stored| stored.error.clone()),
+    }
+}
+
+fn compute_entry(branch: &Branch, compute: Option<compute::Status>) -> document::Compute {
+    let (url, http) = (branch.url(), branch.http_address());
+    let Some(compute) = compute else {
+        return document::Compute::silent(url, http);
+    };
+    document::Compute {
+        state: ComputeState::Answer(compute.state),
+        url,
+        pid: compute.pid,
+        term: compute.term,
+        error: compute.error,
+        settings_rejected: compute.settings_rejected,
+        outdated: compute.outdated,
+        http,
+        quorum_lost: compute.quorum.map(|quorum| quorum.lost),
+        throttle: compute.throttle,
+        server: compute.server,
+        cache: Some(compute.cache),
+    }
+}
+
+fn find_log<'a>(deployment: &Deployment, branch: &Branch, answer: &'a safekeeper::Status) -> Option<&'a BranchStatus> {
+    let is_it = |log: &&BranchStatus| (log.project, log.branch) == (deployment.project, branch.id);
+    answer.branches.iter().find(is_it)
+}
+
+fn find_shard<'a>(deployment: &Deployment, branch: &Branch, answer: &'a pageserver::Status) -> Option<&'a ShardStatus> {
+    let is_it = |shard: &&ShardStatus| (shard.project, shard.branch) == (deployment.project, branch.id);
+    answer.branches.iter().find(is_it)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quire_api::compute::Phase;
+    use quire_api::pageserver::PushdownState;
+    use quire_types::{BranchId, Lsn};
+    use serde_json::{Value, json};
 
     fn deployment() -> Deployment {
         let mut deployment = Deployment::new("/bin".into(), 3, 1).expect("new");
@@ -165,34 +144,58 @@ mod tests {
         deployment
     }
 
-    #[test]
-    fn quorum_is_lost_with_half_or_fewer_left() {
-        assert_eq!([0, 1, 2, 3].map(|up| Quorum::new(up, 3).state), ["lost", "lost", "ok", "ok"]);
-        assert_eq!(Quorum::new(2, 5).state, "lost");
+    fn compute() -> compute::Status {
+        let none = Value::Null;
+        let cache = json!({ "fills": 1, "fill_errors": 0, "blocks": 2, "requests": 1, "warmed": 0, "verified": 0,
+                            "bytes": 5, "limit": 9, "dropped": 0 });
+        let verification = json!({ "rate": 20, "checked": 3, "mismatches": 0, "evidence": "/e", "kept": 0,
+                                   "guarded": [] });
+        let status = json!({
+            "branch": "main", "state": "running", "error": none, "failed_starts": 0, "settings_rejected": none,
+            "outdated": none, "pid": 7, "url": "postgresql://", "term": 2, "start_lsn": none, "server": none,
+            "lsn": { "written": "0/3", "committed": "0/2" }, "quorum": none, "storage_connected": true,
+            "throttle": none, "cache": cache, "pushdown": true, "verification": verification,
+        });
+        serde_json::from_value(status).expect("a compute's status")
+    }
+
+    fn shard(deployment: &Deployment, branch: BranchId) -> Value {
+        json!({
+            "project": deployment.project, "branch": branch, "shard": { "number": 0, "count": 1 }, "error": null,
+            "start": "0/1", "postgres_version": 15, "lsn": { "ingested": "0/1", "durable": "0/0" },
+            "pushdown": { "state": "on", "since_lsn": "0/1" },
+            "images": { "made": 4, "bytes_written": 0, "backlog_pages": 0, "broken_pages": 0, "incomplete_pages": 0,
+                        "longest_chain": 3, "long_chain_reads": 0, "max_deltas": 32, "max_bytes": 65_536 },
+            "wal": { "records": 0, "bytes": 0, "full_page_images": 0 },
+            "layers": { "runs": 0, "layers": 0, "layer_bytes": 0, "frozen_memtables": 0, "memtable_bytes": 0 },
+        })
     }
 
     #[test]
     fn branch_shows_what_compute_and_storage_say() {
         let deployment = deployment();
         let branch = &deployment.branches[0];
-        let compute = json!({ "state": "running", "pid": 7, "lsn": { "written": "0/3", "committed": "0/2" } });
-        let stored = json!({ "branches": [
-            { "project": deployment.project, "branch": "another", "lsn": { "ingested": "0/9" } },
-            { "project": deployment.project, "branch": branch.id, "lsn": { "ingested": "0/1", "durable": "0/0" },
-              "pushdown": { "state": "on", "since_lsn": "0/1" }, "images": { "made": 4 } },
-        ]});
-        let entry = branch_entry(&deployment, branch, Some(&compute), &[&stored]);
-        let lsn = json!({ "written": "0/3", "committed": "0/2", "ingested": "0/1", "durable": "0/0" });
-        assert_eq!(entry["lsn"], lsn);
-        assert_eq!((&entry["compute"]["state"], &entry["compute"]["pid"]), (&json!("running"), &json!(7)));
-        assert_eq!((&entry["pushdown"]["state"], &entry["images"]["made"]), (&json!("on"), &json!(4)));
+        let other = shard(&deployment, BranchId::default());
+        let answer = json!({ "branches": [other, shard(&deployment, branch.id)] });
+        let answer: pageserver::Status = serde_json::from_value(answer).expect("a pageserver's status");
+        let stored = find_shard(&deployment, branch, &answer).expect("the second one");
+        assert_eq!(stored.branch, branch.id);
+        let entry = branch_entry(branch, Some(compute()), Some(stored));
+        let lsn = [entry.lsn.written, entry.lsn.committed, entry.lsn.ingested, entry.lsn.durable];
+        assert_eq!(lsn, [3, 2, 1, 0].map(|lsn| Some(Lsn(lsn))));
+        assert_eq!((entry.compute.state, entry.compute.pid), (ComputeState::Answer(Phase::Running), Some(7)));
+        assert_eq!(entry.pushdown.state, Some(PushdownState::On));
+        assert_eq!(entry.images.map(|images| images.made), Some(4));
     }
 
     #[test]
     fn everything_that_does_not_answer_is_down() {
         let status = collect(&deployment(), None);
-        assert_eq!(status.quorum.state, "lost");
-        assert!(status.safekeepers.iter().chain(&status.pageservers).all(|node| node["state"] == "down"));
-        assert_eq!(status.branches[0]["compute"]["state"], "down");
+        assert!(status.quorum.is_lost());
+        assert!(status.safekeepers.iter().all(|node| node.state == NodeState::Down));
+        assert!(status.pageservers.iter().all(|node| node.state == NodeState::Down));
+        let written = serde_json::to_value(&status).expect("written");
+        assert_eq!(written["branches"][0]["compute"]["state"], "down");
+        assert_eq!(written["branches"][0]["lsn"]["ingested"], Value::Null);
     }
 }

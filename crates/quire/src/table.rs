@@ -1,7 +1,5 @@
 //! Tables for people.
 
-use serde_json::Value;
-
 /// Columns as wide as their widest cell, two blanks between them.
 pub struct Table {
     rows: Vec<Vec<String>>,
@@ -51,12 +49,8 @@ impl Table {
 }
 
 /// A value as people read it; a dash for what is not known.
-pub fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
+pub fn cell<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 fn markdown_line(row: &[String], widths: &[usize]) -> String {

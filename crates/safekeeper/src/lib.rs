@@ -56,6 +56,5 @@ mod shared;
 mod state_file;
 
 pub use error::{BranchLogError, SafekeeperError, StateError};
-pub use http::{BranchStatus, FollowerStatus, Status};
 pub use safekeeper::{Config, Safekeeper};
 pub use state_file::StateFile;

@@ -6,7 +6,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
+use quire_api::metric::safekeeper::{self as names, PREFIX};
 use quire_types::BranchKey;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -39,7 +40,7 @@ impl Metrics {
     /// All at zero.
     pub fn new() -> Metrics {
         let mut metrics = Metrics {
-            registry: Registry::with_prefix("quire_safekeeper"),
+            registry: Registry::with_prefix(PREFIX),
             flush: Histogram::new(exponential_buckets(20e-6, 2.0, 16)),
             appended: Counter::default(),
             sent: Counter::default(),
@@ -57,24 +58,19 @@ impl Metrics {
 
     fn register_own(&mut self) {
         let registry = &mut self.registry;
-        registry.register_with_unit("flush", "Time to make appended WAL durable", Unit::Seconds, self.flush.clone());
-        registry.register_with_unit("appended", "WAL written", Unit::Bytes, self.appended.clone());
-        registry.register_with_unit("sent", "WAL sent to followers", Unit::Bytes, self.sent.clone());
-        registry.register(
-            "connections",
-            "Open connections of proposers, readers and followers",
-            self.connections.clone(),
-        );
+        names::FLUSH.register(registry, self.flush.clone());
+        names::APPENDED.register(registry, self.appended.clone());
+        names::SENT.register(registry, self.sent.clone());
+        names::CONNECTIONS.register(registry, self.connections.clone());
     }
 
     fn register_of_branches(&mut self) {
         let registry = &mut self.registry;
-        registry.register("term", "Term of the branch", self.term.clone());
-        registry.register("flush_lsn", "Everything before is durable here", self.flush_lsn.clone());
-        registry.register("commit_lsn", "Everything before is committed", self.commit_lsn.clone());
-        registry.register("oldest_lsn", "The oldest WAL that is kept", self.oldest_lsn.clone());
-        let help = "Everything before is durable at all followers";
-        registry.register("durable_lsn", help, self.durable_lsn.clone());
+        names::TERM.register(registry, self.term.clone());
+        names::FLUSH_LSN.register(registry, self.flush_lsn.clone());
+        names::COMMIT_LSN.register(registry, self.commit_lsn.clone());
+        names::OLDEST_LSN.register(registry, self.oldest_lsn.clone());
+        names::DURABLE_LSN.register(registry, self.durable_lsn.clone());
     }
 
     /// WAL was written, and flushed if that was wanted.
@@ -111,5 +107,18 @@ impl Metrics {
         self.oldest_lsn.get_or_create(&labels).set(published.oldest.0);
         let durable = published.followers.values().min().map_or(0, |lsn| lsn.0);
         self.durable_lsn.get_or_create(&labels).set(durable);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_registered() {
+        let text = format!("{:?}", Metrics::new().registry);
+        for metric in names::ALL {
+            assert!(text.contains(&format!("\"{}\"", metric.name)), "{metric:?}");
+        }
     }
 }

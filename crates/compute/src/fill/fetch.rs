@@ -68,11 +68,11 @@ impl Fetcher {
             client,
             metrics,
             fullness,
-            read_ahead: Mutex::new(ReadAhead::new(window_blocks_max(config.cache_bytes))),
+            read_ahead: Mutex::new(ReadAhead::new(window_blocks_max(config.tuning.cache_size().bytes()))),
             ahead_requests: Arc::new(Semaphore::new(AHEAD_REQUESTS_MAX)),
             prefetches: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            patience: Duration::from_secs(config.fetch_seconds_max),
+            patience: Duration::from_secs(config.tuning.read_deadline()),
         }
     }
 

@@ -7,9 +7,10 @@
 use super::link::{LinkProgress, SafekeeperLink};
 use super::read_job::ReadJob;
 use super::shipped::Shipped;
-use super::status::{LinkStatus, QuorumStatus, View, Won};
+use super::status::{View, Won};
 use crate::Error;
 use bytes::Bytes;
+use quire_api::compute::{LinkStatus, QuorumStatus};
 use quire_cache::{AgentState, ControlMap, FlushRequest};
 use quire_consensus::proposer::{self, AcceptorSet, Output, Proposer, Refusal};
 use quire_protocol::quorum::Request;

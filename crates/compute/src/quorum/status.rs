@@ -2,8 +2,6 @@
 
 use quire_protocol::quorum::LogIdentity;
 use quire_types::{Lsn, Term};
-use serde::Serialize;
-use std::net::SocketAddr;
 
 /// A won election.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,35 +25,4 @@ pub struct View {
     pub fenced: Option<Term>,
     /// Why the commit path cannot go on.
     pub failed: Option<String>,
-}
-
-/// One safekeeper, for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct LinkStatus {
-    /// Its address.
-    #[serde(rename = "addr")]
-    pub address: SocketAddr,
-    /// Whether it takes this term's WAL.
-    pub connected: bool,
-    /// What it has flushed.
-    pub flush: Option<Lsn>,
-    /// Why it is not connected, or why the last connection ended.
-    pub trouble: Option<String>,
-}
-
-/// The quorum, for people.
-#[derive(Clone, Debug, Serialize)]
-pub struct QuorumStatus {
-    /// How many safekeepers take this term's WAL.
-    pub connected: usize,
-    /// Whether commits wait for want of a majority.
-    pub lost: bool,
-    /// The term, while it is held.
-    pub term: Option<Term>,
-    /// End of the WAL handed to the quorum.
-    pub written: Option<Lsn>,
-    /// End of what is committed.
-    pub committed: Option<Lsn>,
-    /// Each safekeeper.
-    pub safekeepers: Vec<LinkStatus>,
 }

@@ -37,14 +37,14 @@ pub(super) enum Finding {
     /// They are equal in all that counts.
     Equal,
     /// They are not.
-    Differs(Mismatch),
+    Differs(DifferingPage),
     /// The page is gone, or storage has no version that it could be compared with, and need not have one.
     Incomparable,
 }
 
 /// Two copies that differ.
 #[derive(Debug)]
-pub(super) struct Mismatch {
+pub(super) struct DifferingPage {
     /// The cache's copy.
     pub ours: Page,
     /// Storage's; none if it has no such page, or cannot make it.
@@ -81,7 +81,7 @@ impl Comparison<'_> {
             Err(error) if error.refusal() == Some(ErrorCode::Guarded) => Ok(Finding::Incomparable),
             Err(error) if error.refusal() == Some(ErrorCode::Corrupt) => {
                 let refusal = Some(error.to_string());
-                Ok(Finding::Differs(Mismatch { ours, theirs: None, refusal, version: lsn }))
+                Ok(Finding::Differs(DifferingPage { ours, theirs: None, refusal, version: lsn }))
             }
             Err(error) => Err(error.into()),
         }
@@ -102,7 +102,7 @@ impl Comparison<'_> {
                 // Files are copied before the record that says so, and a relation that is gone has its file for a
                 // while.
                 match self.knows(page.rel).await? {
-                    true => Ok(Finding::Differs(Mismatch { ours, theirs: None, refusal: None, version })),
+                    true => Ok(Finding::Differs(DifferingPage { ours, theirs: None, refusal: None, version })),
                     false => Ok(Finding::Incomparable),
                 }
             }
@@ -119,7 +119,7 @@ impl Comparison<'_> {
 fn judge(key: Key, ours: Page, theirs: Bytes, version: Lsn) -> Finding {
     match first_difference(key, &ours, &theirs) {
         None => Finding::Equal,
-        Some(_) => Finding::Differs(Mismatch { ours, theirs: Some(theirs), refusal: None, version }),
+        Some(_) => Finding::Differs(DifferingPage { ours, theirs: Some(theirs), refusal: None, version }),
     }
 }
 

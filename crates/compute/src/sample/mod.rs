@@ -30,7 +30,7 @@ use crate::evidence::{self, Case};
 use crate::handle::Handle;
 use crate::session::Session;
 use crate::{Error, conf, postgres};
-use compare::{Comparison, Finding, Mismatch, Scope};
+use compare::{Comparison, DifferingPage, Finding, Scope};
 use coverage::Sweep;
 use inventory::{Inventory, draw};
 use quire_cache::ComputeDir;
@@ -138,7 +138,7 @@ impl Sampler {
 
     /// A page differs. It may have been read while it was being written, or be about to go away; what still differs
     /// when both copies were read anew a few times is confirmed.
-    async fn suspect(&mut self, session: &Arc<Session>, page: &CachedPage, first: &Mismatch) -> Result<(), Error> {
+    async fn suspect(&mut self, session: &Arc<Session>, page: &CachedPage, first: &DifferingPage) -> Result<(), Error> {
         if self.known.contains(&identity(page, first)) {
             return Ok(());
         }
@@ -158,7 +158,7 @@ impl Sampler {
         Ok(())
     }
 
-    async fn confirm(&mut self, session: &Session, page: &CachedPage, mismatch: &Mismatch) {
+    async fn confirm(&mut self, session: &Session, page: &CachedPage, mismatch: &DifferingPage) {
         if self.known.len() >= KNOWN_MAX || !self.known.insert(identity(page, mismatch)) {
             return;
         }
@@ -210,7 +210,7 @@ impl Sampler {
     }
 }
 
-fn identity(page: &CachedPage, mismatch: &Mismatch) -> (Key, Lsn) {
+fn identity(page: &CachedPage, mismatch: &DifferingPage) -> (Key, Lsn) {
     (page.key(), page::lsn(&mismatch.ours[..]))
 }
 

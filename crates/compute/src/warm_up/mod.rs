@@ -128,7 +128,8 @@ impl WarmUp {
 }
 
 fn blocks_max(config: &Config) -> u64 {
-    config.cache_bytes.map_or(WARM_BYTES_MAX, |bytes| (bytes / 2).min(WARM_BYTES_MAX)) / PAGE_SIZE as u64
+    config.tuning.cache_size().bytes().map_or(WARM_BYTES_MAX, |bytes| (bytes / 2).min(WARM_BYTES_MAX))
+        / PAGE_SIZE as u64
 }
 
 /// Cuts ranges into requests of so many blocks; short ranges share one.

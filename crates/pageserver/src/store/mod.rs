@@ -62,8 +62,8 @@ pub struct Store {
     closed: AtomicBool,
 }
 
-/// How much there is of what.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+/// What a store holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StoreSize {
     /// Runs of layers, the most layers that a read visits.
     pub runs: usize,

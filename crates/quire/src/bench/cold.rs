@@ -7,7 +7,8 @@ use crate::roles::Role;
 use crate::user::compute_dirs;
 use anyhow::Result;
 use nix::unistd::{SysconfVar, sysconf};
-use serde_json::{Value, json};
+use quire_api::STATUS;
+use quire_api::compute::{FORGET, RESTART, StartOptions, Status};
 use std::fs;
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ const RESTART_TIMEOUT: Duration = Duration::from_secs(600);
 /// Restarts the compute with an empty cache that is not warmed up.
 pub fn restart_cold(branch: &Branch) -> Result<()> {
     let agent = Role::Compute(branch.clone()).peer();
-    let _: Value = agent.post("/forget", &json!({}), RESTART_TIMEOUT)?;
-    let _: Value = agent.post("/restart", &json!({ "cold": true }), RESTART_TIMEOUT)?;
+    let _: Status = agent.post(FORGET, &(), RESTART_TIMEOUT)?;
+    let _: Status = agent.post(RESTART, &StartOptions { cold: true }, RESTART_TIMEOUT)?;
     Ok(())
 }
 
@@ -49,8 +50,7 @@ pub struct Usage {
 impl Usage {
     /// As of now.
     pub fn now(context: &Context, deployment: &Deployment, branch: &Branch) -> Result<Usage> {
-        let status: Value = Role::Compute(branch.clone()).peer().get("/status")?;
-        let count = |name: &str| status["cache"][name].as_u64().unwrap_or(0);
+        let status: Status = Role::Compute(branch.clone()).peer().get(STATUS)?;
         let processes = of_folder(&context.home, &compute_dirs(&context.home, deployment));
         let cpu = |kind: Kind| {
             let of_kind = processes.iter().filter(|process| process.kind == kind);
@@ -61,9 +61,9 @@ impl Usage {
             pageserver_cpu_seconds: cpu(Kind::Pageserver),
             server_cpu_seconds: cpu(Kind::Server),
             clients_cpu_seconds: cpu_seconds(i32::try_from(std::process::id())?).unwrap_or(0.0),
-            waits: count("fills"),
-            requests: count("requests"),
-            pages: count("blocks"),
+            waits: status.cache.fills,
+            requests: status.cache.requests,
+            pages: status.cache.blocks,
         })
     }
 

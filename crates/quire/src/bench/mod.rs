@@ -24,8 +24,9 @@ use crate::status::stored_branch;
 use anyhow::{Context as _, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use pgbench::{Load, Workload};
+use quire_api::STATUS;
+use quire_api::compute::{Phase, Status};
 use report::{Report, Round};
-use serde_json::Value;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -119,10 +120,10 @@ fn measure(context: &Context, branch: &Branch, args: &Args, workload: Workload) 
         eprintln!("{}: loading scale {}", target.name(), args.scale);
         target.prepare(&load)?;
     }
-    let pushdown = stored_branch(&deployment, branch).map(|stored| stored["pushdown"]["state"].clone());
+    let pushdown = stored_branch(&deployment, branch).and_then(|stored| Some(stored.open?.pushdown.state));
     let rounds = run_rounds(&targets, &load, args.rounds)?;
     targets[0].drop_database()?;
-    Report::new(&load, pushdown.unwrap_or(Value::Null), rounds)
+    Report::new(&load, pushdown, rounds)
 }
 
 /// Each round measures all targets, in an order that turns round each time.
@@ -157,7 +158,7 @@ fn progress_bar(length: u64) -> ProgressBar {
 }
 
 fn require_running(branch: &Branch) -> Result<()> {
-    let status: Value = Role::Compute(branch.clone()).peer().get("/status").context("start it with `quire up`")?;
-    ensure!(status["state"] == "running", "the compute is {}; start it with `quire compute start`", status["state"]);
+    let status: Status = Role::Compute(branch.clone()).peer().get(STATUS).context("start it with `quire up`")?;
+    ensure!(status.state == Phase::Running, "the compute is {}; start it with `quire compute start`", status.state);
     Ok(())
 }

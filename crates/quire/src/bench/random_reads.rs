@@ -4,9 +4,10 @@ use super::target::Target;
 use crate::deployment::{Branch, Deployment};
 use crate::roles::Role;
 use anyhow::{Context as _, Result, bail, ensure};
+use quire_api::STATUS;
+use quire_api::compute::Status;
 use quire_compute::page_client::PageClient;
 use quire_types::{BranchKey, Fork, Key, Lsn, RelTag, ShardId};
-use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -151,9 +152,8 @@ impl Storage {
     /// Of the accounts as they are now.
     pub fn find(deployment: &Deployment, branch: &Branch, accounts: &Accounts) -> Result<Storage> {
         let address = deployment.pageservers.first().context("there is no pageserver")?.address();
-        let status: Value = Role::Compute(branch.clone()).peer().get("/status")?;
-        let lsn = status["lsn"]["committed"].as_str().and_then(|text| text.parse().ok());
-        let lsn = lsn.context("the compute does not say what is committed")?;
+        let status: Status = Role::Compute(branch.clone()).peer().get(STATUS)?;
+        let lsn = status.lsn.committed.context("the compute does not say what is committed")?;
         let branch = BranchKey { project: deployment.project, branch: branch.id };
         Ok(Storage { address, branch, rel: accounts.rel, lsn })
     }

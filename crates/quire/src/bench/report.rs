@@ -3,9 +3,9 @@
 use super::pgbench::{Load, Outcome};
 use crate::table::Table;
 use anyhow::{Context, Result};
+use quire_api::pageserver::PushdownState;
 use quire_files::{Durability, publish};
 use serde::Serialize;
-use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
@@ -76,7 +76,7 @@ pub struct Ratios {
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     load: Load,
-    pushdown: Value,
+    pushdown: Option<PushdownState>,
     cpus: usize,
     summaries: Vec<Summary>,
     ratios: Option<Ratios>,
@@ -85,7 +85,7 @@ pub struct Report {
 
 impl Report {
     /// Sums up the rounds of Quire and, if there are any, of the stock server.
-    pub fn new(load: &Load, pushdown: Value, rounds: Vec<Round>) -> Result<Report> {
+    pub fn new(load: &Load, pushdown: Option<PushdownState>, rounds: Vec<Round>) -> Result<Report> {
         let summaries: Vec<Summary> =
             ["quire", "stock"].iter().filter_map(|target| summarise(target, &rounds)).collect();
         let ratios = match &summaries[..] {
@@ -130,7 +130,7 @@ impl Report {
     fn headline(&self) -> String {
         let Load { workload, scale, clients, seconds, .. } = &self.load;
         let rounds = self.rounds.iter().map(|round| round.number).max().unwrap_or(0);
-        let pushdown = self.pushdown.as_str().unwrap_or("unknown");
+        let pushdown = self.pushdown.unwrap_or(PushdownState::Unknown).name();
         format!(
             "{workload}, scale {scale}, {clients} clients, {rounds} rounds of {seconds} s (medians), {} CPUs, pushdown {pushdown}\n\n",
             self.cpus
@@ -201,11 +201,11 @@ mod tests {
     fn ratios_are_of_medians_and_only_with_both_servers() {
         let load = Load::new(Path::new("/"), Workload::Tpcb, 1, 1, 1);
         let rounds = vec![round("quire", 1, 50.0, 100), round("stock", 1, 100.0, 1000)];
-        let both = Report::new(&load, Value::Null, rounds.clone()).expect("report");
+        let both = Report::new(&load, None, rounds.clone()).expect("report");
         let ratios = both.ratios.as_ref().expect("both measured");
         assert_eq!((ratios.tps, ratios.wal_bytes_per_transaction), (0.5, Some(0.1)));
         assert!(both.table().contains("quire/stock"));
-        let alone = Report::new(&load, Value::Null, rounds[..1].to_vec()).expect("report");
+        let alone = Report::new(&load, None, rounds[..1].to_vec()).expect("report");
         assert!(alone.ratios.is_none());
     }
 }

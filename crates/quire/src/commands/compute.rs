@@ -4,7 +4,8 @@ use super::role;
 use crate::context::Context;
 use crate::roles::Role;
 use anyhow::Result;
-use serde_json::{Value, json};
+use quire_api::compute::{FORGET, Phase, RESTART, START, STOP, StartOptions, Status};
+use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -47,13 +48,21 @@ pub struct StartArgs {
     forget: bool,
 }
 
+/// What the compute is doing after an order.
+#[derive(Serialize)]
+struct Shown {
+    branch: String,
+    state: Phase,
+    url: String,
+}
+
 impl Command {
     /// Has the agent of the branch do it and waits until it is done.
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
         match self {
-            Command::Start(args) => args.post(context, "/start"),
-            Command::Stop(args) => post(context, args.branch.as_deref(), "/stop", &json!({})),
-            Command::Restart(args) => args.post(context, "/restart"),
+            Command::Start(args) => args.post(context, START),
+            Command::Stop(args) => post(context, args.branch.as_deref(), STOP, &()),
+            Command::Restart(args) => args.post(context, RESTART),
             Command::Run(args) => args.compute(),
         }
     }
@@ -63,22 +72,21 @@ impl StartArgs {
     fn post(&self, context: &Context, path: &str) -> Result<ExitCode> {
         let branch = self.branch.as_deref();
         if self.forget {
-            let _: Value = Role::Compute(context.branch(branch)?).peer().post("/forget", &json!({}), TIMEOUT)?;
+            let _: Status = Role::Compute(context.branch(branch)?).peer().post(FORGET, &(), TIMEOUT)?;
         }
-        post(context, branch, path, &json!({ "cold": self.cold }))
+        post(context, branch, path, &StartOptions { cold: self.cold })
     }
 }
 
 /// Gives the agent of a branch an order and shows what the compute is doing then.
-fn post(context: &Context, branch: Option<&str>, path: &str, order: &Value) -> Result<ExitCode> {
+fn post(context: &Context, branch: Option<&str>, path: &str, order: &impl Serialize) -> Result<ExitCode> {
     let branch = context.branch(branch)?;
     let agent = Role::Compute(branch.clone()).peer();
-    let _: Value = agent.post(path, order, TIMEOUT)?;
-    let status: Value = agent.get("/status")?;
-    if let Some(note) = status["settings_rejected"].as_str() {
+    let status: Status = agent.post(path, order, TIMEOUT)?;
+    if let Some(note) = &status.settings_rejected {
         eprintln!("quire: {note}");
     }
-    let answer = json!({ "branch": branch.name, "state": status["state"], "url": branch.url() });
-    context.answer(&answer, |answer| answer["state"].as_str().unwrap_or("done").to_owned())?;
+    let answer = Shown { url: branch.url(), branch: branch.name, state: status.state };
+    context.answer(&answer, |answer| answer.state.to_string())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,9 +6,11 @@ use crate::roles::Role;
 use crate::sql::Session;
 use crate::table::{Table, cell};
 use anyhow::{Context as _, Result};
+use quire_api::pageserver::{HOT, HotPage, PAGE, PageChain};
 use quire_compute::evidence::{self, About, Evidence};
 use quire_types::{Fork, Lsn, RelTag};
-use serde_json::{Value, json};
+use serde::de::DeserializeOwned;
+use serde_json::json;
 use std::fmt;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -94,7 +96,7 @@ impl Show {
         let branch = context.branch(Some(&self.branch))?;
         let rel = resolve(&branch, &self.database, &self.relation)?;
         let mut query = format!(
-            "/page?{}&tablespace={}&database={}&relation={}&fork={}&block={}",
+            "{PAGE}?{}&tablespace={}&database={}&relation={}&fork={}&block={}",
             branch_query(context, &branch)?,
             rel.tablespace,
             rel.database,
@@ -105,7 +107,7 @@ impl Show {
         if let Some(at) = self.at {
             query.push_str(&format!("&lsn={at}"));
         }
-        let page: Value = ask_pageserver(context, &query)?;
+        let page: PageChain = ask_pageserver(context, &query)?;
         context.answer(&page, |page| {
             format!("{} block {} ({rel}, {} fork)\n{}", self.relation, self.block, self.fork, chain(page))
         })
@@ -115,8 +117,8 @@ impl Show {
 impl Hot {
     fn run(&self, context: &Context) -> Result<()> {
         let branch = context.branch(self.branch.as_deref())?;
-        let pages: Value = ask_pageserver(context, &format!("/hot?{}", branch_query(context, &branch)?))?;
-        context.answer(&pages, hot_table)
+        let pages: Vec<HotPage> = ask_pageserver(context, &format!("{HOT}?{}", branch_query(context, &branch)?))?;
+        context.answer(&pages, |pages| hot_table(pages))
     }
 }
 
@@ -144,22 +146,22 @@ fn branch_query(context: &Context, branch: &Branch) -> Result<String> {
     Ok(format!("project={}&branch={}", context.deployment()?.project, branch.id))
 }
 
-fn ask_pageserver(context: &Context, path: &str) -> Result<Value> {
+fn ask_pageserver<T: DeserializeOwned>(context: &Context, path: &str) -> Result<T> {
     let deployment = context.deployment()?;
     let node = deployment.pageservers.first().context("this folder has no pageserver")?;
     Role::Pageserver(node.clone()).peer().get(path)
 }
 
 /// What a read at that LSN would apply, newest last.
-fn chain(page: &Value) -> String {
-    let mut text = String::new();
-    for (label, field) in [("at LSN", "lsn"), ("image at", "image_lsn"), ("deltas", "deltas"), ("bytes", "delta_bytes")]
-    {
-        text.push_str(&format!("{label:9} {}\n", cell(&page[field])));
-    }
+fn chain(page: &PageChain) -> String {
+    let image = cell(page.image_lsn);
+    let text = format!(
+        "at LSN    {}\nimage at  {image}\ndeltas    {}\nbytes     {}\n",
+        page.lsn, page.deltas, page.delta_bytes
+    );
     let mut table = Table::new(["LSN", "KIND", "BYTES"]);
-    for version in page["versions"].as_array().into_iter().flatten() {
-        table.row([cell(&version["lsn"]), cell(&version["kind"]), cell(&version["bytes"])]);
+    for version in &page.versions {
+        table.row([version.lsn.to_string(), version.kind.clone(), version.bytes.to_string()]);
     }
     format!("{text}\n{}", table.render())
 }
@@ -198,10 +200,11 @@ fn replayed(about: &About, replay: &evidence::Replay) -> String {
     format!("{}\n{}{stored}", steps.render(), verdict.trim_end())
 }
 
-fn hot_table(pages: &Value) -> String {
+fn hot_table(pages: &[HotPage]) -> String {
     let mut table = Table::new(["PAGE", "DELTAS", "BYTES", "LAST CHANGE"]);
-    for page in pages.as_array().into_iter().flatten() {
-        table.row([&page["page"], &page["deltas"], &page["delta_bytes"], &page["last_lsn"]].map(cell));
+    for page in pages {
+        let (deltas, bytes) = (page.deltas.to_string(), page.delta_bytes.to_string());
+        table.row([page.page.clone(), deltas, bytes, page.last_lsn.to_string()]);
     }
     table.render()
 }

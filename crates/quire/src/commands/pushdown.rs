@@ -1,13 +1,16 @@
 //! `quire pushdown`
 
 use crate::context::Context;
-use crate::deployment::Branch;
+use crate::deployment::{Branch, Deployment};
 use crate::roles::Role;
-use crate::size::parse_bytes;
 use crate::status::stored_branch;
 use crate::table::cell;
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use quire_api::compute::{self, Phase};
+use quire_api::pageserver::{ImageStatus, ImageThresholds, OpenShard, PushdownState, SETTINGS};
+use quire_api::parse_bytes;
+use quire_types::Lsn;
+use serde::Serialize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -56,6 +59,15 @@ pub struct Bounds {
     max_bytes: Option<u64>,
 }
 
+/// The answer to `quire pushdown status`.
+#[derive(Serialize)]
+struct Shown {
+    branch: String,
+    state: PushdownState,
+    since_lsn: Option<Lsn>,
+    images: ImageStatus,
+}
+
 impl Command {
     /// Switches, shows or sets.
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
@@ -71,51 +83,53 @@ impl Command {
 
 /// The agent answers once storage has seen it in the WAL.
 fn switch(context: &Context, branch: &Branch, on: bool) -> Result<()> {
-    let compute: Value =
-        Role::Compute(branch.clone()).peer().post("/pushdown", &json!({ "on": on }), SWITCH_TIMEOUT)?;
-    if compute["state"] != "running" {
-        eprintln!("quire: the compute is {}; this takes effect when it starts", cell(&compute["state"]));
+    let agent = Role::Compute(branch.clone()).peer();
+    let compute: compute::Status = agent.post(compute::PUSHDOWN, &compute::Pushdown { on }, SWITCH_TIMEOUT)?;
+    if compute.state != Phase::Running {
+        eprintln!("quire: the compute is {}; this takes effect when it starts", compute.state);
     }
     show(context, branch)
 }
 
 fn show(context: &Context, branch: &Branch) -> Result<()> {
     let deployment = context.deployment()?;
-    let stored = stored_branch(&deployment, branch).context(NO_ANSWER)?;
-    let answer = json!({
-        "branch": branch.name,
-        "state": stored["pushdown"]["state"],
-        "since_lsn": stored["pushdown"]["since_lsn"],
-        "images": stored["images"],
-    });
-    context.answer(&answer, human)
+    let OpenShard { pushdown, images, .. } = open_shard(&deployment, branch)?;
+    let shown = Shown { branch: branch.name.clone(), state: pushdown.state, since_lsn: pushdown.since_lsn, images };
+    context.answer(&shown, human)
 }
 
-fn human(answer: &Value) -> String {
-    let images = &answer["images"];
+/// What storage has of a branch.
+fn open_shard(deployment: &Deployment, branch: &Branch) -> Result<OpenShard> {
+    let stored = stored_branch(deployment, branch).context(NO_ANSWER)?;
+    let error = stored.error.unwrap_or_else(|| NO_ANSWER.to_owned());
+    stored.open.with_context(|| error)
+}
+
+fn human(shown: &Shown) -> String {
+    let images = &shown.images;
     format!(
         "{} since {}\nimages made {}, backlog {} pages, longest chain {} of {} deltas, at most {} bytes",
-        cell(&answer["state"]),
-        cell(&answer["since_lsn"]),
-        images["made"],
-        images["backlog_pages"],
-        images["longest_chain"],
-        images["max_deltas"],
-        images["max_bytes"],
+        shown.state.name(),
+        cell(shown.since_lsn),
+        images.made,
+        images.backlog_pages,
+        images.longest_chain,
+        images.thresholds.max_deltas,
+        images.thresholds.max_bytes,
     )
 }
 
 fn set(context: &Context, bounds: &Bounds) -> Result<()> {
     let branch = context.branch(Some(&bounds.branch))?;
     let deployment = context.deployment()?;
-    let now = stored_branch(&deployment, &branch).context(NO_ANSWER)?["images"].take();
-    let settings = json!({
-        "max_deltas": bounds.max_deltas.map_or(now["max_deltas"].clone(), Value::from),
-        "max_bytes": bounds.max_bytes.map_or(now["max_bytes"].clone(), Value::from),
-    });
-    let path = format!("/settings?project={}&branch={}", deployment.project, branch.id);
+    let now = open_shard(&deployment, &branch)?.images.thresholds;
+    let thresholds = ImageThresholds {
+        max_deltas: bounds.max_deltas.unwrap_or(now.max_deltas),
+        max_bytes: bounds.max_bytes.unwrap_or(now.max_bytes),
+    };
+    let path = format!("{SETTINGS}?project={}&branch={}", deployment.project, branch.id);
     for node in &deployment.pageservers {
-        let _: Value = Role::Pageserver(node.clone()).peer().put(&path, &settings)?;
+        Role::Pageserver(node.clone()).peer().put(&path, &thresholds)?;
     }
     show(context, &branch)
 }

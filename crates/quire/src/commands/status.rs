@@ -2,10 +2,11 @@
 
 use crate::context::Context;
 use crate::lock::{Holder, holder};
-use crate::status::{Status, collect};
+use crate::status::collect;
 use crate::table::{Table, cell};
 use anyhow::Result;
-use serde_json::Value;
+use quire_api::compute::{Cache, Component, Sampling};
+use quire_api::deployment::{Branch, NodeState, Status};
 use std::process::ExitCode;
 
 /// Show safekeepers, pageservers and branches
@@ -43,9 +44,15 @@ fn headline(status: &Status) -> String {
 fn safekeepers(status: &Status) -> String {
     let mut table = Table::new(["SAFEKEEPER", "STATE", "ADDRESS", "TERM", "FLUSHED", "COMMITTED"]);
     for node in &status.safekeepers {
-        let log = &node["branches"][0];
-        let cells = [&node["node"], &node["state"], &node["address"], &log["term"], &log["flush"], &log["commit"]];
-        table.row(cells.map(cell));
+        let log = node.branches.first().map(|log| &log.status);
+        table.row([
+            node.node.to_string(),
+            node.state.name().to_owned(),
+            node.address.to_string(),
+            cell(log.map(|log| log.term.0)),
+            cell(log.map(|log| log.flush)),
+            cell(log.map(|log| log.commit)),
+        ]);
     }
     table.render()
 }
@@ -53,8 +60,14 @@ fn safekeepers(status: &Status) -> String {
 fn pageservers(status: &Status) -> String {
     let mut table = Table::new(["PAGESERVER", "STATE", "ADDRESS", "INGESTED", "DURABLE"]);
     for node in &status.pageservers {
-        let lsn = &node["branches"][0]["lsn"];
-        table.row([&node["node"], &node["state"], &node["address"], &lsn["ingested"], &lsn["durable"]].map(cell));
+        let lsn = node.branches.first().and_then(|shard| shard.status.lsn());
+        table.row([
+            node.node.to_string(),
+            node.state.name().to_owned(),
+            node.address.to_string(),
+            cell(lsn.map(|lsn| lsn.ingested)),
+            cell(lsn.map(|lsn| lsn.durable)),
+        ]);
     }
     table.render()
 }
@@ -72,28 +85,32 @@ fn branches(status: &Status) -> String {
         "URL",
     ]);
     for branch in &status.branches {
-        let (compute, images) = (&branch["compute"], &branch["images"]);
+        let images = branch.images.as_ref();
+        let longest = cell(images.map(|images| images.longest_chain));
         table.row([
-            cell(&branch["name"]),
-            cell(&compute["state"]),
-            cell(&branch["lsn"]["committed"]),
-            cache(&compute["cache"]),
-            cell(&branch["pushdown"]["state"]),
-            cell(&images["made"]),
-            cell(&images["backlog_pages"]),
-            format!("{} of {}", cell(&images["longest_chain"]), cell(&images["max_deltas"])),
-            cell(&compute["url"]),
+            branch.name.clone(),
+            branch.compute.state.name().to_owned(),
+            cell(branch.lsn.committed),
+            cache(branch.compute.cache.as_ref()),
+            pushdown(branch),
+            cell(images.map(|images| images.made)),
+            cell(images.map(|images| images.backlog_pages)),
+            format!("{longest} of {}", cell(images.map(|images| images.thresholds.max_deltas))),
+            branch.compute.url.clone(),
         ]);
     }
     table.render()
 }
 
+fn pushdown(branch: &Branch) -> String {
+    cell(branch.pushdown.state.map(|state| state.name()))
+}
+
 /// How full a bounded cache is.
-fn cache(cache: &Value) -> String {
-    let mebibytes = |value: &Value| value.as_u64().map(|bytes| bytes >> 20);
-    match (mebibytes(&cache["bytes"]), mebibytes(&cache["limit"])) {
-        (Some(bytes), Some(limit)) => format!("{bytes} of {limit} MiB"),
-        _ => "unbounded".into(),
+fn cache(cache: Option<&Cache>) -> String {
+    match cache.and_then(|cache| Some((cache.bytes?, cache.limit?))) {
+        Some((bytes, limit)) => format!("{} of {} MiB", bytes >> 20, limit >> 20),
+        None => "unbounded".into(),
     }
 }
 
@@ -101,98 +118,88 @@ fn cache(cache: &Value) -> String {
 fn notes(status: &Status) -> String {
     let mut notes = Vec::new();
     let quorum = &status.quorum;
-    if quorum.state == "lost" && status.supervisor.is_some() {
+    if quorum.is_lost() && status.supervisor.is_some() {
         notes.push(format!(
             "The quorum is lost: {} of {} safekeepers answer. Commits wait until a majority is back.",
             quorum.up, quorum.of
         ));
     }
-    notes.extend(troubles_of_nodes(status));
+    notes.extend(notes_of_nodes(status));
     for branch in &status.branches {
-        notes.extend(throttle(branch));
-        if branch["compute"]["quorum_lost"] == true && quorum.state == "ok" {
-            notes.push(format!("Branch {}: its compute has lost the quorum; commits wait.", cell(&branch["name"])));
-        }
-        notes.extend(server_note(branch));
-        notes.extend(mismatch_note(branch));
-        let compute = &branch["compute"];
-        for error in [&branch["error"], &compute["error"], &compute["settings_rejected"], &compute["outdated"]]
-            .into_iter()
-            .filter_map(Value::as_str)
-        {
-            notes.push(format!("Branch {}: {error}", cell(&branch["name"])));
-        }
+        notes.extend(notes_of_branch(branch, quorum.is_lost()));
     }
     notes.join("\n")
 }
 
-/// Logs that cannot be used, and what it means that a pageserver is away.
-fn troubles_of_nodes(status: &Status) -> Vec<String> {
+/// Logs and shards that cannot be used, and what it means that a pageserver is away.
+fn notes_of_nodes(status: &Status) -> Vec<String> {
     let mut notes = Vec::new();
     for node in &status.safekeepers {
-        let errors = node["branches"].as_array().into_iter().flatten().filter_map(|log| log["error"].as_str());
-        notes.extend(errors.map(|error| format!("Safekeeper {}: {error}", cell(&node["node"]))));
+        let errors = node.branches.iter().filter_map(|log| log.status.error.as_ref());
+        notes.extend(errors.map(|error| format!("Safekeeper {}: {error}", node.node)));
     }
-    let down = status.pageservers.iter().filter(|node| node["state"] == "down" && status.supervisor.is_some());
+    let is_down = |state: NodeState| state == NodeState::Down && status.supervisor.is_some();
+    let down = status.pageservers.iter().filter(|node| is_down(node.state));
     notes.extend(down.map(|node| {
-        let node = cell(&node["node"]);
         format!(
-            "Pageserver {node} does not answer. Reads of uncached pages wait; commits continue until --max-lag is reached."
+            "Pageserver {} does not answer. Reads of uncached pages wait; commits continue until --max-lag is reached.",
+            node.node
         )
     }));
     notes
 }
 
-/// Who holds commits back.
-fn throttle(branch: &Value) -> Option<String> {
-    let throttle = &branch["compute"]["throttle"];
-    let component = match throttle["component"].as_str()? {
-        "ingest" => "pageserver's ingest",
-        other => other,
+fn notes_of_branch(branch: &Branch, quorum_is_lost: bool) -> Vec<String> {
+    let compute = &branch.compute;
+    let lost = (compute.quorum_lost == Some(true) && !quorum_is_lost)
+        .then(|| "its compute has lost the quorum; commits wait.".to_owned());
+    let errors = [&branch.error, &compute.error, &compute.settings_rejected, &compute.outdated].into_iter().cloned();
+    let notes = [throttle_note(branch), lost, server_note(branch), mismatch_note(branch)].into_iter().chain(errors);
+    notes.flatten().map(|note| format!("Branch {}: {note}", branch.name)).collect()
+}
+
+/// What holds commits back.
+fn throttle_note(branch: &Branch) -> Option<String> {
+    let throttle = branch.compute.throttle.as_ref()?;
+    let component = match throttle.component {
+        Component::Ingest => "pageserver's ingest",
+        Component::Pageserver => "pageserver",
     };
-    let how = if throttle["holds"] == true { "are blocked" } else { "are slowed down" };
-    let mebibytes = |value: &Value| value.as_u64().unwrap_or_default() >> 20;
-    let (lag, limit) = (mebibytes(&throttle["lag_bytes"]), mebibytes(&throttle["limit_bytes"]));
-    let name = cell(&branch["name"]);
-    Some(format!("Branch {name}: Commits {how}: the {component} is {lag} MiB behind (limit {limit} MiB)"))
+    let how = if throttle.holds { "are blocked" } else { "are slowed down" };
+    let (lag, limit) = (throttle.lag_bytes >> 20, throttle.limit_bytes >> 20);
+    Some(format!("Commits {how}: the {component} is {lag} MiB behind (limit {limit} MiB)"))
 }
 
 /// A server with which redo was not compared, and what has been compared since it runs.
-fn server_note(branch: &Value) -> Option<String> {
-    let server = &branch["compute"]["server"];
-    let (name, doubt) = (cell(&branch["name"]), server["doubt"].as_str()?);
-    if branch["verification"]["rate"] == 0 {
-        return Some(format!(
-            "Branch {name}: {doubt}; nothing that it writes is compared, because of --verify-rate 0."
-        ));
+fn server_note(branch: &Branch) -> Option<String> {
+    let server = branch.compute.server.as_ref()?;
+    let doubt = server.doubt.as_ref()?;
+    if branch.verification.as_ref()?.rate == 0 {
+        return Some(format!("{doubt}; nothing that it writes is compared, because of --verify-rate 0."));
     }
-    let wanted = cell(&server["wanted"]);
-    let counts = server["compared"].as_object().into_iter().flatten();
-    let counts: Vec<String> = counts.map(|(kind, pages)| format!("{kind} {pages}")).collect();
+    let counts: Vec<String> = server.compared.iter().map(|(kind, pages)| format!("{kind} {pages}")).collect();
     let so_far = if counts.is_empty() { "none".to_owned() } else { counts.join(", ") };
     Some(format!(
-        "Branch {name}: {doubt}; every page that it writes is compared until {wanted} of each kind were equal. So far: {so_far}."
+        "{doubt}; every page that it writes is compared until {} of each kind were equal. So far: {so_far}.",
+        server.wanted
     ))
 }
 
 /// Pages that differ from storage's, now or as evidence that somebody has to look at.
-fn mismatch_note(branch: &Value) -> Option<String> {
-    let found = &branch["verification"];
-    let (mismatches, kept) = (found["mismatches"].as_u64()?, found["kept"].as_u64()?);
-    let guarded: Vec<&str> = found["guarded"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    (mismatches > 0 || kept > 0 || !guarded.is_empty()).then(|| {
+fn mismatch_note(branch: &Branch) -> Option<String> {
+    let Sampling { mismatches, kept, guarded, evidence, .. } = branch.verification.as_ref()?;
+    (*mismatches > 0 || *kept > 0 || !guarded.is_empty()).then(|| {
         format!(
-            "Branch {}: pages that PostgreSQL wrote differ from storage's ({mismatches} since the agent started); pushdown is {}. \
+            "pages that PostgreSQL wrote differ from storage's ({mismatches} since the agent started); pushdown is {}. \
             Diagnostics for {kept} pages are in {}; inspect one with `quire page replay`, and please report it.{}",
-            cell(&branch["name"]),
-            cell(&branch["pushdown"]["state"]),
-            cell(&found["evidence"]),
-            guard_note(&guarded),
+            pushdown(branch),
+            evidence.display(),
+            guard_note(guarded),
         )
     })
 }
 
-fn guard_note(guarded: &[&str]) -> String {
+fn guard_note(guarded: &[String]) -> String {
     if guarded.is_empty() {
         return String::new();
     }
@@ -206,40 +213,58 @@ fn guard_note(guarded: &[&str]) -> String {
 mod tests {
     use super::*;
     use crate::deployment::Deployment;
-    use serde_json::json;
+    use quire_api::compute::Server;
+    use quire_api::deployment::{Compute, Positions, Pushdown};
+    use quire_api::pageserver::PushdownState;
+    use quire_types::BranchId;
+
+    fn sampling(rate: u32, mismatches: u64, kept: usize) -> Sampling {
+        Sampling { rate, checked: 0, mismatches, evidence: "/e/main".into(), kept, guarded: Vec::new() }
+    }
+
+    fn branch(verification: Option<Sampling>) -> Branch {
+        Branch {
+            name: "main".into(),
+            id: BranchId::default(),
+            compute: Compute::silent("postgresql://".into(), ([127, 0, 0, 1], 1).into()),
+            verification,
+            pushdown: Pushdown { state: Some(PushdownState::Off), since_lsn: None },
+            lsn: Positions::default(),
+            images: None,
+            error: None,
+        }
+    }
 
     #[test]
     fn pages_that_differ_are_told_until_their_evidence_is_removed() {
-        let branch = |mismatches, kept| {
-            let found = json!({ "mismatches": mismatches, "kept": kept, "evidence": "/e/main" });
-            json!({ "name": "main", "pushdown": { "state": "off" }, "verification": found })
-        };
-        assert_eq!(mismatch_note(&branch(0, 0)), None);
-        assert_eq!(mismatch_note(&json!({ "name": "main", "verification": {} })), None);
-        let guarded = json!({ "mismatches": 0, "kept": 0, "guarded": ["base/5/16384"] });
-        let note = mismatch_note(&json!({ "name": "main", "verification": guarded })).expect("told");
+        assert_eq!(mismatch_note(&branch(Some(sampling(20, 0, 0)))), None);
+        assert_eq!(mismatch_note(&branch(None)), None);
+        let guarded = Sampling { guarded: vec!["base/5/16384".into()], ..sampling(20, 0, 0) };
+        let note = mismatch_note(&branch(Some(guarded))).expect("told");
         assert!(note.contains("base/5/16384") && note.contains("REINDEX"), "{note}");
         for (mismatches, kept) in [(1, 0), (0, 1)] {
-            let note = mismatch_note(&branch(mismatches, kept)).expect("told");
+            let note = mismatch_note(&branch(Some(sampling(20, mismatches, kept)))).expect("told");
             assert!(note.contains("/e/main") && note.contains("pushdown is off"), "{note}");
         }
     }
 
     #[test]
     fn a_server_that_was_not_tested_is_told_with_what_was_compared() {
-        let branch = |doubt: Value, rate| {
-            let compared = json!({ "Btree": 12, "Heap": 1000 });
-            let server = json!({ "version": "15.99", "doubt": doubt, "compared": compared, "wanted": 1000 });
-            json!({ "name": "main", "compute": { "server": server }, "verification": { "rate": rate } })
+        let tested_by = |doubt: Option<&str>, rate| {
+            let compared = [("Btree", 12), ("Heap", 1000)].map(|(kind, pages)| (kind.to_owned(), pages)).into();
+            let server = Server { version: "15.99".into(), doubt: doubt.map(str::to_owned), compared, wanted: 1000 };
+            let mut branch = branch(Some(sampling(rate, 0, 0)));
+            branch.compute.server = Some(server);
+            branch
         };
-        assert_eq!(server_note(&branch(Value::Null, 20)), None);
-        assert_eq!(server_note(&json!({ "name": "main", "compute": { "server": null } })), None);
-        let told = server_note(&branch("it is new".into(), 20)).expect("told");
+        assert_eq!(server_note(&tested_by(None, 20)), None);
+        assert_eq!(server_note(&branch(None)), None);
+        let told = server_note(&tested_by(Some("it is new"), 20)).expect("told");
         assert!(
             told.contains("it is new") && told.contains("until 1000") && told.contains("Btree 12, Heap 1000"),
             "{told}"
         );
-        let told = server_note(&branch("it is new".into(), 0)).expect("told");
+        let told = server_note(&tested_by(Some("it is new"), 0)).expect("told");
         assert!(told.contains("nothing") && told.contains("--verify-rate 0"), "{told}");
     }
 

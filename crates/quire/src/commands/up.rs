@@ -6,15 +6,13 @@ use crate::context::Context;
 use crate::deployment::Deployment;
 use crate::home::Home;
 use crate::lock::{Holder, UpLock, holder};
-use crate::size::parse_bytes;
 use crate::supervisor::{self, Options};
 use crate::user::{check_folder, compute_dirs};
 use crate::{logging, postgres, processes};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::statvfs::statvfs;
-use quire_compute::config::CACHE_BYTES_MIN;
+use quire_api::{CACHE_SIZE_MIN, CacheSize, Tuning};
 use serde_json::json;
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
@@ -31,9 +29,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How long a process of a killed supervisor may take to end by itself.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A read that waits for days is nobody's wish.
-const READ_DEADLINE_MAX: u64 = 86_400;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -66,69 +61,22 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pageservers: usize,
 
-    /// Maximum size of the local page cache, e.g. 64MiB, or 'none' for unlimited; saved [default: half of the disk
-    /// space that is free at the first start]
-    #[arg(long, value_name = "BYTES", value_parser = parse_cache_size)]
-    cache_size: Option<CacheSize>,
+    #[command(flatten)]
+    tuning: Tuning,
 
-    /// How far the pageserver may fall behind in WAL, e.g. 256MiB. Commits slow down at half of it and block at the
-    /// limit; saved [default: 1GiB]
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    max_lag: Option<u64>,
-
-    /// Seconds a read waits for an unavailable pageserver before it fails with an I/O error; saved [default: 60]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=READ_DEADLINE_MAX))]
-    read_deadline: Option<u64>,
-
-    /// Pages per second to check against storage in the background; 0 turns it off; saved [default: 20]
-    #[arg(long, value_name = "N")]
-    verify_rate: Option<u32>,
+    /// This is the process in the background
+    #[arg(long, hide = true)]
+    background: bool,
 }
 
-/// How large a cache may grow.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum CacheSize {
-    Bytes(u64),
-    Unbounded,
-}
-
-impl CacheSize {
-    /// Half of what is free where `home` lies; no bound if that cannot be told.
-    fn default_in(home: &Home) -> CacheSize {
-        match statvfs(home.root()) {
-            Ok(disk) => {
-                let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-                CacheSize::Bytes((free / 2).max(CACHE_BYTES_MIN))
-            }
-            Err(_) => CacheSize::Unbounded,
+/// Half of what is free where `home` is; no bound if that cannot be told.
+fn default_cache_size(home: &Home) -> CacheSize {
+    match statvfs(home.root()) {
+        Ok(disk) => {
+            let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+            CacheSize::Bytes((free / 2).max(CACHE_SIZE_MIN))
         }
-    }
-
-    fn bytes(self) -> Option<u64> {
-        match self {
-            CacheSize::Bytes(bytes) => Some(bytes),
-            CacheSize::Unbounded => None,
-        }
-    }
-}
-
-impl fmt::Display for CacheSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CacheSize::Bytes(bytes) => write!(f, "{bytes}"),
-            CacheSize::Unbounded => f.write_str("none"),
-        }
-    }
-}
-
-/// A number of bytes that is enough for a cache, or none.
-fn parse_cache_size(text: &str) -> Result<CacheSize, String> {
-    if text == "none" {
-        return Ok(CacheSize::Unbounded);
-    }
-    match parse_bytes(text)? {
-        bytes if bytes < CACHE_BYTES_MIN => Err(format!("at least {} MiB are needed", CACHE_BYTES_MIN >> 20)),
-        bytes => Ok(CacheSize::Bytes(bytes)),
+        Err(_) => CacheSize::Unlimited,
     }
 }
 
@@ -143,10 +91,10 @@ impl Args {
             eprintln!("quire: already running (process {pid})");
             return answer_when_ready(context, &home, pid);
         }
-        match self.detach {
-            true => self.run_in_background(context, &home),
-            false => self.run_here(context, &home),
+        if self.detach && !self.background {
+            return run_in_background(context, &home);
         }
+        self.run_here(context, &home)
     }
 
     fn run_here(&self, context: &Context, home: &Home) -> Result<ExitCode> {
@@ -182,69 +130,46 @@ impl Args {
             None => Deployment::new(pg_bin.clone(), self.safekeepers, self.pageservers)?,
         };
         deployment.pg_bin.clone_from(&pg_bin);
-        if let Some(size) = self.cache_size {
-            deployment.branches.iter_mut().for_each(|branch| branch.cache_bytes = size.bytes());
-        }
-        if let Some(bytes) = self.max_lag {
-            deployment.branches.iter_mut().for_each(|branch| branch.lag_bytes_max = Some(bytes));
-        }
-        if let Some(seconds) = self.read_deadline {
-            deployment.branches.iter_mut().for_each(|branch| branch.fetch_seconds_max = Some(seconds));
-        }
-        if let Some(rate) = self.verify_rate {
-            deployment.branches.iter_mut().for_each(|branch| branch.verify_rate = Some(rate));
+        for branch in &mut deployment.branches {
+            branch.tuning = branch.tuning.with(self.tuning);
         }
         deployment.save(home)?;
-        let cache_bytes = self.cache_size.unwrap_or_else(|| CacheSize::default_in(home)).bytes();
-        let (lag_bytes_max, fetch_seconds_max, verify_rate) = (self.max_lag, self.read_deadline, self.verify_rate);
-        Ok((deployment, Options { pg_bin, shim, cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate }))
+        if self.background {
+            // It is not to keep the directory in use from which it was started; all paths are absolute now.
+            std::env::set_current_dir("/")?;
+        }
+        let tuning = Tuning { cache_size: Some(default_cache_size(home)), ..Tuning::default() }.with(self.tuning);
+        Ok((deployment, Options { pg_bin, shim, tuning }))
     }
+}
 
-    fn run_in_background(&self, context: &Context, home: &Home) -> Result<ExitCode> {
-        let path = home.log_file("up");
-        let mut log = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path)?;
-        let log_start = log.seek(SeekFrom::End(0))?;
-        let mut child = self.background_command(home, &log)?.spawn().context("cannot start the supervisor")?;
-        let waited = wait_until_ready(home, child.id(), Some(&mut child));
-        match (waited, holder(home)?) {
-            (Ok(Waited::Ready), _) => print_url(context, child.id()),
-            (Ok(Waited::Trouble(trouble)), _) => bail!(trouble),
-            (Err(_), Holder::Process(other)) if other != child.id() => answer_when_ready(context, home, other),
-            (Err(error), _) => {
-                log.seek(SeekFrom::Start(log_start))?;
-                let mut said = String::new();
-                log.read_to_string(&mut said)?;
-                bail!("{error:#}\n{}", said.trim_end());
-            }
+fn run_in_background(context: &Context, home: &Home) -> Result<ExitCode> {
+    let path = home.log_file("up");
+    let mut log = OpenOptions::new().create(true).append(true).read(true).mode(0o600).open(&path)?;
+    let log_start = log.seek(SeekFrom::End(0))?;
+    let mut child = background_command(home, &log)?.spawn().context("cannot start the supervisor")?;
+    let waited = wait_until_ready(home, child.id(), Some(&mut child));
+    match (waited, holder(home)?) {
+        (Ok(Waited::Ready), _) => print_url(context, child.id()),
+        (Ok(Waited::Trouble(trouble)), _) => bail!(trouble),
+        (Err(_), Holder::Process(other)) if other != child.id() => answer_when_ready(context, home, other),
+        (Err(error), _) => {
+            log.seek(SeekFrom::Start(log_start))?;
+            let mut said = String::new();
+            log.read_to_string(&mut said)?;
+            bail!("{error:#}\n{}", said.trim_end());
         }
     }
+}
 
-    fn background_command(&self, home: &Home, log: &File) -> Result<Command> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("--dir").arg(home.root()).arg("up");
-        command.args(["--safekeepers", &self.safekeepers.to_string(), "--pageservers", &self.pageservers.to_string()]);
-        if let Some(size) = self.cache_size {
-            command.args(["--cache-size", &size.to_string()]);
-        }
-        if let Some(bytes) = self.max_lag {
-            command.args(["--max-lag", &bytes.to_string()]);
-        }
-        if let Some(seconds) = self.read_deadline {
-            command.args(["--read-deadline", &seconds.to_string()]);
-        }
-        if let Some(rate) = self.verify_rate {
-            command.args(["--verify-rate", &rate.to_string()]);
-        }
-        for (option, path) in [("--pg-bin", &self.pg_bin), ("--shim", &self.shim)] {
-            if let Some(path) = path {
-                command.arg(option).arg(std::path::absolute(path)?);
-            }
-        }
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?).current_dir("/");
-        // SAFETY: setsid is a plain system call, allowed between fork and exec.
-        unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into)) };
-        Ok(command)
-    }
+/// The same command once more, as a session of its own that writes to `log`.
+fn background_command(home: &Home, log: &File) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(std::env::args_os().skip(1)).args(["--background", "--dir"]).arg(home.root());
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
+    // SAFETY: setsid is a plain system call, allowed between fork and exec.
+    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into)) };
+    Ok(command)
 }
 
 /// A supervisor that was killed may have left roles that are still ending; two of one kind must not share a folder.
@@ -359,21 +284,4 @@ fn trouble(home: &Home, pid: u32) -> Option<String> {
 
 fn says_ready(home: &Home, pid: u32) -> bool {
     std::fs::read_to_string(home.ready_file()).is_ok_and(|text| text.trim() == pid.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units_and_a_least() {
-        assert_eq!((parse_bytes("64MiB"), parse_bytes("67108864")), (Ok(64 << 20), Ok(64 << 20)));
-        assert_eq!(parse_cache_size("none"), Ok(CacheSize::Unbounded));
-        for size in [CacheSize::Unbounded, CacheSize::Bytes(1 << 30)] {
-            assert_eq!(parse_cache_size(&size.to_string()), Ok(size));
-        }
-        for wrong in ["", "0", "1MiB", "64MB", "-1", "99999999999TiB"] {
-            assert!(parse_cache_size(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -4,8 +4,7 @@ use crate::context::Context;
 use crate::roles::Role;
 use crate::table::{Table, cell};
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use quire_api::compute::{VERIFY, Verification};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,26 +25,17 @@ pub struct Args {
     branch: Option<String>,
 }
 
-/// What the agent found; what is missing in its answer is an error, never "no mismatch".
-#[derive(Serialize, Deserialize)]
-struct Found {
-    checked: u64,
-    absent: u64,
-    skipped: u64,
-    mismatches: Vec<Value>,
-}
-
 impl Args {
     /// Has the agent compare and prints what it found.
     pub fn run(&self, context: &Context) -> Result<ExitCode> {
         let branch = context.branch(self.branch.as_deref())?;
-        let found: Found = Role::Compute(branch).peer().post("/verify", &json!({}), TIMEOUT)?;
+        let found: Verification = Role::Compute(branch).peer().post(VERIFY, &(), TIMEOUT)?;
         context.answer(&found, human)?;
         Ok(if found.mismatches.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
-fn human(found: &Found) -> String {
+fn human(found: &Verification) -> String {
     let counts = format!(
         "{} pages compared, {} absent in the cache, {} never in storage: ",
         found.checked, found.absent, found.skipped
@@ -55,8 +45,13 @@ fn human(found: &Found) -> String {
     }
     let mut table = Table::new(["RELATION", "BLOCK", "CACHE LSN", "STORAGE LSN", "FIRST DIFFERENCE"]);
     for page in found.mismatches.iter().take(PAGES_SHOWN) {
-        let fields = ["relation", "block", "cache_lsn", "storage_lsn", "first_difference"];
-        table.row(fields.map(|field| cell(&page[field])));
+        table.row([
+            page.relation.clone(),
+            page.block.to_string(),
+            page.cache_lsn.to_string(),
+            cell(page.storage_lsn),
+            cell(page.first_difference),
+        ]);
     }
     format!("{counts}{} mismatches\n{}", found.mismatches.len(), table.render())
 }

@@ -19,6 +19,7 @@ use crate::user::{compute_dir, create_compute_dir};
 use anyhow::{Context, Result};
 use child::Launcher;
 use group::Group;
+use quire_api::Tuning;
 use quire_compute::error::PORT_TAKEN;
 use quire_files::{Durability, publish};
 use readiness::{Readiness, Trouble};
@@ -31,14 +32,8 @@ pub struct Options {
     pub pg_bin: PathBuf,
     /// The shim.
     pub shim: PathBuf,
-    /// How many bytes of pages a new branch's compute keeps.
-    pub cache_bytes: Option<u64>,
-    /// How far storage may lag before a new branch's commits wait.
-    pub lag_bytes_max: Option<u64>,
-    /// How many seconds the compute of a new branch waits for a page; the default if absent.
-    pub fetch_seconds_max: Option<u64>,
-    /// How many pages a second it compares with storage's.
-    pub verify_rate: Option<u32>,
+    /// The settings of a new branch's compute.
+    pub tuning: Tuning,
 }
 
 /// Runs all roles of the folder until SIGTERM, SIGINT or SIGHUP; `ready` is called once everything answers.
@@ -113,9 +108,7 @@ impl Groups {
 async fn start(home: &Home, deployment: &mut Deployment, options: &Options, groups: &mut Groups) -> Result<Readiness> {
     start_storage(home, deployment, groups).await?;
     if deployment.branches.is_empty() {
-        let Options { cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate, .. } = *options;
-        let new = deployment.new_branch(FIRST_BRANCH)?;
-        let branch = Branch { cache_bytes, lag_bytes_max, fetch_seconds_max, verify_rate, ..new };
+        let branch = Branch { tuning: options.tuning, ..deployment.new_branch(FIRST_BRANCH)? };
         deployment.branches.push(branch);
         deployment.save(home)?;
     }
@@ -137,7 +130,7 @@ async fn start_storage(home: &Home, deployment: &Deployment, groups: &mut Groups
         write_config(home, &role, &pageserver_config(home, deployment, node))?;
         readiness.expect(role.clone(), groups.pageservers.add(role));
     }
-    readiness.wait_for_answers().await?;
+    readiness.wait_for_storage().await?;
     tracing::info!(
         safekeepers = deployment.safekeepers.len(),
         pageservers = deployment.pageservers.len(),

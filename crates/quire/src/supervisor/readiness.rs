@@ -4,7 +4,8 @@ use super::group::Deaths;
 use crate::home::Home;
 use crate::roles::Role;
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use quire_api::compute::Phase;
+use quire_api::{STATUS, compute, pageserver, safekeeper};
 use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
@@ -16,7 +17,7 @@ const COMPUTE_TIMEOUT: Duration = Duration::from_secs(300);
 const DEATHS_MAX: u32 = 3;
 
 /// A PostgreSQL that failed as often will not start before somebody changes something.
-const FAILED_STARTS_MAX: u64 = 2;
+const FAILED_STARTS_MAX: u32 = 2;
 
 /// Lines of a role's log shown when it does not start.
 const LOG_LINES: usize = 5;
@@ -38,40 +39,33 @@ impl Readiness {
         self.roles.push((role, deaths));
     }
 
-    /// Waits until all answer at all.
-    pub async fn wait_for_answers(&self) -> Result<()> {
-        self.wait(Some(STORAGE_TIMEOUT), |_| true, |_| None).await
+    /// Waits until all storage answers.
+    pub async fn wait_for_storage(&self) -> Result<()> {
+        self.wait(Some(STORAGE_TIMEOUT)).await
     }
 
     /// Waits until all computes accept connections. A PostgreSQL that fails again is not waited for.
     pub async fn wait_for_computes(&self) -> Result<()> {
-        self.wait(Some(COMPUTE_TIMEOUT), is_running, failure).await
+        self.wait(Some(COMPUTE_TIMEOUT)).await
     }
 
     /// Waits until all computes accept connections, however long it takes and whatever happens meanwhile.
     pub async fn wait_patiently_for_computes(&self) -> Result<()> {
-        self.wait(None, is_running, |_| None).await
+        self.wait(None).await
     }
 
     /// Without a `timeout` it gives up on nothing.
-    async fn wait(
-        &self,
-        timeout: Option<Duration>,
-        ready: impl Fn(&Value) -> bool,
-        failure: impl Fn(&Value) -> Option<String>,
-    ) -> Result<()> {
+    async fn wait(&self, timeout: Option<Duration>) -> Result<()> {
         let begun = Instant::now();
         for (role, deaths) in &self.roles {
             loop {
-                let status = ask(role).await?.unwrap_or_default();
-                if !status.is_null() && ready(&status) {
-                    break;
-                }
-                if let Some(reason) = failure(&status) {
-                    return Err(Trouble(format!("{} does not start: {reason}", role.name())).into());
-                }
-                if let Some(timeout) = timeout {
-                    self.give_up(role, deaths, begun, timeout)?;
+                match (ask(role).await?, timeout) {
+                    (Start::Done, _) => break,
+                    (Start::Failing(reason), Some(_)) => {
+                        return Err(Trouble(format!("{} does not start: {reason}", role.name())).into());
+                    }
+                    (Start::UnderWay, Some(timeout)) => self.give_up(role, deaths, begun, timeout)?,
+                    (Start::UnderWay | Start::Failing(_), None) => {}
                 }
                 sleep(POLL_INTERVAL).await;
             }
@@ -106,19 +100,39 @@ impl Readiness {
 #[error("{0}")]
 pub struct Trouble(pub String);
 
-fn is_running(status: &Value) -> bool {
-    status["state"] == "running"
+/// How far a role's start is.
+enum Start {
+    /// It is not ready yet.
+    UnderWay,
+    /// PostgreSQL has failed again and again, and why.
+    Failing(String),
+    /// Storage answers, PostgreSQL accepts connections.
+    Done,
 }
 
-/// Why PostgreSQL has failed to start again and again.
-fn failure(status: &Value) -> Option<String> {
-    let again = status["failed_starts"].as_u64().is_some_and(|failures| failures >= FAILED_STARTS_MAX);
-    status["error"].as_str().filter(|_| again).map(str::to_owned)
+impl Start {
+    fn of_storage<T>(answer: Result<T>) -> Start {
+        if answer.is_ok() { Start::Done } else { Start::UnderWay }
+    }
+
+    fn of_compute(answer: Result<compute::Status>) -> Start {
+        match answer {
+            Ok(status) if status.state == Phase::Running => Start::Done,
+            Ok(compute::Status { error: Some(error), failed_starts, .. }) if failed_starts >= FAILED_STARTS_MAX => {
+                Start::Failing(error)
+            }
+            _ => Start::UnderWay,
+        }
+    }
 }
 
-/// The role's status, none if it does not answer.
-async fn ask(role: &Role) -> Result<Option<Value>> {
-    let peer = role.peer();
-    let asked = tokio::task::spawn_blocking(move || peer.get("/status").ok());
+/// Asks a role.
+async fn ask(role: &Role) -> Result<Start> {
+    let (role, peer) = (role.clone(), role.peer());
+    let asked = tokio::task::spawn_blocking(move || match role {
+        Role::Safekeeper(_) => Start::of_storage(peer.get::<safekeeper::Status>(STATUS)),
+        Role::Pageserver(_) => Start::of_storage(peer.get::<pageserver::Status>(STATUS)),
+        Role::Compute(_) => Start::of_compute(peer.get(STATUS)),
+    });
     asked.await.context("asking a role failed")
 }

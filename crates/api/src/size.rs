@@ -15,3 +15,14 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale)).filter(|bytes| *bytes > 0);
     bytes.ok_or_else(|| format!("invalid size {text:?}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::parse_bytes;
+
+    #[test]
+    fn a_size_has_a_unit_or_is_in_bytes() {
+        assert_eq!((parse_bytes("64MiB"), parse_bytes("67108864")), (Ok(64 << 20), Ok(64 << 20)));
+        assert_eq!((parse_bytes("3 KiB"), parse_bytes("7B")), (Ok(3 << 10), Ok(7)));
+    }
+}
