@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod load;
 pub mod logs;
 pub mod minor;
+pub mod ports;
 pub mod processes;
 pub mod quire;
 pub mod regression;

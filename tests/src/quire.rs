@@ -1,5 +1,6 @@
 //! A Quire in a folder of its own.
 
+use crate::ports::PortBlock;
 use crate::processes::{children, is_alive, is_stopped, of_folder, signal_all};
 use crate::wait_for;
 use nix::sys::signal::Signal;
@@ -19,6 +20,7 @@ pub struct Quire {
     folder: TempDir,
     name: String,
     up_options: Vec<String>,
+    ports: PortBlock,
     environment: Vec<(String, String)>,
     /// What `quire up` is run by, if not directly.
     shell: Option<String>,
@@ -37,7 +39,14 @@ impl Quire {
         let folder = tempfile::Builder::new().prefix("quire-").tempdir_in("/tmp").expect("a temporary folder");
         // PostgreSQL's user has to pass through it.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("opened");
-        Quire { folder, name: "q".to_owned(), up_options: Vec::new(), environment: Vec::new(), shell: None }
+        Quire {
+            folder,
+            name: "q".to_owned(),
+            up_options: Vec::new(),
+            ports: PortBlock::take(),
+            environment: Vec::new(),
+            shell: None,
+        }
     }
 
     /// Gives `quire up` an option from now on.
@@ -84,9 +93,10 @@ impl Quire {
         let options = self.up_options.iter().map(String::as_str);
         let arguments: Vec<&str> = ["up", "--detach"].into_iter().chain(options).collect();
         let Some(shell) = &self.shell else { return self.command(&arguments) };
+        let ports = self.ports.range();
         let mut command = Command::new("bash");
         command.args(["-c", &format!("{shell} && exec \"$0\" \"$@\"")]).arg(binary());
-        command.arg("--dir").arg(self.dir()).args(arguments).stdin(Stdio::null());
+        command.arg("--dir").arg(self.dir()).args(arguments).args(["--ports", &ports]).stdin(Stdio::null());
         command
     }
 
@@ -107,7 +117,11 @@ impl Quire {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.arg("--dir").arg(self.dir()).args(arguments).stdin(Stdio::null());
-        let chooses = arguments.first() == Some(&"up") && !arguments.contains(&"--pg-bin");
+        let starts = arguments.first() == Some(&"up");
+        if starts {
+            command.args(["--ports", &self.ports.range()]);
+        }
+        let chooses = starts && !arguments.contains(&"--pg-bin");
         if let Some(programs) = std::env::var_os("QUIRE_PG_BIN").filter(|_| chooses) {
             command.arg("--pg-bin").arg(programs);
         }

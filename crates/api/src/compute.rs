@@ -9,11 +9,10 @@
 //! | `POST /pushdown` with [`Pushdown`] | [`Status`] |
 //! | `POST /verify` | [`Verification`] |
 
-use quire_types::{Lsn, Term};
+use quire_types::{Endpoint, Lsn, Term};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Where PostgreSQL is started.
@@ -187,7 +186,7 @@ pub struct QuorumStatus {
 pub struct LinkStatus {
     /// The safekeeper's address.
     #[serde(rename = "addr")]
-    pub address: SocketAddr,
+    pub address: Endpoint,
     /// Whether it takes this term's WAL.
     pub connected: bool,
     /// What it has flushed.

@@ -6,16 +6,15 @@
 use crate::compute::{Cache, Phase, Sampling, Server, Throttled};
 use crate::pageserver::{ImageStatus, PushdownState, ShardStatus};
 use crate::safekeeper::BranchStatus;
-use quire_types::{BranchId, Lsn, NodeId, ProjectId, Term};
+use quire_types::{BranchId, Endpoint, Lsn, NodeId, ProjectId, Term};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
 
 /// The document.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Status {
     /// The supervisor's pid, if it runs.
     pub supervisor: Option<u32>,
-    /// The project.
+    /// The first project.
     pub project: ProjectId,
     /// Whether a majority of the safekeepers answers.
     pub quorum: Quorum,
@@ -56,9 +55,9 @@ pub struct Node<T> {
     /// Whether it answers.
     pub state: NodeState,
     /// Where it speaks to other roles.
-    pub address: SocketAddr,
+    pub address: Endpoint,
     /// Where it shows its status and metrics.
-    pub http: SocketAddr,
+    pub http: Endpoint,
     /// Its branches.
     pub branches: Vec<Named<T>>,
 }
@@ -86,6 +85,8 @@ pub struct Named<T> {
 /// A branch: its compute, and what storage has of it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Branch {
+    /// Its project.
+    pub project: ProjectId,
     /// Its name.
     pub name: String,
     /// Its identity.
@@ -122,7 +123,7 @@ pub struct Compute {
     /// That another PostgreSQL is installed than the one that runs, and what to do.
     pub outdated: Option<String>,
     /// Where its agent shows its status and takes orders.
-    pub http: SocketAddr,
+    pub http: Endpoint,
     /// Whether it has lost the quorum, so that commits wait.
     pub quorum_lost: Option<bool>,
     /// What holds commits back, if anything does.
@@ -180,7 +181,7 @@ impl Quorum {
 
 impl Compute {
     /// One whose agent does not answer.
-    pub fn silent(url: String, http: SocketAddr) -> Compute {
+    pub fn silent(url: String, http: Endpoint) -> Compute {
         Compute {
             state: ComputeState::Silent(NodeState::Down),
             url,

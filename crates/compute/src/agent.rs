@@ -8,13 +8,13 @@ use crate::setting::Setting;
 use crate::supervisor::Supervisor;
 use crate::{Config, Error, http, place, sample, upgrade};
 use quire_files::{Durability, Staged};
+use quire_net::Acceptor;
 use std::fs::{self, File, Permissions, TryLockError};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 /// A compute agent that is not running yet.
@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 pub struct Agent {
     handle: Handle,
     commands: mpsc::Receiver<Command>,
-    listener: TcpListener,
+    acceptor: Acceptor,
     /// Two agents must not share a directory. Held for as long as the agent lives.
     _lock: File,
 }
@@ -36,13 +36,11 @@ impl Agent {
         quire_crash::hook::keep_notes_in(&config.dir);
         let shim = copy_shim(&config)?;
         postgres::check_shim(&config, owner, &shim)?;
-        let address = config.http;
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|error| Error::Config(format!("cannot listen on {address}: {error}")))?;
+        let acceptor = Acceptor::bind(config.http).map_err(|error| Error::Config(error.to_string()))?;
         let (sender, commands) = mpsc::channel(16);
         let setting = Setting { config: Arc::new(config), owner, metrics: Arc::new(Metrics::new()) };
         let handle = Handle::new(setting, shim, sender);
-        Ok(Agent { handle, commands, listener, _lock: lock })
+        Ok(Agent { handle, commands, acceptor, _lock: lock })
     }
 
     /// A handle to this agent.
@@ -52,12 +50,12 @@ impl Agent {
 
     /// Where the HTTP interface is.
     pub fn http_address(&self) -> Result<SocketAddr, Error> {
-        self.listener.local_addr().map_err(|error| Error::System("cannot learn the HTTP address", error))
+        self.acceptor.local_addr().map_err(|error| Error::System("cannot learn the HTTP address", error))
     }
 
     /// Starts PostgreSQL and keeps it as ordered until `shutdown` completes, or until a newer compute is elected.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
-        let serving = tokio::spawn(http::serve(self.listener, self.handle.clone()));
+        let serving = tokio::spawn(http::serve(self.acceptor, self.handle.clone()));
         let rate = self.handle.config().tuning.verify_rate();
         let sampling = tokio::spawn(sample::run(self.handle.clone(), rate));
         let watching = tokio::spawn(upgrade::watch(self.handle.clone()));

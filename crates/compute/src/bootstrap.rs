@@ -11,9 +11,8 @@ use crate::{Config, Error, place};
 use quire_net::quorum_client::{QuorumClient, Welcome};
 use quire_protocol::page::Request;
 use quire_protocol::quorum::LogIdentity;
-use quire_types::{Key, Lsn, Term};
+use quire_types::{Endpoint, Key, Lsn, Term};
 use quire_wal::{ControlFile, version};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -117,7 +116,7 @@ async fn stored_identity(client: &PageClient, at: Lsn) -> Result<LogIdentity, Er
 /// Whether it was used is known only if all answer and all are in term 0. As long as this is so, what is missing is
 /// created, also what an earlier attempt left out. `is_new` says that storage knows of no use either.
 pub fn create_logs(config: &Config, identity: LogIdentity, is_new: bool) -> Result<(), Error> {
-    let answers: Vec<_> = config.safekeepers.iter().map(|address| greet(config, *address)).collect();
+    let answers: Vec<_> = config.safekeepers.iter().map(|safekeeper| greet(config, safekeeper)).collect();
     let greeted = || answers.iter().flatten().map(|(_, welcome)| welcome);
     if let Some(theirs) = greeted().filter_map(|welcome| welcome.identity).find(|theirs| *theirs != identity) {
         return Err(Error::LogMismatch(theirs.to_string()));
@@ -136,13 +135,14 @@ pub fn create_logs(config: &Config, identity: LogIdentity, is_new: bool) -> Resu
 /// Creates the log where there is none, if everybody answers.
 fn create_missing(config: &Config, answers: Vec<Option<Greeted>>, identity: LogIdentity) -> Result<(), Error> {
     let silent = config.safekeepers.iter().zip(&answers).find(|(_, answer)| answer.is_none());
-    if let Some((address, _)) = silent {
-        return Err(Error::LogNotCreated { safekeeper: *address, reason: "it does not answer".into() });
+    if let Some((safekeeper, _)) = silent {
+        return Err(Error::LogNotCreated { safekeeper: safekeeper.clone(), reason: "it does not answer".into() });
     }
-    for (address, (mut client, welcome)) in config.safekeepers.iter().zip(answers.into_iter().flatten()) {
+    for (safekeeper, (mut client, welcome)) in config.safekeepers.iter().zip(answers.into_iter().flatten()) {
         if welcome.identity.is_none() {
             let created = client.create_log(identity);
-            created.map_err(|error| Error::LogNotCreated { safekeeper: *address, reason: error.to_string() })?;
+            created
+                .map_err(|error| Error::LogNotCreated { safekeeper: safekeeper.clone(), reason: error.to_string() })?;
         }
     }
     Ok(())
@@ -151,7 +151,7 @@ fn create_missing(config: &Config, answers: Vec<Option<Greeted>>, identity: LogI
 /// A connection, and what the safekeeper said of itself.
 type Greeted = (QuorumClient, Welcome);
 
-fn greet(config: &Config, address: SocketAddr) -> Option<Greeted> {
-    let greeted = QuorumClient::connect(address, config.branch_key(), config.node, SAFEKEEPER_PATIENCE);
-    greeted.inspect_err(|error| tracing::warn!(%address, %error, "cannot reach a safekeeper")).ok()
+fn greet(config: &Config, safekeeper: &Endpoint) -> Option<Greeted> {
+    let greeted = QuorumClient::connect(safekeeper, config.branch_key(), config.node, SAFEKEEPER_PATIENCE);
+    greeted.inspect_err(|error| tracing::warn!(%safekeeper, %error, "cannot reach a safekeeper")).ok()
 }

@@ -3,7 +3,7 @@
 use crate::Error;
 use quire_api::Tuning;
 use quire_cache::layout::TABLESPACES;
-use quire_types::{BranchId, BranchKey, NodeId, ProjectId, ShardId};
+use quire_types::{BranchId, BranchKey, Endpoint, NodeId, ProjectId, ShardId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -39,9 +39,9 @@ pub struct Config {
     /// Address of the agent's HTTP interface.
     pub http: SocketAddr,
     /// The branch's safekeepers: an odd number, all of them.
-    pub safekeepers: Vec<SocketAddr>,
+    pub safekeepers: Vec<Endpoint>,
     /// The branch's pageservers, one for each shard, in the order of their numbers.
-    pub pageservers: Vec<SocketAddr>,
+    pub pageservers: Vec<Endpoint>,
     /// The user that `postgres` runs as if the agent is root; by default `postgres` if there is one, else `nobody`.
     #[serde(default)]
     pub run_as_user: Option<String>,
@@ -100,8 +100,8 @@ impl Config {
     }
 
     /// The pageserver of an unsharded branch.
-    pub fn pageserver(&self) -> SocketAddr {
-        self.pageservers[0]
+    pub fn pageserver(&self) -> Endpoint {
+        self.pageservers[0].clone()
     }
 
     /// A program of PostgreSQL's.
@@ -188,8 +188,8 @@ mod tests {
             listen: loopback(),
             socket_dir: None,
             http: ([127, 0, 0, 1], 0).into(),
-            safekeepers: vec![([127, 0, 0, 1], 1).into()],
-            pageservers: vec![([127, 0, 0, 1], 2).into()],
+            safekeepers: vec![Endpoint::new("127.0.0.1", 1)],
+            pageservers: vec![Endpoint::new("127.0.0.1", 2)],
             run_as_user: None,
             settings: Vec::new(),
             pushdown: false,

@@ -2,10 +2,9 @@
 
 use crate::page_client::PageError;
 use quire_files::PublishError;
-use quire_types::{Lsn, Term};
+use quire_types::{Endpoint, Lsn, Term};
 use quire_wal::ServerVersion;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// What PostgreSQL says when somebody else listens on its port.
@@ -48,7 +47,7 @@ pub enum Error {
     )]
     LogNotCreated {
         /// Which one.
-        safekeeper: SocketAddr,
+        safekeeper: Endpoint,
         /// Why not.
         reason: String,
     },

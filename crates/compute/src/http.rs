@@ -16,11 +16,11 @@ use quire_api::compute::{
     Status, VERIFY,
 };
 use quire_api::{METRICS, OPEN_METRICS, Refusal, STATUS};
+use quire_net::Acceptor;
 use quire_wal::{ServerVersion, version};
-use tokio::net::TcpListener;
 
 /// Serves until aborted.
-pub async fn serve(listener: TcpListener, handle: Handle) {
+pub async fn serve(acceptor: Acceptor, handle: Handle) {
     let router = Router::new()
         .route(STATUS, get(status))
         .route(METRICS, get(metrics))
@@ -31,7 +31,7 @@ pub async fn serve(listener: TcpListener, handle: Handle) {
         .route(PUSHDOWN, post(pushdown))
         .route(VERIFY, post(verify))
         .with_state(handle);
-    if let Err(error) = axum::serve(listener, router).await {
+    if let Err(error) = axum::serve(acceptor, router).await {
         tracing::error!(%error, "the HTTP interface has failed");
     }
 }

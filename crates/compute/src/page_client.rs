@@ -7,20 +7,17 @@
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use quire_net::FrameReader;
-use quire_net::frames;
+use quire_net::connection::{Connection, Reader, Writer};
+use quire_net::{FrameReader, frames};
 use quire_protocol::page::{ErrorCode, FileVersion, Keeping, Request, Response, SmallFile, WrittenPage};
 use quire_protocol::page_version::PageVersion;
 use quire_protocol::{Frame, FrameError};
-use quire_types::{BranchKey, Key, Lsn, PAGE_SIZE, ShardId, Term};
+use quire_types::{BranchKey, Endpoint, Key, Lsn, PAGE_SIZE, ShardId, Term};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncWriteExt, BufWriter};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
 
 /// Why there is no answer.
@@ -30,7 +27,7 @@ pub enum PageError {
     #[error("pageserver {address} did not answer within {waited:?}")]
     Deadline {
         /// Who was asked.
-        address: SocketAddr,
+        address: Endpoint,
         /// For how long.
         waited: Duration,
     },
@@ -38,7 +35,7 @@ pub enum PageError {
     #[error("pageserver {address} refused: {message}")]
     Refused {
         /// Who was asked.
-        address: SocketAddr,
+        address: Endpoint,
         /// Its reason, for programs.
         code: ErrorCode,
         /// Its reason, for people.
@@ -46,7 +43,7 @@ pub enum PageError {
     },
     /// The answer does not fit the question.
     #[error("pageserver {0} sent an unexpected response")]
-    Unexpected(SocketAddr),
+    Unexpected(Endpoint),
     /// The client was shut down.
     #[error("the page client is shut down")]
     ShutDown,
@@ -98,7 +95,7 @@ pub struct PageClient {
 
 #[derive(Debug)]
 struct Shared {
-    address: SocketAddr,
+    address: Endpoint,
     branch: BranchKey,
     shard: ShardId,
     next_id: AtomicU64,
@@ -115,7 +112,8 @@ struct Call {
 
 impl PageClient {
     /// A client of the pageserver at `address`; must be called within a tokio runtime, which drives the connection.
-    pub fn new(address: SocketAddr, branch: BranchKey, shard: ShardId) -> PageClient {
+    pub fn new(address: impl Into<Endpoint>, branch: BranchKey, shard: ShardId) -> PageClient {
+        let address = address.into();
         let (calls, queue) = mpsc::channel(QUEUED_CALLS_MAX);
         let shared = Arc::new(Shared {
             address,
@@ -143,9 +141,8 @@ impl PageClient {
             self.calls.send(call).await.map_err(|_| PageError::ShutDown)?;
             receiver.await.map_err(|_| PageError::ShutDown)?
         };
-        let address = self.shared.address;
-        let outcome = tokio::time::timeout(patience, exchange).await;
-        outcome.unwrap_or(Err(PageError::Deadline { address, waited: patience }))
+        let late = |_| PageError::Deadline { address: self.shared.address.clone(), waited: patience };
+        tokio::time::timeout(patience, exchange).await.map_err(late)?
     }
 
     /// The same, but asked again as long as the answer is that a disk or a file fails storage. After `patience` the
@@ -309,7 +306,7 @@ impl PageClient {
     }
 
     fn unexpected(&self) -> PageError {
-        PageError::Unexpected(self.shared.address)
+        PageError::Unexpected(self.shared.address.clone())
     }
 }
 
@@ -323,9 +320,9 @@ async fn drive(shared: Arc<Shared>, mut queue: mpsc::Receiver<Call>) {
     let mut backoff = BACKOFF_MIN;
     loop {
         let end = match connect(&shared).await {
-            Ok(stream) => {
+            Ok(connection) => {
                 backoff = BACKOFF_MIN;
-                converse(&shared, stream, &mut queue).await
+                converse(&shared, connection, &mut queue).await
             }
             Err(error) => End::Broken(error),
         };
@@ -342,15 +339,15 @@ async fn drive(shared: Arc<Shared>, mut queue: mpsc::Receiver<Call>) {
     }
 }
 
-async fn connect(shared: &Shared) -> Result<TcpStream, FrameError> {
+async fn connect(shared: &Shared) -> Result<Connection, FrameError> {
     let greeting = async {
-        let mut stream = TcpStream::connect(shared.address).await?;
-        stream.set_nodelay(true)?;
+        let dialed = Connection::dial(&shared.address, CONNECT_TIMEOUT).await;
+        let mut connection = dialed.map_err(|error| error.source)?;
         let hello = Request::Hello { branch: shared.branch, shard: shared.shard };
-        stream.write_all(&hello.to_frame(0).encode()).await?;
-        let answer = frames::read(&mut stream).await?;
+        connection.write_all(&hello.to_frame(0).encode()).await?;
+        let answer = frames::read(&mut connection).await?;
         match Response::from_frame(&answer)? {
-            Response::Welcome { .. } => Ok(stream),
+            Response::Welcome { .. } => Ok(connection),
             _ => Err(FrameError::Unexpected(answer.kind)),
         }
     };
@@ -358,8 +355,8 @@ async fn connect(shared: &Shared) -> Result<TcpStream, FrameError> {
     tokio::time::timeout(CONNECT_TIMEOUT, greeting).await.map_err(late)?
 }
 
-async fn converse(shared: &Shared, stream: TcpStream, queue: &mut mpsc::Receiver<Call>) -> End {
-    let (source, sink) = stream.into_split();
+async fn converse(shared: &Shared, connection: Connection, queue: &mut mpsc::Receiver<Call>) -> End {
+    let (source, sink) = connection.split();
     shared.connected.store(true, Ordering::Relaxed);
     tokio::select! {
         end = send_calls(shared, sink, queue) => end,
@@ -367,7 +364,7 @@ async fn converse(shared: &Shared, stream: TcpStream, queue: &mut mpsc::Receiver
     }
 }
 
-async fn send_calls(shared: &Shared, sink: OwnedWriteHalf, queue: &mut mpsc::Receiver<Call>) -> End {
+async fn send_calls(shared: &Shared, sink: Writer, queue: &mut mpsc::Receiver<Call>) -> End {
     let mut sink = BufWriter::new(sink);
     match resend(shared, &mut sink).await {
         Ok(()) => forward(shared, &mut sink, queue).await,
@@ -376,7 +373,7 @@ async fn send_calls(shared: &Shared, sink: OwnedWriteHalf, queue: &mut mpsc::Rec
 }
 
 /// Repeats what the last connection left unanswered, except for callers who gave up.
-async fn resend(shared: &Shared, sink: &mut BufWriter<OwnedWriteHalf>) -> std::io::Result<()> {
+async fn resend(shared: &Shared, sink: &mut BufWriter<Writer>) -> std::io::Result<()> {
     let frames: Vec<Vec<u8>> = {
         let mut waiting = shared.waiting();
         waiting.retain(|_, call| !call.answer.is_closed());
@@ -388,7 +385,7 @@ async fn resend(shared: &Shared, sink: &mut BufWriter<OwnedWriteHalf>) -> std::i
     sink.flush().await
 }
 
-async fn forward(shared: &Shared, sink: &mut BufWriter<OwnedWriteHalf>, queue: &mut mpsc::Receiver<Call>) -> End {
+async fn forward(shared: &Shared, sink: &mut BufWriter<Writer>, queue: &mut mpsc::Receiver<Call>) -> End {
     while let Some(call) = queue.recv().await {
         let raw = call.frame.encode();
         shared.waiting().insert(call.frame.request_id, call);
@@ -403,7 +400,7 @@ async fn forward(shared: &Shared, sink: &mut BufWriter<OwnedWriteHalf>, queue: &
     End::NoMoreCallers
 }
 
-async fn receive_answers(shared: &Shared, source: OwnedReadHalf) -> FrameError {
+async fn receive_answers(shared: &Shared, source: Reader) -> FrameError {
     let mut answers = FrameReader::new(source);
     loop {
         quire_crash::plant("compute.page-client");
@@ -425,9 +422,10 @@ impl Shared {
 
     fn complete(&self, id: u64, response: Response) {
         let Some(call) = self.waiting().remove(&id) else { return };
-        let address = self.address;
         let outcome = match response {
-            Response::Error { code, message } => Err(PageError::Refused { address, code, message }),
+            Response::Error { code, message } => {
+                Err(PageError::Refused { address: self.address.clone(), code, message })
+            }
             other => Ok(other),
         };
         // The caller may have given up; then nobody wants the answer.
@@ -438,7 +436,8 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use std::net::SocketAddr;
+    use tokio::net::{TcpListener, TcpStream};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -13,7 +13,7 @@ use quire_compute::{Config, Error, bootstrap};
 use quire_net::quorum_client::QuorumClient;
 use quire_protocol::quorum::LogIdentity;
 use quire_safekeeper::Safekeeper;
-use quire_types::{BranchId, Lsn, NodeId, ProjectId, Term};
+use quire_types::{BranchId, Endpoint, Lsn, NodeId, ProjectId, Term};
 use quire_wal::CheckpointState;
 use quire_wal::checkpoint::encode_shutdown_checkpoint;
 use std::net::SocketAddr;
@@ -76,8 +76,8 @@ fn config(folder: &Path, nodes: &[Node]) -> Config {
         listen: [127, 0, 0, 1].into(),
         socket_dir: None,
         http: ([127, 0, 0, 1], 0).into(),
-        safekeepers: nodes.iter().map(|node| node.address).collect(),
-        pageservers: vec![([127, 0, 0, 1], 1).into()],
+        safekeepers: nodes.iter().map(|node| node.address.into()).collect(),
+        pageservers: vec![Endpoint::new("127.0.0.1", 1)],
         run_as_user: None,
         settings: Vec::new(),
         pushdown: false,
@@ -104,7 +104,8 @@ async fn nodes(folder: &Path) -> Vec<Node> {
     let branch = config(folder, &nodes).branch_key();
     let created = tokio::task::spawn_blocking(move || {
         for address in addresses {
-            let (mut client, _) = QuorumClient::connect(address, branch, NodeId(0), PATIENCE).expect("connected");
+            let (mut client, _) =
+                QuorumClient::connect(&address.into(), branch, NodeId(0), PATIENCE).expect("connected");
             client.create_log(IDENTITY).expect("created");
         }
     });
@@ -384,7 +385,8 @@ async fn a_lagging_safekeeper_is_given_what_was_committed() {
     let read = nodes.iter().map(|node| {
         let (address, branch) = (node.address, config.branch_key());
         tokio::task::spawn_blocking(move || {
-            let (mut client, _) = QuorumClient::connect(address, branch, NodeId(0), PATIENCE).expect("connected");
+            let (mut client, _) =
+                QuorumClient::connect(&address.into(), branch, NodeId(0), PATIENCE).expect("connected");
             client.read_wal(term, begin, end).expect("read")
         })
     });
@@ -425,9 +427,11 @@ async fn create_logs(config: &Config) -> Result<(), Error> {
 async fn having(config: &Config) -> Vec<bool> {
     let (addresses, branch) = (config.safekeepers.clone(), config.branch_key());
     let asked = tokio::task::spawn_blocking(move || {
-        let welcome = |address| QuorumClient::connect(address, branch, NodeId(0), PATIENCE).map(|(_, welcome)| welcome);
+        let welcome = |address: &Endpoint| {
+            QuorumClient::connect(address, branch, NodeId(0), PATIENCE).map(|(_, welcome)| welcome)
+        };
         let has_log = |address| welcome(address).is_ok_and(|welcome| welcome.identity.is_some());
-        addresses.into_iter().map(has_log).collect()
+        addresses.iter().map(has_log).collect()
     });
     within(asked).await.expect("no panic")
 }
@@ -440,7 +444,7 @@ async fn a_log_is_created_everywhere_or_nowhere() {
     nodes[2].down().await;
     let refused = create_logs(&config).await;
     assert!(
-        matches!(refused, Err(Error::LogNotCreated { safekeeper, .. }) if safekeeper == nodes[2].address),
+        matches!(&refused, Err(Error::LogNotCreated { safekeeper, .. }) if *safekeeper == nodes[2].address.into()),
         "{refused:?}"
     );
     assert_eq!(having(&config).await, [false; 3]);

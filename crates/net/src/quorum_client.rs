@@ -1,28 +1,24 @@
 //! A blocking client of one safekeeper: one question, one answer.
 //!
 //! For creating logs, reading WAL and following it. A proposer's connection is another matter: it sends without
-//! waiting, and uses [`open`] and frames directly.
+//! waiting, on a [`crate::polled::Connection`].
 
+use crate::blocking::{Connection, Reader, Writer};
+use crate::dial::DialError;
 use crate::frames::read_blocking;
 use bytes::{Bytes, BytesMut};
 use quire_protocol::frame::FrameError;
 use quire_protocol::quorum::{ErrorCode, LogIdentity, MAX_WAL_BYTES, Request, Response};
-use quire_types::{BranchKey, Lsn, NodeId, ShardId, Term};
-use std::io::{self, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use quire_types::{BranchKey, Endpoint, Lsn, NodeId, ShardId, Term};
+use std::io::{self, BufReader};
 use std::time::Duration;
 
 /// Why a safekeeper gave no answer that can be used. The connection is of no use afterwards, except after `Refused`.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// It could not be reached.
-    #[error("cannot connect to {address}: {source}")]
-    Connect {
-        /// Where it should be.
-        address: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Dial(#[from] DialError),
     /// The connection failed, or what came is not the protocol.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -70,32 +66,22 @@ pub struct WalPiece {
 /// A connection on which the branch was named.
 #[derive(Debug)]
 pub struct QuorumClient {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Reader>,
+    writer: Writer,
     last_request: u64,
 }
 
-/// Opens a connection whose small messages leave at once. `timeout` bounds connecting, and each later read and write.
-pub fn open(address: SocketAddr, timeout: Duration) -> Result<TcpStream, ClientError> {
-    let connect = || {
-        let stream = TcpStream::connect_timeout(&address, timeout)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))?;
-        Ok(stream)
-    };
-    connect().map_err(|source| ClientError::Connect { address, source })
-}
-
 impl QuorumClient {
-    /// Connects and says `Hello`.
+    /// Connects and says `Hello`. `timeout` bounds connecting, and each later read and write.
     pub fn connect(
-        address: SocketAddr,
+        safekeeper: &Endpoint,
         branch: BranchKey,
         node: NodeId,
         timeout: Duration,
     ) -> Result<(QuorumClient, Welcome), ClientError> {
-        let reader = BufReader::with_capacity(64 << 10, open(address, timeout)?);
-        let mut client = QuorumClient { reader, last_request: 0 };
+        let (reader, writer) = Connection::dial(safekeeper, timeout)?.split()?;
+        let reader = BufReader::with_capacity(64 << 10, reader);
+        let mut client = QuorumClient { reader, writer, last_request: 0 };
         let welcome = client.expect_welcome(&Request::Hello { branch, node })?;
         Ok((client, welcome))
     }
@@ -153,7 +139,7 @@ impl QuorumClient {
     fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         self.last_request += 1;
         let frame = request.to_frame(self.last_request);
-        Ok(self.reader.get_mut().write_all(&frame.encode())?)
+        Ok(self.writer.send(&frame.encode())?)
     }
 
     fn expect_welcome(&mut self, request: &Request) -> Result<Welcome, ClientError> {

@@ -1,7 +1,7 @@
 //! How a pageserver is set up.
 
 use crate::image_policy::ImageSettings;
-use quire_types::NodeId;
+use quire_types::{Endpoint, NodeId};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub struct Config {
     /// Where the branches' files lie.
     pub data_dir: PathBuf,
     /// Where the WAL comes from.
-    pub safekeepers: Vec<SocketAddr>,
+    pub safekeepers: Vec<Endpoint>,
     /// A memtable of this size is frozen.
     #[serde(default = "default_memtable_bytes")]
     pub memtable_bytes: usize,
@@ -55,7 +55,7 @@ impl Config {
         listen: SocketAddr,
         http: SocketAddr,
         data_dir: PathBuf,
-        safekeepers: Vec<SocketAddr>,
+        safekeepers: Vec<Endpoint>,
     ) -> Config {
         Config {
             node,

@@ -7,18 +7,16 @@
 use crate::pipeline::PipelineError;
 use crate::shard::Shard;
 use bytes::Bytes;
-use quire_net::frames;
+use quire_net::connection::{Connection, Reader, Writer};
+use quire_net::{DialError, frames};
 use quire_protocol::FrameError;
 use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response};
-use quire_types::{Lsn, NodeId};
+use quire_types::{Endpoint, Lsn, NodeId};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
@@ -33,7 +31,7 @@ pub struct FollowerConfig {
     /// This node.
     pub node: NodeId,
     /// The safekeepers.
-    pub safekeepers: Vec<SocketAddr>,
+    pub safekeepers: Vec<Endpoint>,
     /// How long a source may be silent, or behind.
     pub timeout: Duration,
 }
@@ -41,6 +39,8 @@ pub struct FollowerConfig {
 /// Why a connection to a safekeeper ended.
 #[derive(Debug, thiserror::Error)]
 enum FollowError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error("it was silent for too long")]
@@ -107,7 +107,7 @@ impl Follower {
     }
 
     fn note_end(&self, index: usize, is_source: bool, error: &FollowError) {
-        let (branch, safekeeper) = (self.shard.pages().origin().branch, self.config.safekeepers[index]);
+        let (branch, safekeeper) = (self.shard.pages().origin().branch, &self.config.safekeepers[index]);
         match error {
             FollowError::Ingest(reason) => warn!(%branch, %reason, "ingest stops"),
             FollowError::NoLog => debug!(%branch, %safekeeper, "no log yet"),
@@ -134,11 +134,9 @@ impl Follower {
         }
     }
 
-    async fn connect(&self, index: usize) -> Result<(OwnedReadHalf, OwnedWriteHalf), FollowError> {
-        let stream = timeout(self.config.timeout, TcpStream::connect(self.config.safekeepers[index])).await;
-        let stream = stream.map_err(|_| FollowError::Silent)??;
-        stream.set_nodelay(true)?;
-        let (mut reader, mut writer) = stream.into_split();
+    async fn connect(&self, index: usize) -> Result<(Reader, Writer), FollowError> {
+        let connection = Connection::dial(&self.config.safekeepers[index], self.config.timeout).await?;
+        let (mut reader, mut writer) = connection.split();
         let hello = Request::Hello { branch: self.shard.pages().origin().branch, node: self.config.node };
         send(&mut writer, &hello).await?;
         let welcome = timeout(self.config.timeout, frames::read(&mut reader)).await;
@@ -162,7 +160,7 @@ impl Follower {
     }
 
     /// Asks for WAL, or only for news, and tells what is durable, now and whenever that changes.
-    async fn report(&self, mut writer: OwnedWriteHalf, is_source: bool) -> Result<(), FollowError> {
+    async fn report(&self, mut writer: Writer, is_source: bool) -> Result<(), FollowError> {
         let pages = self.shard.pages();
         let shard = Arc::clone(&self.shard);
         let from = spawn_blocking(move || shard.wal_position()).await.map_err(|_| FollowError::ShuttingDown)?;
@@ -179,7 +177,7 @@ impl Follower {
     }
 
     /// Takes what the safekeeper sends.
-    async fn receive(&self, mut reader: OwnedReadHalf, is_source: bool) -> Result<(), FollowError> {
+    async fn receive(&self, mut reader: Reader, is_source: bool) -> Result<(), FollowError> {
         let mut up_to_date_at = Instant::now();
         loop {
             quire_crash::plant("pageserver.follower");
@@ -221,7 +219,7 @@ fn unexpected(response: Response) -> FollowError {
     }
 }
 
-async fn send(writer: &mut OwnedWriteHalf, request: &Request) -> Result<(), FollowError> {
+async fn send(writer: &mut Writer, request: &Request) -> Result<(), FollowError> {
     writer.write_all(&request.to_frame(0).encode()).await?;
     Ok(())
 }

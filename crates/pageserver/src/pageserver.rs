@@ -9,6 +9,7 @@ use crate::metrics::Metrics;
 use crate::server;
 use crate::shards::{ShardState, Shards};
 use nix::fcntl::{Flock, FlockArg};
+use quire_net::{Acceptor, ListenError};
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -16,7 +17,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use tokio::net::TcpListener;
 use tracing::info;
 
 /// Why a pageserver does not start, or ends.
@@ -25,14 +25,9 @@ pub enum PageserverError {
     /// Another process has the data directory.
     #[error("{0} is used by another pageserver")]
     Locked(String),
-    /// An address cannot be listened at.
-    #[error("cannot listen at {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
+    /// A port could not be taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// A thread cannot be started, or the HTTP server failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -49,8 +44,8 @@ pub struct Pageserver {
     metrics: Arc<Metrics>,
     pool: Arc<ImagePool>,
     compactor: Compactor,
-    pages: TcpListener,
-    http: TcpListener,
+    pages: Acceptor,
+    http: Acceptor,
     _lock: Flock<File>,
 }
 
@@ -60,7 +55,7 @@ impl Pageserver {
         quire_files::create_folder(&config.data_dir).map_err(StorageError::from)?;
         let lock = lock(&config.data_dir)?;
         quire_crash::hook::keep_notes_in(&config.data_dir);
-        let (pages, http) = (listen(config.listen).await?, listen(config.http).await?);
+        let (pages, http) = (Acceptor::bind(config.listen)?, Acceptor::bind(config.http)?);
         let (metrics, pool, compactor) = (Arc::new(Metrics::new()), ImagePool::new(), Compactor::default());
         let shards = Shards::new(config.clone(), Arc::clone(&metrics), Arc::clone(&pool), compactor.clone());
         let shards = Arc::new(shards);
@@ -106,10 +101,6 @@ impl Pageserver {
 async fn join(threads: Vec<JoinHandle<()>>) {
     let join_all = move || threads.into_iter().for_each(|thread| drop(thread.join()));
     let _ = tokio::task::spawn_blocking(join_all).await;
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, PageserverError> {
-    TcpListener::bind(address).await.map_err(|source| PageserverError::Listen { address, source })
 }
 
 fn lock(data_dir: &Path) -> Result<Flock<File>, PageserverError> {

@@ -11,7 +11,8 @@ use crate::shard_key::ShardKey;
 use crate::shard_pages::{KeepError, ShardPages};
 use crate::shards::{ShardError, ShardState, Shards};
 use crate::small_files::FileError;
-use quire_net::frames;
+use quire_net::connection::{Connection, Reader, Writer};
+use quire_net::{Acceptor, frames};
 use quire_protocol::page::{ErrorCode, MAX_CHAIN_BYTES, Request, Response, WrittenPage};
 use quire_protocol::page_version::{self, PageVersion};
 use quire_protocol::{Frame, FrameError};
@@ -19,22 +20,14 @@ use quire_types::{Key, Lsn, Term};
 use quire_wal::page;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncWriteExt, BufWriter};
-use tokio::net::tcp::OwnedWriteHalf;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{debug, warn};
 
 /// Requests of one connection that are worked on at the same time.
 const IN_FLIGHT_MAX: usize = 64;
-
-/// How long to wait when the operating system has no more sockets.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// How often it is told that none can be accepted.
-const TELL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A refusal on its way to the compute.
 #[derive(Debug)]
@@ -104,45 +97,35 @@ impl From<KeepError> for Refusal {
 }
 
 /// Accepts connections for as long as it is polled.
-pub async fn serve(listener: TcpListener, shards: Arc<Shards>, read_timeout: Duration) {
-    let mut connections = JoinSet::new();
-    let mut told: Option<Instant> = None;
+pub async fn serve(mut acceptor: Acceptor, shards: Arc<Shards>, read_timeout: Duration) {
+    let mut sessions = JoinSet::new();
     loop {
         quire_crash::plant("pageserver.accept");
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    let connection = Connection { shards: Arc::clone(&shards), read_timeout };
-                    connections.spawn(async move {
-                        match connection.run(stream).await {
-                            Ok(()) | Err(FrameError::Closed) => debug!(%peer, "connection ends"),
-                            Err(error) => warn!(%peer, %error, "connection fails"),
-                        }
-                    });
-                }
-                Err(error) => {
-                    if told.is_none_or(|told| told.elapsed() > TELL_INTERVAL) {
-                        warn!(%error, "cannot accept a connection, will retry");
-                        told = Some(Instant::now());
+            (connection, peer) = acceptor.accept() => {
+                let session = Session { shards: Arc::clone(&shards), read_timeout };
+                sessions.spawn(async move {
+                    match session.run(connection).await {
+                        Ok(()) | Err(FrameError::Closed) => debug!(%peer, "connection ends"),
+                        Err(error) => warn!(%peer, %error, "connection fails"),
                     }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(_) = connections.join_next() => {}
+                });
+            }
+            Some(_) = sessions.join_next() => {}
         }
     }
 }
 
+/// Serves a connection.
 #[derive(Debug)]
-struct Connection {
+struct Session {
     shards: Arc<Shards>,
     read_timeout: Duration,
 }
 
-impl Connection {
-    async fn run(self, stream: TcpStream) -> Result<(), FrameError> {
-        stream.set_nodelay(true)?;
-        let (mut reader, writer) = stream.into_split();
+impl Session {
+    async fn run(self, connection: Connection) -> Result<(), FrameError> {
+        let (mut reader, writer) = connection.split();
         let hello = frames::read(&mut reader).await?;
         let (answers, to_write) = mpsc::channel(IN_FLIGHT_MAX);
         let writing = tokio::spawn(write_answers(writer, to_write));
@@ -166,7 +149,7 @@ impl Connection {
     async fn converse(
         &self,
         key: ShardKey,
-        mut reader: tokio::net::tcp::OwnedReadHalf,
+        mut reader: Reader,
         answers: mpsc::Sender<Frame>,
     ) -> Result<(), FrameError> {
         let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
@@ -192,7 +175,7 @@ impl Connection {
     }
 }
 
-async fn write_answers(writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Frame>) -> io::Result<()> {
+async fn write_answers(writer: Writer, mut answers: mpsc::Receiver<Frame>) -> io::Result<()> {
     let mut writer = BufWriter::with_capacity(64 << 10, writer);
     while let Some(frame) = answers.recv().await {
         writer.write_all(&frame.encode()).await?;

@@ -88,7 +88,13 @@ struct Running {
 
 impl Running {
     async fn start(dir: &Path, safekeepers: Vec<SocketAddr>) -> Running {
-        let mut config = Config::new(NodeId(9), any_address(), any_address(), dir.to_owned(), safekeepers);
+        let mut config = Config::new(
+            NodeId(9),
+            any_address(),
+            any_address(),
+            dir.to_owned(),
+            safekeepers.into_iter().map(Into::into).collect(),
+        );
         (config.memtable_age_seconds, config.read_timeout_seconds) = (1, 5);
         let server = Pageserver::open(config).await.unwrap();
         let (pages, http) = (server.page_address().unwrap(), server.http_address().unwrap());

@@ -71,6 +71,7 @@ fn remove(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::PortRange;
 
     fn home() -> (tempfile::TempDir, Home) {
         let folder = tempfile::tempdir().expect("a folder");
@@ -83,7 +84,7 @@ mod tests {
         let (_folder, home) = home();
         fs::create_dir(home.root().join("safekeeper-1")).expect("made");
         let beginning = Beginning::note(&home).expect("noted");
-        Deployment::new("/bin".into(), 3, 1).expect("new").save(&home).expect("saved");
+        Deployment::new("/bin".into(), PortRange::default(), 3, 1).expect("new").save(&home).expect("saved");
         fs::create_dir_all(home.root().join("compute/main")).expect("made");
         fs::write(home.root().join("run/safekeeper-1.json"), "{}").expect("written");
         beginning.undo(&home).expect("undone");
@@ -96,7 +97,7 @@ mod tests {
     fn a_folder_with_a_branch_is_left_as_it_is() {
         let (_folder, home) = home();
         let beginning = Beginning::note(&home).expect("noted");
-        let mut deployment = Deployment::new("/bin".into(), 3, 1).expect("new");
+        let mut deployment = Deployment::new("/bin".into(), PortRange::default(), 3, 1).expect("new");
         deployment.branches.push(deployment.new_branch("main").expect("new"));
         deployment.branches[0].created = true;
         deployment.save(&home).expect("saved");

@@ -28,7 +28,11 @@ impl Context {
     pub fn branch(&self, name: Option<&str>) -> Result<Branch> {
         let deployment = self.deployment()?;
         let name = name.unwrap_or(FIRST_BRANCH);
-        match deployment.branches.iter().find(|branch| branch.name == name) {
+        match deployment
+            .branches
+            .iter()
+            .find(|branch| (branch.project, branch.name.as_str()) == (deployment.project(), name))
+        {
             Some(branch) => Ok(branch.clone()),
             None if deployment.branches.is_empty() => bail!("no branch exists yet; `quire up` creates the branch main"),
             None => bail!("there is no branch {name:?}; `quire status` lists those that exist"),

@@ -2,25 +2,25 @@
 
 use anyhow::{Context, Result, bail};
 use quire_api::Refusal;
+use quire_types::Endpoint;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long a question about a role's state may take.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A role's HTTP address, and what it is called in errors.
+/// Where a role's HTTP interface is, and what it is called in errors.
 #[derive(Clone, Debug)]
 pub struct Peer {
     name: String,
-    address: SocketAddr,
+    endpoint: Endpoint,
 }
 
 impl Peer {
-    /// A role called `name` at `address`.
-    pub fn new(name: impl Into<String>, address: SocketAddr) -> Peer {
-        Peer { name: name.into(), address }
+    /// A role called `name` at `endpoint`.
+    pub fn new(name: impl Into<String>, endpoint: Endpoint) -> Peer {
+        Peer { name: name.into(), endpoint }
     }
 
     /// Asks for a document.
@@ -42,7 +42,7 @@ impl Peer {
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("http://{}{path}", self.endpoint)
     }
 
     fn read<T: DeserializeOwned>(&self, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<T> {

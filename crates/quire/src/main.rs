@@ -22,6 +22,7 @@ mod home;
 mod http;
 mod lock;
 mod logging;
+mod ports;
 mod postgres;
 mod processes;
 mod roles;

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use quire_files::{Durability, publish};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,11 +47,11 @@ impl Role {
 
     /// Its HTTP interface.
     pub fn peer(&self) -> Peer {
-        let address = match self {
-            Role::Safekeeper(node) | Role::Pageserver(node) => node.http_address(),
-            Role::Compute(branch) => branch.http_address(),
+        let endpoint = match self {
+            Role::Safekeeper(node) | Role::Pageserver(node) => node.http_endpoint(),
+            Role::Compute(branch) => branch.http_endpoint(),
         };
-        Peer::new(self.name(), address)
+        Peer::new(self.name(), endpoint)
     }
 
     /// How long it may take to end by itself. A compute writes a last checkpoint.
@@ -90,8 +91,8 @@ pub fn safekeeper_config(home: &Home, node: &Node) -> quire_safekeeper::Config {
     let name = Role::Safekeeper(node.clone()).name();
     quire_safekeeper::Config {
         node: node.node,
-        listen: node.address(),
-        http: node.http_address(),
+        listen: local(node.port),
+        http: local(node.http_port),
         data_dir: home.data_dir(&name),
         keep_segments: 1,
     }
@@ -100,8 +101,8 @@ pub fn safekeeper_config(home: &Home, node: &Node) -> quire_safekeeper::Config {
 /// The configuration of a pageserver.
 pub fn pageserver_config(home: &Home, deployment: &Deployment, node: &Node) -> quire_pageserver::Config {
     let name = Role::Pageserver(node.clone()).name();
-    let safekeepers = deployment.safekeepers.iter().map(Node::address).collect();
-    quire_pageserver::Config::new(node.node, node.address(), node.http_address(), home.data_dir(&name), safekeepers)
+    let safekeepers = deployment.safekeepers.iter().map(Node::endpoint).collect();
+    quire_pageserver::Config::new(node.node, local(node.port), local(node.http_port), home.data_dir(&name), safekeepers)
 }
 
 /// For tests: if it is 1, every page leaves the cache as soon as it may.
@@ -110,7 +111,7 @@ const DROP_ALL_VARIABLE: &str = "QUIRE_DROP_ALL";
 /// The configuration of the compute of a branch.
 pub fn compute_config(deployment: &Deployment, branch: &Branch, options: &ComputeOptions) -> quire_compute::Config {
     quire_compute::Config {
-        project: deployment.project,
+        project: branch.project,
         branch: branch.id,
         branch_name: branch.name.clone(),
         node: quire_types::NodeId::default(),
@@ -118,11 +119,11 @@ pub fn compute_config(deployment: &Deployment, branch: &Branch, options: &Comput
         pg_bin: options.pg_bin.clone(),
         shim: options.shim.clone(),
         port: branch.postgres_port,
-        listen: std::net::Ipv4Addr::LOCALHOST.into(),
+        listen: Ipv4Addr::LOCALHOST.into(),
         socket_dir: None,
-        http: branch.http_address(),
-        safekeepers: deployment.safekeepers.iter().map(Node::address).collect(),
-        pageservers: deployment.pageservers.iter().map(Node::address).collect(),
+        http: local(branch.http_port),
+        safekeepers: deployment.safekeepers.iter().map(Node::endpoint).collect(),
+        pageservers: deployment.pageservers.iter().map(Node::endpoint).collect(),
         run_as_user: None,
         settings: Vec::new(),
         // A new project starts with full-page writes off; what is switched later is kept beside the compute.
@@ -132,6 +133,11 @@ pub fn compute_config(deployment: &Deployment, branch: &Branch, options: &Comput
         drop_everything: std::env::var_os(DROP_ALL_VARIABLE).is_some_and(|value| value == "1"),
         unknown: BTreeMap::new(),
     }
+}
+
+/// Where a role of this machine listens.
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// Writes down what a role is started with.

@@ -18,12 +18,12 @@ pub fn collect(deployment: &Deployment, supervisor: Option<u32>) -> Status {
     let (safekeepers, pageservers, computes) = (safekeepers.answers(), pageservers.answers(), computes.answers());
     let up = safekeepers.iter().flatten().count();
     let branch = |(branch, compute): (&Branch, Option<compute::Status>)| {
-        let stored = pageservers.iter().flatten().find_map(|answer| find_shard(deployment, branch, answer));
+        let stored = pageservers.iter().flatten().find_map(|answer| find_shard(branch, answer));
         branch_entry(branch, compute, stored)
     };
     Status {
         supervisor,
-        project: deployment.project,
+        project: deployment.project(),
         quorum: Quorum::new(up, deployment.safekeepers.len()),
         branches: deployment.branches.iter().zip(computes).map(branch).collect(),
         safekeepers: nodes(deployment, &deployment.safekeepers, &safekeepers, find_log),
@@ -35,7 +35,7 @@ pub fn collect(deployment: &Deployment, supervisor: Option<u32>) -> Status {
 pub fn stored_branch(deployment: &Deployment, branch: &Branch) -> Option<ShardStatus> {
     let node = deployment.pageservers.first()?;
     let answer: pageserver::Status = Role::Pageserver(node.clone()).peer().get(STATUS).ok()?;
-    find_shard(deployment, branch, &answer).cloned()
+    find_shard(branch, &answer).cloned()
 }
 
 /// Questions to roles of one kind that are under way.
@@ -58,18 +58,18 @@ fn nodes<A, T: Clone>(
     deployment: &Deployment,
     nodes: &[Node],
     answers: &[Option<A>],
-    find: for<'a> fn(&Deployment, &Branch, &'a A) -> Option<&'a T>,
+    find: for<'a> fn(&Branch, &'a A) -> Option<&'a T>,
 ) -> Vec<document::Node<T>> {
     let entry = |(node, answer): (&Node, &Option<A>)| {
         let named = |branch: &Branch| {
-            let status = find(deployment, branch, answer.as_ref()?)?.clone();
+            let status = find(branch, answer.as_ref()?)?.clone();
             Some(Named { name: branch.name.clone(), status })
         };
         document::Node {
             node: node.node,
             state: if answer.is_some() { NodeState::Up } else { NodeState::Down },
-            address: node.address(),
-            http: node.http_address(),
+            address: node.endpoint(),
+            http: node.http_endpoint(),
             branches: deployment.branches.iter().filter_map(named).collect(),
         }
     };
@@ -80,6 +80,7 @@ fn branch_entry(branch: &Branch, compute: Option<compute::Status>, stored: Optio
     let open = stored.and_then(|stored| stored.open.as_ref());
     let at = compute.as_ref().map(|compute| compute.lsn).unwrap_or_default();
     document::Branch {
+        project: branch.project,
         name: branch.name.clone(),
         id: branch.id,
         verification: compute.as_ref().map(|compute| compute.verification.clone()),
@@ -100,7 +101,7 @@ fn branch_entry(branch: &Branch, compute: Option<compute::Status>, stored: Optio
 }
 
 fn compute_entry(branch: &Branch, compute: Option<compute::Status>) -> document::Compute {
-    let (url, http) = (branch.url(), branch.http_address());
+    let (url, http) = (branch.url(), branch.http_endpoint());
     let Some(compute) = compute else {
         return document::Compute::silent(url, http);
     };
@@ -120,26 +121,27 @@ fn compute_entry(branch: &Branch, compute: Option<compute::Status>) -> document:
     }
 }
 
-fn find_log<'a>(deployment: &Deployment, branch: &Branch, answer: &'a safekeeper::Status) -> Option<&'a BranchStatus> {
-    let is_it = |log: &&BranchStatus| (log.project, log.branch) == (deployment.project, branch.id);
+fn find_log<'a>(branch: &Branch, answer: &'a safekeeper::Status) -> Option<&'a BranchStatus> {
+    let is_it = |log: &&BranchStatus| (log.project, log.branch) == (branch.project, branch.id);
     answer.branches.iter().find(is_it)
 }
 
-fn find_shard<'a>(deployment: &Deployment, branch: &Branch, answer: &'a pageserver::Status) -> Option<&'a ShardStatus> {
-    let is_it = |shard: &&ShardStatus| (shard.project, shard.branch) == (deployment.project, branch.id);
+fn find_shard<'a>(branch: &Branch, answer: &'a pageserver::Status) -> Option<&'a ShardStatus> {
+    let is_it = |shard: &&ShardStatus| (shard.project, shard.branch) == (branch.project, branch.id);
     answer.branches.iter().find(is_it)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::PortRange;
     use quire_api::compute::Phase;
     use quire_api::pageserver::PushdownState;
     use quire_types::{BranchId, Lsn};
     use serde_json::{Value, json};
 
     fn deployment() -> Deployment {
-        let mut deployment = Deployment::new("/bin".into(), 3, 1).expect("new");
+        let mut deployment = Deployment::new("/bin".into(), PortRange::default(), 3, 1).expect("new");
         deployment.branches.push(deployment.new_branch("main").expect("branch"));
         deployment
     }
@@ -161,7 +163,7 @@ mod tests {
 
     fn shard(deployment: &Deployment, branch: BranchId) -> Value {
         json!({
-            "project": deployment.project, "branch": branch, "shard": { "number": 0, "count": 1 }, "error": null,
+            "project": deployment.project(), "branch": branch, "shard": { "number": 0, "count": 1 }, "error": null,
             "start": "0/1", "postgres_version": 15, "lsn": { "ingested": "0/1", "durable": "0/0" },
             "pushdown": { "state": "on", "since_lsn": "0/1" },
             "images": { "made": 4, "bytes_written": 0, "backlog_pages": 0, "broken_pages": 0, "incomplete_pages": 0,
@@ -178,7 +180,7 @@ mod tests {
         let other = shard(&deployment, BranchId::default());
         let answer = json!({ "branches": [other, shard(&deployment, branch.id)] });
         let answer: pageserver::Status = serde_json::from_value(answer).expect("a pageserver's status");
-        let stored = find_shard(&deployment, branch, &answer).expect("the second one");
+        let stored = find_shard(branch, &answer).expect("the second one");
         assert_eq!(stored.branch, branch.id);
         let entry = branch_entry(branch, Some(compute()), Some(stored));
         let lsn = [entry.lsn.written, entry.lsn.committed, entry.lsn.ingested, entry.lsn.durable];

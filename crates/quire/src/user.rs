@@ -61,8 +61,8 @@ pub fn check_folder(home: &Home) -> Result<()> {
 
 /// Every directory that may hold the cache of a branch of this folder, wherever it was chosen.
 pub fn compute_dirs(home: &Home, deployment: &Deployment) -> Vec<PathBuf> {
-    let outside = Path::new(SYSTEM_CACHE).join(deployment.project.to_string());
-    vec![home.compute_root(), outside]
+    let outside = deployment.projects.iter().map(|project| Path::new(SYSTEM_CACHE).join(project.id.to_string()));
+    std::iter::once(home.compute_root()).chain(outside).collect()
 }
 
 /// User and group to run PostgreSQL's programs as; none if this process is no root and need not change.

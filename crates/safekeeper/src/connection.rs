@@ -5,14 +5,14 @@
 
 use crate::branch_log::BranchLog;
 use crate::follower::Follower;
-use crate::sender::Sender;
 use crate::shared::Shared;
+use quire_net::blocking::{self, Reader, Writer};
 use quire_net::frames;
 use quire_protocol::frame::{Frame, FrameError};
 use quire_protocol::quorum::{ErrorCode, MAX_WAL_BYTES, Request, Response};
 use quire_types::{BranchKey, Lsn, NodeId, ShardId, Term};
 use std::io::BufReader;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Room for many small messages; longer ones are read past it.
@@ -23,8 +23,8 @@ const GROUP_MAX: usize = 256;
 
 struct Connection {
     shared: Arc<Shared>,
-    reader: BufReader<TcpStream>,
-    sender: Sender,
+    reader: BufReader<Reader>,
+    writer: Writer,
     branch: BranchKey,
     peer: NodeId,
     log: Option<Arc<BranchLog>>,
@@ -32,8 +32,8 @@ struct Connection {
 }
 
 /// Serves a connection until it ends, and logs why if that is not the peer's doing.
-pub(crate) fn serve(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr) {
-    match Connection::greet(shared, stream).and_then(|mut connection| connection.run()) {
+pub(crate) fn serve(shared: Arc<Shared>, connection: blocking::Connection, address: SocketAddr) {
+    match Connection::greet(shared, connection).and_then(|mut connection| connection.run()) {
         Ok(()) | Err(FrameError::Closed) => tracing::debug!(%address, "connection closed"),
         Err(FrameError::Io(error)) => tracing::info!(%address, %error, "connection lost"),
         Err(error) => tracing::warn!(%address, %error, "connection refused"),
@@ -42,20 +42,20 @@ pub(crate) fn serve(shared: Arc<Shared>, stream: TcpStream, address: SocketAddr)
 
 impl Connection {
     /// Reads `Hello` and answers it.
-    fn greet(shared: Arc<Shared>, stream: TcpStream) -> Result<Connection, FrameError> {
-        let sender = Sender::new(stream.try_clone()?);
-        let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, stream);
+    fn greet(shared: Arc<Shared>, connection: blocking::Connection) -> Result<Connection, FrameError> {
+        let (reader, writer) = connection.split()?;
+        let mut reader = BufReader::with_capacity(READ_BUFFER_BYTES, reader);
         let frame = frames::read_blocking(&mut reader)?;
         let hello = Request::from_frame(&frame).inspect_err(|error| {
-            let _ = sender.send(&protocol_error(error.to_string()).to_frame(frame.request_id).encode());
+            let _ = writer.send(&protocol_error(error.to_string()).to_frame(frame.request_id).encode());
         })?;
         let Request::Hello { branch, node: peer } = hello else {
             return Err(FrameError::Unexpected(frame.kind));
         };
         let log = shared.logs.get(branch);
-        let connection = Connection { shared, reader, sender, branch, peer, log, follower: None };
+        let connection = Connection { shared, reader, writer, branch, peer, log, follower: None };
         let welcome = connection.welcome();
-        connection.sender.send(&welcome.to_frame(frame.request_id).encode())?;
+        connection.writer.send(&welcome.to_frame(frame.request_id).encode())?;
         if matches!(welcome, Response::Error { .. }) {
             return Err(FrameError::Closed);
         }
@@ -69,7 +69,7 @@ impl Connection {
             let group = self.read_group()?;
             let mut out = Vec::new();
             let result = self.serve_group(group, &mut out);
-            self.sender.send(&out)?;
+            self.writer.send(&out)?;
             result?;
         }
     }
@@ -168,8 +168,8 @@ impl Connection {
         let log = self.log.as_ref().ok_or_else(no_such_log)?;
         log.follow(shard, from)?;
         let reader = log.reader().map_err(|error| storage_error(&error))?;
-        let (sender, metrics) = (self.sender.clone(), self.shared.metrics.clone());
-        let follower = Follower::start(log.clone(), reader, sender, metrics, from, send_wal);
+        let (writer, metrics) = (self.writer.clone(), self.shared.metrics.clone());
+        let follower = Follower::start(log.clone(), reader, writer, metrics, from, send_wal);
         let follower = follower.map_err(|error| protocol_error(format!("no thread for a follower: {error}")))?;
         self.follower = Some((shard, follower));
         Ok(())

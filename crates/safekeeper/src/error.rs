@@ -1,5 +1,6 @@
 //! What goes wrong in a safekeeper.
 
+use quire_net::ListenError;
 use quire_types::{CodecError, Lsn, NodeId};
 use std::io;
 use std::path::PathBuf;
@@ -28,14 +29,12 @@ pub enum SafekeeperError {
         /// Who wants it.
         node: NodeId,
     },
-    /// A listener failed.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// Where.
-        address: String,
-        /// Why not.
-        source: io::Error,
-    },
+    /// A port could not be taken.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A port that was taken failed.
+    #[error("a listening port failed: {0}")]
+    Port(#[source] io::Error),
     /// A thread could not be started, or did not end as it should.
     #[error("thread {0} failed")]
     Thread(&'static str),

@@ -4,7 +4,7 @@ use crate::branch_log::BranchLog;
 use crate::metrics::Metrics;
 use crate::published::Published;
 use crate::segments::SegmentReader;
-use crate::sender::Sender;
+use quire_net::blocking::Writer;
 use quire_protocol::quorum::{MAX_WAL_BYTES, Response};
 use quire_types::Lsn;
 use std::io;
@@ -27,7 +27,7 @@ pub(crate) struct Follower {
 
 struct Stream {
     log: Arc<BranchLog>,
-    sender: Sender,
+    writer: Writer,
     metrics: Arc<Metrics>,
     reader: SegmentReader,
     position: Lsn,
@@ -41,7 +41,7 @@ impl Follower {
     pub fn start(
         log: Arc<BranchLog>,
         reader: SegmentReader,
-        sender: Sender,
+        writer: Writer,
         metrics: Arc<Metrics>,
         from: Lsn,
         send_wal: bool,
@@ -49,7 +49,7 @@ impl Follower {
         let stopped = Arc::new(AtomicBool::new(false));
         let last_piece = Instant::now();
         let stream =
-            Stream { log, sender, metrics, reader, position: from, send_wal, stopped: stopped.clone(), last_piece };
+            Stream { log, writer, metrics, reader, position: from, send_wal, stopped: stopped.clone(), last_piece };
         thread::Builder::new().name("follower".into()).spawn(move || stream.run())?;
         Ok(Follower { stopped })
     }
@@ -83,7 +83,7 @@ impl Stream {
         let end = if self.send_wal { commit.max(begin).min(begin.add(MAX_WAL_BYTES as u64)) } else { begin };
         let wal = self.reader.read(begin, end)?;
         self.metrics.sent(wal.len() as u64);
-        self.sender.send(&Response::Wal { begin, commit, wal }.to_frame(0).encode())?;
+        self.writer.send(&Response::Wal { begin, commit, wal }.to_frame(0).encode())?;
         self.position = end;
         Ok(!published.closed)
     }

@@ -51,7 +51,6 @@ mod safekeeper;
 mod segment_folder;
 mod segment_thread;
 mod segments;
-mod sender;
 mod shared;
 mod state_file;
 

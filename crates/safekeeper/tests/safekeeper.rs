@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use quire_files::fault;
 use quire_net::frames;
-use quire_net::quorum_client::{QuorumClient, open};
+use quire_net::quorum_client::QuorumClient;
 use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response, TermHistory, TermStart};
 use quire_safekeeper::{Config, Safekeeper, SafekeeperError};
 use quire_types::lsn::segment_file_name;
@@ -53,7 +53,15 @@ impl Running {
     }
 
     fn client(&self) -> Result<QuorumClient> {
-        Ok(QuorumClient::connect(self.quorum, BRANCH, NodeId(9), TIMEOUT)?.0)
+        Ok(QuorumClient::connect(&self.quorum.into(), BRANCH, NodeId(9), TIMEOUT)?.0)
+    }
+
+    /// A connection on which nothing was said.
+    fn dial(&self) -> Result<TcpStream> {
+        let stream = TcpStream::connect(self.quorum)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        Ok(stream)
     }
 
     fn stop(mut self) -> Result<()> {
@@ -354,7 +362,7 @@ fn messages_that_arrive_together_are_flushed_once_and_answered_each() -> Result<
         append(1, IDENTITY.start, Lsn::INVALID, bytes.slice(..cut)),
         append(1, ends[0], Lsn::INVALID, bytes.slice(cut..)),
     ];
-    let mut stream = open(running.quorum, TIMEOUT)?;
+    let mut stream = running.dial()?;
     let together: Vec<u8> = requests.iter().zip(1..).flat_map(|(request, id)| request.to_frame(id).encode()).collect();
     stream.write_all(&together)?;
     let mut answers = Vec::new();
@@ -389,7 +397,7 @@ fn garbage_on_the_port_ends_that_connection_and_nothing_else() -> Result<()> {
     let running = Running::start(dir.path())?;
     let mut good = running.client()?;
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], &[0xFF; 64], b"x"] {
-        let mut stream = open(running.quorum, TIMEOUT)?;
+        let mut stream = running.dial()?;
         stream.write_all(garbage)?;
         stream.shutdown(std::net::Shutdown::Write)?;
         let mut answer = Vec::new();
@@ -405,7 +413,7 @@ fn garbage_on_the_port_ends_that_connection_and_nothing_else() -> Result<()> {
 fn another_version_is_told_so() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let running = Running::start(dir.path())?;
-    let mut stream = open(running.quorum, TIMEOUT)?;
+    let mut stream = running.dial()?;
     let mut frame = Request::Hello { branch: BRANCH, node: NodeId(9) }.to_frame(5);
     let mut payload = frame.payload.to_vec();
     payload[0] = 99;

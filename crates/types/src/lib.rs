@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod endpoint;
 pub mod id;
 pub mod key;
 pub mod lsn;
 pub mod size;
 
 pub use codec::{CodecError, Reader, Writer};
+pub use endpoint::Endpoint;
 pub use id::{BranchId, BranchKey, NodeId, ProjectId, ShardId, Term};
 pub use key::{Fork, Key, RelTag, Slru};
 pub use lsn::Lsn;

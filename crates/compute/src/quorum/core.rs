@@ -5,7 +5,7 @@
 //! the thread that ships a flush and the one that receives the answers share it without a queue between them.
 
 use super::link::{LinkProgress, SafekeeperLink};
-use super::read_job::ReadJob;
+use super::read_job::{OwnWal, ReadJob};
 use super::shipped::Shipped;
 use super::status::{View, Won};
 use crate::Error;
@@ -14,9 +14,8 @@ use quire_api::compute::{LinkStatus, QuorumStatus};
 use quire_cache::{AgentState, ControlMap, FlushRequest};
 use quire_consensus::proposer::{self, AcceptorSet, Output, Proposer, Refusal};
 use quire_protocol::quorum::Request;
-use quire_types::{Lsn, Term};
+use quire_types::{Endpoint, Lsn, Term};
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -55,6 +54,8 @@ pub struct Core {
     committed: watch::Sender<Lsn>,
     /// What was replicated, to know it again.
     shipped: Shipped,
+    /// What the agent wrote itself, until it is committed: no file has it, and perhaps no safekeeper yet.
+    own: Option<OwnWal>,
     /// Whether this compute cannot go on. Final: no flush is granted any more, whatever else is said of this compute's
     /// state.
     has_failed: bool,
@@ -73,7 +74,7 @@ impl Core {
     /// A proposer without connections yet.
     pub fn new(
         config: proposer::Config,
-        addresses: &[SocketAddr],
+        safekeepers: &[Endpoint],
         reads: mpsc::Sender<ReadJob>,
         view: watch::Sender<View>,
         committed: watch::Sender<Lsn>,
@@ -81,16 +82,17 @@ impl Core {
         let now = Instant::now();
         Core {
             proposer: Proposer::new(config),
-            links: addresses.iter().map(|address| SafekeeperLink::new(*address, now)).collect(),
+            links: safekeepers.iter().map(|safekeeper| SafekeeperLink::new(safekeeper.clone(), now)).collect(),
             flushes: VecDeque::new(),
             control: None,
             reads: Some(reads),
             view,
             committed,
             shipped: Shipped::default(),
+            own: None,
             has_failed: false,
             last_flush: None,
-            refusals: vec![None; addresses.len()],
+            refusals: vec![None; safekeepers.len()],
             wake_needed: false,
             announce_at: None,
             heartbeat_at: now + HEARTBEAT_INTERVAL,
@@ -153,6 +155,12 @@ impl Core {
         Ok(())
     }
 
+    /// The same with WAL that the agent wrote itself.
+    pub fn append(&mut self, begin: Lsn, wal: Bytes) -> Result<(), proposer::ExtendError> {
+        self.own = Some(OwnWal { begin, wal: wal.clone() });
+        self.extend(begin, wal)
+    }
+
     /// Grants the flush of `request` once everything before `boundary` is committed; never after a failure.
     pub fn grant_when_committed(&mut self, boundary: Lsn, request: FlushRequest) {
         if self.has_failed {
@@ -212,7 +220,7 @@ impl Core {
     pub fn status(&self) -> QuorumStatus {
         let streaming = self.proposer.streaming();
         let safekeepers = self.links.iter().enumerate().map(|(acceptor, link)| LinkStatus {
-            address: link.address(),
+            address: link.endpoint().clone(),
             connected: streaming.contains(acceptor),
             flush: self.proposer.flushed_by(acceptor),
             trouble: link.trouble().map(str::to_owned),
@@ -250,7 +258,7 @@ impl Core {
     }
 
     fn close(&mut self, acceptor: usize, trouble: &str, now: Instant) {
-        tracing::info!(safekeeper = %self.links[acceptor].address(), trouble, "connection to a safekeeper ended");
+        tracing::info!(safekeeper = %self.links[acceptor].endpoint(), trouble, "connection to a safekeeper ended");
         self.links[acceptor].close(trouble, now);
         self.proposer.disconnected(acceptor);
     }
@@ -282,8 +290,8 @@ impl Core {
     }
 
     /// When [`Core::tick`] or a link has something to do next.
-    pub fn next_wake_up(&self) -> Instant {
-        let links = self.links.iter().filter_map(SafekeeperLink::wake_up);
+    pub fn next_wake_up(&self, now: Instant) -> Instant {
+        let links = self.links.iter().filter_map(|link| link.wake_up(now));
         let clocks = [self.announce_at, self.campaign_at].into_iter().flatten();
         links.chain(clocks).fold(self.heartbeat_at, Instant::min)
     }
@@ -314,19 +322,19 @@ impl Core {
 
     fn read(&mut self, acceptor: usize, begin: Lsn, end: Lsn) {
         let holders = self.proposer.holders(end).iter().filter(|holder| *holder != acceptor);
-        let mut sources: Vec<SocketAddr> = holders.map(|holder| self.links[holder].address()).collect();
-        let donor = self.view.borrow().elected.map(|won| won.donor);
-        sources.extend(donor.filter(|donor| *donor != acceptor).map(|donor| self.links[donor].address()));
+        let donor = self.view.borrow().elected.map(|won| won.donor).filter(|donor| *donor != acceptor);
+        let sources = holders.chain(donor).map(|source| self.links[source].endpoint().clone()).collect();
         let term = self.proposer.term().unwrap_or_default();
         if let Some(reads) = &self.reads {
             let shipped = self.shipped.covering(begin, end);
+            let own = self.own.clone().filter(|own| own.begin < end && end <= own.end());
             // The reader ends only when this compute does.
-            let _ = reads.send(ReadJob { acceptor, term, begin, end, shipped, sources });
+            let _ = reads.send(ReadJob { acceptor, term, begin, end, shipped, own, sources });
         }
     }
 
     fn elected(&mut self, term: Term, end_of_log: Lsn, donor: usize) {
-        tracing::info!(%term, %end_of_log, donor = %self.links[donor].address(), "elected");
+        tracing::info!(%term, %end_of_log, donor = %self.links[donor].endpoint(), "elected");
         self.campaign_at = None;
         let identity = self.proposer.identity();
         let elected = identity.map(|identity| Won { term, end_of_log, donor, identity });
@@ -346,6 +354,7 @@ impl Core {
     }
 
     fn committed(&mut self, lsn: Lsn) {
+        self.own.take_if(|own| own.end() <= lsn);
         self.committed.send_replace(lsn);
         if let Some(control) = &self.control {
             control.raise_commit_lsn(lsn);
@@ -395,9 +404,9 @@ mod tests {
     fn elected() -> Core {
         let config =
             proposer::Config { branch: BranchKey::default(), node: NodeId(9), acceptors: 1, identity: Some(IDENTITY) };
-        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let safekeeper = Endpoint::new("127.0.0.1", 1);
         let (view, committed) = (watch::Sender::default(), watch::Sender::new(Lsn::INVALID));
-        let mut core = Core::new(config, &[address], mpsc::channel().0, view, committed);
+        let mut core = Core::new(config, &[safekeeper], mpsc::channel().0, view, committed);
         core.proposer.connected(0);
         hear(&mut core, Response::Welcome { node: NodeId(1), term: Term(0), identity: Some(IDENTITY) });
         core.campaign();
@@ -438,6 +447,21 @@ mod tests {
         assert!(control.pending_request().is_some());
         hear(&mut core, appended(START.add(8)));
         assert!(control.pending_request().is_none());
+    }
+
+    #[test]
+    fn what_the_agent_wrote_itself_is_read_from_memory_until_it_is_committed() {
+        let mut core = elected();
+        let (reads, jobs) = mpsc::channel();
+        core.reads = Some(reads);
+        core.append(START, Bytes::from_static(b"a record")).expect("elected");
+        let read = |core: &mut Core| {
+            core.read(0, START, START.add(8));
+            jobs.recv().expect("asked for").own.map(|own| own.wal)
+        };
+        assert_eq!(read(&mut core).as_deref(), Some(&b"a record"[..]));
+        hear(&mut core, appended(START.add(8)));
+        assert_eq!(read(&mut core), None, "a safekeeper has it");
     }
 
     #[test]

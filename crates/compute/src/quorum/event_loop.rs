@@ -8,7 +8,7 @@ use super::Shared;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::MutexGuard;
-use std::net::TcpStream;
+use quire_net::polled::Connection;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,7 +68,7 @@ fn try_right(shared: &Shared) -> Option<Right<'_>> {
 fn turn(shared: &Shared, _right: &Right<'_>, patience: Option<Duration>) {
     let (sockets, due) = shared.with_core(|core| {
         let sockets: Vec<_> = core.links().iter().map(super::link::SafekeeperLink::interest).collect();
-        (sockets, core.next_wake_up())
+        (sockets, core.next_wake_up(Instant::now()))
     });
     let until_due = due.saturating_duration_since(Instant::now());
     let ready = wait(shared, &sockets, patience.map_or(until_due, |patience| patience.min(until_due)));
@@ -85,7 +85,7 @@ fn turn(shared: &Shared, _right: &Right<'_>, patience: Option<Duration>) {
 }
 
 /// Waits; which of the sockets have something.
-fn wait(shared: &Shared, sockets: &[Option<(Arc<TcpStream>, bool)>], patience: Duration) -> Result<Vec<bool>, Errno> {
+fn wait(shared: &Shared, sockets: &[Option<(Connection, bool)>], patience: Duration) -> Result<Vec<bool>, Errno> {
     let mut polled = vec![PollFd::new(shared.waker_fd(), PollFlags::POLLIN)];
     for (socket, writing) in sockets.iter().flatten() {
         let write = if *writing { PollFlags::POLLOUT } else { PollFlags::empty() };

@@ -3,27 +3,27 @@
 //! What may be under way to an acceptor is bounded by the proposer's window, hence so is what is kept here.
 
 use bytes::{Buf, Bytes, BytesMut};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, connect, socket};
+use quire_net::polled::{Connection, Dialing};
 use quire_protocol::frame::{HEADER_BYTES, MAX_PAYLOAD_BYTES, Split};
 use quire_protocol::quorum::Response;
 use quire_protocol::{Frame, FrameError};
+use quire_types::Endpoint;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How often to look whether a host's name was looked up.
+const LOOK_UP_INTERVAL: Duration = Duration::from_millis(10);
 /// Answers are short.
 const READ_BYTES: usize = 4 << 10;
 
 /// The connection to one safekeeper, or the wish for one.
 #[derive(Debug)]
 pub struct SafekeeperLink {
-    address: SocketAddr,
+    endpoint: Endpoint,
     state: LinkState,
     backoff: Duration,
     /// Why the last connection ended, for people.
@@ -36,7 +36,7 @@ enum LinkState {
         retry: Instant,
     },
     Connecting {
-        socket: Arc<TcpStream>,
+        dialing: Dialing,
         since: Instant,
     },
     Open(Conversation),
@@ -46,7 +46,7 @@ enum LinkState {
 
 #[derive(Debug)]
 struct Conversation {
-    socket: Arc<TcpStream>,
+    connection: Connection,
     incoming: BytesMut,
     outgoing: VecDeque<Bytes>,
     heard: Instant,
@@ -63,13 +63,13 @@ pub enum LinkProgress {
 
 impl SafekeeperLink {
     /// A link that will connect at once.
-    pub fn new(address: SocketAddr, now: Instant) -> SafekeeperLink {
-        SafekeeperLink { address, state: LinkState::Down { retry: now }, backoff: BACKOFF_MIN, trouble: None }
+    pub fn new(endpoint: Endpoint, now: Instant) -> SafekeeperLink {
+        SafekeeperLink { endpoint, state: LinkState::Down { retry: now }, backoff: BACKOFF_MIN, trouble: None }
     }
 
-    /// The safekeeper's address.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Where the safekeeper is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Why there is no connection, or why the last one ended.
@@ -82,19 +82,20 @@ impl SafekeeperLink {
         matches!(self.state, LinkState::Broken)
     }
 
-    /// The socket to wait on, and whether to wait until it takes bytes too.
-    pub fn interest(&self) -> Option<(Arc<TcpStream>, bool)> {
+    /// The connection to wait on, and whether to wait until it takes bytes too.
+    pub fn interest(&self) -> Option<(Connection, bool)> {
         match &self.state {
-            LinkState::Connecting { socket, .. } => Some((socket.clone(), true)),
-            LinkState::Open(conversation) => Some((conversation.socket.clone(), !conversation.outgoing.is_empty())),
+            LinkState::Connecting { dialing, .. } => Some((dialing.connection()?.clone(), true)),
+            LinkState::Open(conversation) => Some((conversation.connection.clone(), !conversation.outgoing.is_empty())),
             LinkState::Down { .. } | LinkState::Broken => None,
         }
     }
 
     /// When to look at the link even if nothing happens on its socket.
-    pub fn wake_up(&self) -> Option<Instant> {
+    pub fn wake_up(&self, now: Instant) -> Option<Instant> {
         match &self.state {
             LinkState::Down { retry } => Some(*retry),
+            LinkState::Connecting { dialing, .. } if dialing.connection().is_none() => Some(now + LOOK_UP_INTERVAL),
             LinkState::Connecting { since, .. } => Some(*since + CONNECT_PATIENCE),
             LinkState::Open(_) | LinkState::Broken => None,
         }
@@ -119,23 +120,22 @@ impl SafekeeperLink {
     }
 
     fn begin(&mut self, now: Instant) {
-        match begin_connecting(self.address) {
-            Ok(socket) => self.state = LinkState::Connecting { socket: Arc::new(socket), since: now },
+        match Dialing::begin(&self.endpoint) {
+            Ok(dialing) => self.state = LinkState::Connecting { dialing, since: now },
             Err(error) => self.close(&error.to_string(), now),
         }
     }
 
     fn finish_connecting(&mut self, now: Instant) -> LinkProgress {
-        let LinkState::Connecting { socket, since } = &self.state else { return LinkProgress::Pending };
+        let LinkState::Connecting { dialing, since } = &mut self.state else { return LinkProgress::Pending };
         let late = now.duration_since(*since) > CONNECT_PATIENCE;
-        match is_connected(socket) {
-            Ok(true) => {
-                let socket = socket.clone();
-                self.state = LinkState::Open(Conversation::new(socket, now));
+        match dialing.advance() {
+            Ok(Some(connection)) => {
+                self.state = LinkState::Open(Conversation::new(connection, now));
                 LinkProgress::Opened
             }
-            Ok(false) if !late => LinkProgress::Pending,
-            Ok(false) => {
+            Ok(None) if !late => LinkProgress::Pending,
+            Ok(None) => {
                 self.close("no answer to the attempt to connect", now);
                 LinkProgress::Pending
             }
@@ -192,18 +192,16 @@ impl SafekeeperLink {
 }
 
 impl Conversation {
-    fn new(socket: Arc<TcpStream>, now: Instant) -> Conversation {
-        Conversation { socket, incoming: BytesMut::new(), outgoing: VecDeque::new(), heard: now }
+    fn new(connection: Connection, now: Instant) -> Conversation {
+        Conversation { connection, incoming: BytesMut::new(), outgoing: VecDeque::new(), heard: now }
     }
 
     fn write(&mut self) -> io::Result<()> {
         while let Some(front) = self.outgoing.front_mut() {
-            match (&*self.socket).write(front) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => front.advance(written),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            match self.connection.try_write(front)? {
+                Some(0) => return Err(ErrorKind::WriteZero.into()),
+                Some(written) => front.advance(written),
+                None => return Ok(()),
             }
             if front.is_empty() {
                 self.outgoing.pop_front();
@@ -216,47 +214,18 @@ impl Conversation {
     fn read(&mut self) -> Result<(), FrameError> {
         let mut chunk = [0; READ_BYTES];
         while self.incoming.len() <= HEADER_BYTES + MAX_PAYLOAD_BYTES {
-            match (&*self.socket).read(&mut chunk) {
-                Ok(0) => return Err(FrameError::Closed),
-                Ok(count) => {
+            match self.connection.try_read(&mut chunk)? {
+                None => return Ok(()),
+                Some(0) => return Err(FrameError::Closed),
+                Some(count) => {
                     self.incoming.extend_from_slice(&chunk[..count]);
                     if count < chunk.len() {
                         return Ok(());
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
             }
         }
         Ok(())
-    }
-}
-
-fn begin_connecting(address: SocketAddr) -> io::Result<TcpStream> {
-    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let fd = socket(family, SockType::Stream, flags, None)?;
-    let stream = TcpStream::from(fd);
-    stream.set_nodelay(true)?;
-    let begun = match address {
-        SocketAddr::V4(address) => connect(stream.as_raw_fd(), &SockaddrIn::from(address)),
-        SocketAddr::V6(address) => connect(stream.as_raw_fd(), &SockaddrIn6::from(address)),
-    };
-    match begun {
-        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => Ok(stream),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn is_connected(socket: &TcpStream) -> io::Result<bool> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    match socket.peer_addr() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
     }
 }
 
@@ -264,11 +233,12 @@ fn is_connected(socket: &TcpStream) -> io::Result<bool> {
 mod tests {
     use super::*;
     use quire_types::{Lsn, NodeId, Term};
-    use std::net::TcpListener;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
 
     fn connected() -> (SafekeeperLink, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let mut link = SafekeeperLink::new(listener.local_addr().expect("bound"), Instant::now());
+        let mut link = SafekeeperLink::new(listener.local_addr().expect("bound").into(), Instant::now());
         let mut progress = link.advance(Instant::now());
         let (server, _) = listener.accept().expect("a client");
         while progress != LinkProgress::Opened {
@@ -326,10 +296,10 @@ mod tests {
     #[test]
     fn nobody_listening_leads_to_another_attempt_later() {
         let gone = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-        let mut link = SafekeeperLink::new(gone, Instant::now());
+        let mut link = SafekeeperLink::new(gone.into(), Instant::now());
         while link.trouble().is_none() {
             assert_eq!(link.advance(Instant::now()), LinkProgress::Pending);
         }
-        assert!(link.wake_up().is_some_and(|retry| retry > Instant::now()));
+        assert!(link.wake_up(Instant::now()).is_some_and(|retry| retry > Instant::now()));
     }
 }

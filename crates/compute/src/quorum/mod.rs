@@ -42,11 +42,10 @@ use quire_api::compute::QuorumStatus;
 use quire_cache::ControlMap;
 use quire_consensus::proposer;
 use quire_net::quorum_client::{ClientError, QuorumClient};
-use quire_types::{BranchKey, Lsn, NodeId};
+use quire_types::{BranchKey, Endpoint, Lsn, NodeId};
 use quire_wal::WalStream;
 pub use shipper::Source;
 pub use status::{View, Won};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -77,7 +76,7 @@ pub struct Quorum {
     shared: Arc<Shared>,
     view: watch::Receiver<View>,
     committed: watch::Receiver<Lsn>,
-    addresses: Vec<SocketAddr>,
+    safekeepers: Vec<Endpoint>,
     control: Mutex<Option<Arc<ControlMap>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -108,7 +107,7 @@ impl Quorum {
             shared,
             view,
             committed,
-            addresses: config.safekeepers.clone(),
+            safekeepers: config.safekeepers.clone(),
             control: Mutex::default(),
             threads: Mutex::default(),
         };
@@ -141,7 +140,7 @@ impl Quorum {
 
     /// Replicates `wal`, which goes on at `begin`, the end of the log, and ends at a record boundary.
     pub fn append(&self, begin: Lsn, wal: Bytes) -> Result<(), Error> {
-        self.shared.with_core(|core| core.extend(begin, wal)).map_err(|error| Error::Refused(error.to_string()))
+        self.shared.with_core(|core| core.append(begin, wal)).map_err(|error| Error::Refused(error.to_string()))
     }
 
     /// Waits until everything before `lsn` is committed.
@@ -167,13 +166,13 @@ impl Quorum {
 
     /// A connection to the safekeeper that has the whole log. Blocks.
     pub fn connect_donor(&self, won: &Won) -> Result<QuorumClient, Error> {
-        let address = self.addresses[won.donor];
-        self.shared.connect(address).map_err(|error| Error::Refused(format!("safekeeper {address}: {error}")))
+        let donor = &self.safekeepers[won.donor];
+        self.shared.connect(donor).map_err(|error| Error::Refused(format!("safekeeper {donor}: {error}")))
     }
 
     /// A connection to any safekeeper that can be reached, to read committed WAL. Blocks.
     pub fn connect_any(&self) -> Result<QuorumClient, Error> {
-        let connected = self.addresses.iter().find_map(|address| self.shared.connect(*address).ok());
+        let connected = self.safekeepers.iter().find_map(|safekeeper| self.shared.connect(safekeeper).ok());
         connected.ok_or_else(|| Error::Refused("no safekeeper can be reached".into()))
     }
 
@@ -263,7 +262,7 @@ impl Shared {
         self.local_wal.lock().as_ref().map(LocalWal::another)
     }
 
-    fn connect(&self, address: SocketAddr) -> Result<QuorumClient, ClientError> {
-        QuorumClient::connect(address, self.branch, self.node, READ_PATIENCE).map(|(client, _)| client)
+    fn connect(&self, safekeeper: &Endpoint) -> Result<QuorumClient, ClientError> {
+        QuorumClient::connect(safekeeper, self.branch, self.node, READ_PATIENCE).map(|(client, _)| client)
     }
 }

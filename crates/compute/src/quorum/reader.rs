@@ -9,8 +9,7 @@ use super::local_wal::LocalWal;
 use super::read_job::ReadJob;
 use bytes::Bytes;
 use quire_net::quorum_client::QuorumClient;
-use quire_types::Lsn;
-use std::net::SocketAddr;
+use quire_types::{Endpoint, Lsn};
 use std::sync::{Arc, mpsc};
 
 /// Serves jobs until nobody can send one any more.
@@ -28,7 +27,7 @@ pub fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<ReadJob>) {
         let is_lost = !job.shipped.is_empty() && !matches!(local, Local::Same(_));
         let wal = match local {
             Local::Same(wal) => Some(wal),
-            Local::Changed(_) | Local::Absent => read_remote(shared, &mut connected, &job),
+            Local::Changed(_) | Local::Absent => read_elsewhere(shared, &mut connected, &job),
         };
         shared.with_core(|core| hand_in(core, &job, wal, is_lost));
     }
@@ -74,13 +73,24 @@ fn read_local(wal: &mut LocalWal, job: &ReadJob) -> Local {
     Local::Same(Bytes::from(bytes).slice(skipped..skipped + wanted))
 }
 
+/// From memory what the agent wrote itself, the rest from safekeepers.
+fn read_elsewhere(shared: &Shared, connected: &mut Option<(Endpoint, QuorumClient)>, job: &ReadJob) -> Option<Bytes> {
+    let Some(own) = &job.own else { return read_remote(shared, connected, job) };
+    let tail = own.part_of(job);
+    if own.begin <= job.begin {
+        return Some(tail);
+    }
+    let head = read_remote(shared, connected, &ReadJob { end: own.begin, ..job.clone() })?;
+    Some([head, tail].concat().into())
+}
+
 /// Keeps the connection to the source that had the last stretch: it is likely to have the next.
-fn read_remote(shared: &Shared, connected: &mut Option<(SocketAddr, QuorumClient)>, job: &ReadJob) -> Option<Bytes> {
+fn read_remote(shared: &Shared, connected: &mut Option<(Endpoint, QuorumClient)>, job: &ReadJob) -> Option<Bytes> {
     for source in &job.sources {
         let kept = connected.take().filter(|(address, _)| address == source).map(|(_, client)| Ok(client));
-        let attempt = kept.unwrap_or_else(|| shared.connect(*source)).and_then(|mut client| {
+        let attempt = kept.unwrap_or_else(|| shared.connect(source)).and_then(|mut client| {
             let wal = client.read_wal(job.term, job.begin, job.end)?;
-            *connected = Some((*source, client));
+            *connected = Some((source.clone(), client));
             Ok(wal)
         });
         match attempt {
@@ -113,7 +123,8 @@ mod tests {
 
     fn job(shipped: &Shipped, begin: u64, end: u64) -> ReadJob {
         let (begin, end) = (START.add(begin), START.add(end));
-        ReadJob { acceptor: 0, term: Term(1), begin, end, shipped: shipped.covering(begin, end), sources: Vec::new() }
+        let shipped = shipped.covering(begin, end);
+        ReadJob { acceptor: 0, term: Term(1), begin, end, shipped, own: None, sources: Vec::new() }
     }
 
     #[test]

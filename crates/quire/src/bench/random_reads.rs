@@ -7,8 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use quire_api::STATUS;
 use quire_api::compute::Status;
 use quire_compute::page_client::PageClient;
-use quire_types::{BranchKey, Fork, Key, Lsn, RelTag, ShardId};
-use std::net::SocketAddr;
+use quire_types::{BranchKey, Endpoint, Fork, Key, Lsn, RelTag, ShardId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -140,9 +139,9 @@ fn rows(blocks: &[u32]) -> String {
 }
 
 /// Where the pageserver is, and what it is to be asked.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Storage {
-    address: SocketAddr,
+    address: Endpoint,
     branch: BranchKey,
     rel: RelTag,
     lsn: Lsn,
@@ -151,11 +150,10 @@ pub struct Storage {
 impl Storage {
     /// Of the accounts as they are now.
     pub fn find(deployment: &Deployment, branch: &Branch, accounts: &Accounts) -> Result<Storage> {
-        let address = deployment.pageservers.first().context("there is no pageserver")?.address();
+        let address = deployment.pageservers.first().context("there is no pageserver")?.endpoint();
         let status: Status = Role::Compute(branch.clone()).peer().get(STATUS)?;
         let lsn = status.lsn.committed.context("the compute does not say what is committed")?;
-        let branch = BranchKey { project: deployment.project, branch: branch.id };
-        Ok(Storage { address, branch, rel: accounts.rel, lsn })
+        Ok(Storage { address, branch: branch.key(), rel: accounts.rel, lsn })
     }
 
     /// Clients with a connection each ask for one block after the other of their share, until `length` has passed.
@@ -163,13 +161,13 @@ impl Storage {
         let end = Instant::now() + length;
         let mut reading = JoinSet::new();
         for blocks in dealt {
-            reading.spawn(self.read_by_requests(blocks, end));
+            reading.spawn(self.clone().read_by_requests(blocks, end));
         }
         all_of(reading).await
     }
 
     async fn read_by_requests(self, blocks: Vec<u32>, end: Instant) -> Result<u64> {
-        let client = PageClient::new(self.address, self.branch, ShardId::UNSHARDED);
+        let client = PageClient::new(self.address.clone(), self.branch, ShardId::UNSHARDED);
         let mut read = 0;
         for block in blocks.into_iter().take_while(|_| Instant::now() < end) {
             client.get_pages(self.lsn, vec![Key::RelBlock { rel: self.rel, block }], PATIENCE).await?;

@@ -48,7 +48,7 @@ pub struct Stock {
 impl Stock {
     /// Makes and starts a server; `model` is where the shared settings come from.
     pub fn start(home: &Home, deployment: &Deployment, model: &Target) -> Result<Stock> {
-        let dir = compute_dir(home, deployment.project, &format!("stock-{}", std::process::id()))?.path;
+        let dir = compute_dir(home, deployment.project(), &format!("stock-{}", std::process::id()))?.path;
         let settings = read_settings(model)?;
         eprintln!("stock: initdb in {}", dir.display());
         create_dir(&dir)?;

@@ -97,7 +97,7 @@ impl Show {
         let rel = resolve(&branch, &self.database, &self.relation)?;
         let mut query = format!(
             "{PAGE}?{}&tablespace={}&database={}&relation={}&fork={}&block={}",
-            branch_query(context, &branch)?,
+            branch_query(&branch),
             rel.tablespace,
             rel.database,
             rel.relation,
@@ -117,7 +117,7 @@ impl Show {
 impl Hot {
     fn run(&self, context: &Context) -> Result<()> {
         let branch = context.branch(self.branch.as_deref())?;
-        let pages: Vec<HotPage> = ask_pageserver(context, &format!("{HOT}?{}", branch_query(context, &branch)?))?;
+        let pages: Vec<HotPage> = ask_pageserver(context, &format!("{HOT}?{}", branch_query(&branch)))?;
         context.answer(&pages, |pages| hot_table(pages))
     }
 }
@@ -142,8 +142,8 @@ impl fmt::Display for ForkName {
     }
 }
 
-fn branch_query(context: &Context, branch: &Branch) -> Result<String> {
-    Ok(format!("project={}&branch={}", context.deployment()?.project, branch.id))
+fn branch_query(branch: &Branch) -> String {
+    format!("project={}&branch={}", branch.project, branch.id)
 }
 
 fn ask_pageserver<T: DeserializeOwned>(context: &Context, path: &str) -> Result<T> {

@@ -127,7 +127,7 @@ fn set(context: &Context, bounds: &Bounds) -> Result<()> {
         max_deltas: bounds.max_deltas.unwrap_or(now.max_deltas),
         max_bytes: bounds.max_bytes.unwrap_or(now.max_bytes),
     };
-    let path = format!("{SETTINGS}?project={}&branch={}", deployment.project, branch.id);
+    let path = format!("{SETTINGS}?project={}&branch={}", branch.project, branch.id);
     for node in &deployment.pageservers {
         Role::Pageserver(node.clone()).peer().put(&path, &thresholds)?;
     }

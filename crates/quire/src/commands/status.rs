@@ -213,10 +213,11 @@ fn guard_note(guarded: &[String]) -> String {
 mod tests {
     use super::*;
     use crate::deployment::Deployment;
+    use crate::ports::PortRange;
     use quire_api::compute::Server;
     use quire_api::deployment::{Compute, Positions, Pushdown};
     use quire_api::pageserver::PushdownState;
-    use quire_types::BranchId;
+    use quire_types::{BranchId, Endpoint, ProjectId};
 
     fn sampling(rate: u32, mismatches: u64, kept: usize) -> Sampling {
         Sampling { rate, checked: 0, mismatches, evidence: "/e/main".into(), kept, guarded: Vec::new() }
@@ -224,9 +225,10 @@ mod tests {
 
     fn branch(verification: Option<Sampling>) -> Branch {
         Branch {
+            project: ProjectId::default(),
             name: "main".into(),
             id: BranchId::default(),
-            compute: Compute::silent("postgresql://".into(), ([127, 0, 0, 1], 1).into()),
+            compute: Compute::silent("postgresql://".into(), Endpoint::new("127.0.0.1", 1)),
             verification,
             pushdown: Pushdown { state: Some(PushdownState::Off), since_lsn: None },
             lsn: Positions::default(),
@@ -270,7 +272,7 @@ mod tests {
 
     #[test]
     fn lost_quorum_is_said_in_words() {
-        let deployment = Deployment::new("/bin".into(), 3, 1).expect("new");
+        let deployment = Deployment::new("/bin".into(), PortRange::default(), 3, 1).expect("new");
         let text = human(&collect(&deployment, Some(1)));
         assert!(text.contains("quorum is lost: 0 of 3"), "{text}");
         let stopped = human(&collect(&deployment, None));

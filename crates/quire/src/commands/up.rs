@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::deployment::Deployment;
 use crate::home::Home;
 use crate::lock::{Holder, UpLock, holder};
+use crate::ports::PortRange;
 use crate::supervisor::{self, Options};
 use crate::user::{check_folder, compute_dirs};
 use crate::{logging, postgres, processes};
@@ -60,6 +61,10 @@ pub struct Args {
     /// Number of pageservers to create on first start
     #[arg(long, value_name = "N", default_value_t = 1)]
     pageservers: usize,
+
+    /// Ports to choose from when a role is given one; saved [default: 15000-31999]
+    #[arg(long, value_name = "FIRST-LAST")]
+    ports: Option<PortRange>,
 
     #[command(flatten)]
     tuning: Tuning,
@@ -127,8 +132,12 @@ impl Args {
         let shim = postgres::find_shim(self.shim.as_deref())?;
         let mut deployment = match known {
             Some(deployment) => deployment,
-            None => Deployment::new(pg_bin.clone(), self.safekeepers, self.pageservers)?,
+            None => {
+                let ports = self.ports.unwrap_or_default();
+                Deployment::new(pg_bin.clone(), ports, self.safekeepers, self.pageservers)?
+            }
         };
+        deployment.ports = self.ports.unwrap_or(deployment.ports);
         deployment.pg_bin.clone_from(&pg_bin);
         for branch in &mut deployment.branches {
             branch.tuning = branch.tuning.with(self.tuning);

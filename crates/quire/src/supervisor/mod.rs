@@ -118,13 +118,13 @@ async fn start(home: &Home, deployment: &mut Deployment, options: &Options, grou
 
 async fn start_storage(home: &Home, deployment: &Deployment, groups: &mut Groups) -> Result<()> {
     let mut readiness = Readiness::new(home);
-    for node in &deployment.safekeepers {
+    for node in deployment.safekeepers.iter().filter(|node| node.is_here()) {
         let role = Role::Safekeeper(node.clone());
         home.create_data_dir(&role.name())?;
         write_config(home, &role, &safekeeper_config(home, node))?;
         readiness.expect(role.clone(), groups.safekeepers.add(role));
     }
-    for node in &deployment.pageservers {
+    for node in deployment.pageservers.iter().filter(|node| node.is_here()) {
         let role = Role::Pageserver(node.clone());
         home.create_data_dir(&role.name())?;
         write_config(home, &role, &pageserver_config(home, deployment, node))?;
@@ -141,10 +141,10 @@ async fn start_storage(home: &Home, deployment: &Deployment, groups: &mut Groups
 
 fn start_computes(home: &Home, deployment: &Deployment, options: &Options, groups: &mut Groups) -> Result<Readiness> {
     let mut readiness = Readiness::new(home);
-    for branch in &deployment.branches {
+    for branch in deployment.branches.iter().filter(|branch| branch.is_here()) {
         let role = Role::Compute(branch.clone());
-        say_where_the_cache_is(home, deployment, branch)?;
-        let compute = compute_options(home, deployment, branch, options)?;
+        say_where_the_cache_is(home, branch)?;
+        let compute = compute_options(home, branch, options)?;
         write_config(home, &role, &compute_config(deployment, branch, &compute))?;
         readiness.expect(role.clone(), groups.computes.add(role));
     }
@@ -155,7 +155,7 @@ fn start_computes(home: &Home, deployment: &Deployment, options: &Options, group
 async fn create_branches(home: &Home, deployment: &mut Deployment, options: &Options) -> Result<()> {
     for number in 0..deployment.branches.len() {
         let branch = deployment.branches[number].clone();
-        if !branch.created {
+        if !branch.created && branch.is_here() {
             create_branch(home, deployment, &branch, options).await?;
             deployment.branches[number].created = true;
             deployment.save(home)?;
@@ -167,19 +167,19 @@ async fn create_branches(home: &Home, deployment: &mut Deployment, options: &Opt
 async fn create_branch(home: &Home, deployment: &Deployment, branch: &Branch, options: &Options) -> Result<()> {
     let name = branch.name.as_str();
     tracing::info!(branch = name, "creating a branch: initdb, then its pages go into storage");
-    let config = compute_config(deployment, branch, &compute_options(home, deployment, branch, options)?);
+    let config = compute_config(deployment, branch, &compute_options(home, branch, options)?);
     quire_compute::bootstrap(&config).await.with_context(|| format!("the branch {name} could not be created"))
 }
 
-fn compute_options(home: &Home, deployment: &Deployment, branch: &Branch, options: &Options) -> Result<ComputeOptions> {
-    let place = compute_dir(home, deployment.project, &branch.name)?;
+fn compute_options(home: &Home, branch: &Branch, options: &Options) -> Result<ComputeOptions> {
+    let place = compute_dir(home, branch.project, &branch.name)?;
     create_compute_dir(&place)?;
     let evidence = home.evidence_dir(&branch.name);
     Ok(ComputeOptions { pg_bin: options.pg_bin.clone(), shim: options.shim.clone(), dir: place.path, evidence })
 }
 
-fn say_where_the_cache_is(home: &Home, deployment: &Deployment, branch: &Branch) -> Result<()> {
-    let place = compute_dir(home, deployment.project, &branch.name)?;
+fn say_where_the_cache_is(home: &Home, branch: &Branch) -> Result<()> {
+    let place = compute_dir(home, branch.project, &branch.name)?;
     if let Some(reason) = &place.outside_because {
         let dir = place.path.display();
         tracing::warn!(reason, %dir, branch = branch.name, "the compute keeps its cache outside the folder");
