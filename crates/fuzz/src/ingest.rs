@@ -19,7 +19,7 @@ use quire_pageserver::ingest::Ingest;
 use quire_pageserver::value::{Value, Version};
 use quire_types::{Key, Lsn, PAGE_SIZE, Writer};
 use quire_wal::effects::FullPageWrites;
-use quire_wal::{CheckpointState, RawRecord, Record};
+use quire_wal::{CheckpointState, Record};
 use std::collections::HashSet;
 use store::Store;
 
@@ -67,13 +67,13 @@ fn import(store: &mut Store, settings: u8) {
 /// Takes one record in; whether it goes on.
 fn step(ingest: &mut Ingest, store: &mut Store, record: &[u8]) -> bool {
     let (start, bytes) = (ingest.position(), chained(repaired(record), ingest.last_record()));
-    let raw = RawRecord { start, end: start.add(bytes.len() as u64).align_up(), bytes };
-    if !is_quick(&raw) {
+    let Ok(record) = Record::decode(start, start.add(bytes.len() as u64).align_up(), bytes) else { return false };
+    if !is_quick(&record) {
         return false;
     }
-    let Ok(changes) = ingest.ingest(&raw, store) else { return false };
-    assert_eq!((ingest.position(), ingest.last_record()), (raw.end, Some(raw.start)));
-    check(&changes, raw.end);
+    let Ok(changes) = ingest.ingest(&record, store) else { return false };
+    assert_eq!((ingest.position(), ingest.last_record()), (record.end, Some(record.start)));
+    check(&changes, record.end);
     let state = ingest.state();
     assert_eq!(Ingest::restore(&state).expect("its own state").state(), state);
     changes.iter().all(|change| store.apply(change))
@@ -88,8 +88,7 @@ fn chained(record: Bytes, last: Option<Lsn>) -> Bytes {
     record.into()
 }
 
-fn is_quick(raw: &RawRecord) -> bool {
-    let Ok(record) = Record::decode(raw.start, raw.end, raw.bytes.clone()) else { return true };
+fn is_quick(record: &Record) -> bool {
     record.blocks.iter().all(|block| block.block < SMALL_BLOCK || block.block >= ABSURD_BLOCK)
 }
 

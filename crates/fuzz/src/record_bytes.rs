@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use quire_types::{RelTag, Writer};
 use quire_wal::record::{HEADER_BYTES, RecordHeader, record_crc};
-use quire_wal::{Block, BlockImage, ImageCompression, Record};
+use quire_wal::{Block, BlockImage, Record};
 
 /// Where `xl_crc` lies.
 const CRC_AT: usize = HEADER_BYTES - 4;
@@ -90,32 +90,18 @@ fn write_block(headers: &mut Writer, payload: &mut Writer, spec: &BlockSpec<'_>)
     let flags = flag(0x10, spec.image.is_some()) | flag(0x20, !data.is_empty()) | flag(0x40, spec.will_init);
     headers.u8(spec.id).u8(spec.rel.fork as u8 | flags).u16(u16::try_from(data.len()).unwrap_or(0));
     if let Some(image) = spec.image {
-        write_image(headers, image);
+        headers.bytes(&image.header);
         payload.bytes(&image.bytes);
     }
     headers.u32(spec.rel.tablespace).u32(spec.rel.database).u32(spec.rel.relation).u32(spec.block);
     payload.bytes(data);
 }
 
-fn write_image(headers: &mut Writer, image: &BlockImage) {
-    let method = match image.compression {
-        ImageCompression::None => 0,
-        ImageCompression::Pglz => 0x04,
-        ImageCompression::Lz4 => 0x08,
-        ImageCompression::Zstd => 0x10,
-    };
-    let has_hole = image.hole_length > 0;
-    headers.u16(u16::try_from(image.bytes.len()).unwrap_or(u16::MAX)).u16(image.hole_offset);
-    headers.u8(u8::from(has_hole) | u8::from(image.apply) << 1 | method);
-    if has_hole && image.compression != ImageCompression::None {
-        headers.u16(image.hole_length);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use quire_types::{Fork, Lsn};
+    use quire_wal::ImageCompression;
 
     const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::VisibilityMap };
 
@@ -127,6 +113,7 @@ mod tests {
             hole_length: 8092,
             compression: ImageCompression::None,
             apply: true,
+            header: vec![100, 0, 50, 0, 0x03].into(),
         };
         let block = BlockSpec { id: 2, rel: REL, block: 9, will_init: true, image: Some(&image), data: b"data" };
         let bytes = record(10, 0x80, 700, &[block], &[1; 300]);

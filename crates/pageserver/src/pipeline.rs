@@ -166,7 +166,7 @@ impl Pipeline {
         quire_crash::plant("pageserver.ingest");
         let record = Record::decode(raw.start, raw.end, raw.bytes.clone())
             .map_err(|source| PipelineError::Record { lsn: raw.start, source })?;
-        let changes = self.ingest.ingest_decoded(raw, &record, &PatientView(&self.pages))?;
+        let changes = self.ingest.ingest(&record, &PatientView(&self.pages))?;
         let must_wait = self.pages.apply(&changes, raw.end)?;
         self.count(&record);
         let is_full = self.is_full();

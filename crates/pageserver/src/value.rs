@@ -1,8 +1,8 @@
 //! A version's value, and the form in which it is kept in memory and in layer files.
 //!
 //! In storage a version is a kind, a payload and an LSN; deltas are decoded only when they are replayed. Whether a
-//! delta starts from a blank page is decided once, when it is taken in, and lies in the kind, because reads ask it of
-//! every version they pass.
+//! delta starts from a blank page is known when its record is ingested, and is part of the kind, because reads ask it
+//! of every version they pass.
 
 use bytes::Bytes;
 use quire_protocol::page_version::{PageVersion, VersionKind};
@@ -19,6 +19,8 @@ pub enum Value {
     PartialImage(Bytes),
     /// A change of a page, applied to the version before it.
     Delta(Delta),
+    /// A change of a page that depends on nothing that was before it: the record initialises the page.
+    InitialDelta(Delta),
     /// The value of a key that is not a page.
     Bytes(Bytes),
     /// The key does not exist from here on; of a page: it is all zeroes from here on.
@@ -101,10 +103,11 @@ impl Version {
         let (kind, payload) = match value {
             Value::Image(image) if page && image.len() == PAGE_SIZE => (Kind::Image, image.clone()),
             Value::PartialImage(image) if page && image.len() == PAGE_SIZE => (Kind::Partial, image.clone()),
-            Value::Delta(delta) if page => (delta_kind(delta, key), delta.encode()),
+            Value::Delta(delta) if page => (Kind::Delta, delta.encode()),
+            Value::InitialDelta(delta) if page => (Kind::InitialDelta, delta.encode()),
             Value::Bytes(bytes) if !page => (Kind::Bytes, bytes.clone()),
             Value::Tombstone => (Kind::Tombstone, Bytes::new()),
-            Value::Image(_) | Value::PartialImage(_) | Value::Delta(_) | Value::Bytes(_) => return None,
+            _ => return None,
         };
         Some(Version { lsn, kind, payload })
     }
@@ -118,12 +121,5 @@ impl Version {
     /// The value of a key that is not a page; none for a tombstone.
     pub fn into_bytes(self) -> Option<Bytes> {
         (self.kind == Kind::Bytes).then_some(self.payload)
-    }
-}
-
-fn delta_kind(delta: &Delta, key: Key) -> Kind {
-    match delta.will_init(key) {
-        true => Kind::InitialDelta,
-        false => Kind::Delta,
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::error::Misfit;
 use crate::page_items::Page;
-use crate::record_view::{BlockView, RecordView};
 use quire_types::Lsn;
 use quire_wal::ServerVersion;
+use quire_wal::{BlockView, RecordView};
 
 /// What a resource manager's redo gets to see: one record, and the block reference that is the page at hand.
 #[derive(Clone, Copy)]

@@ -14,9 +14,8 @@
 //! | 6 commit timestamp | time `i64`, origin `u16`, transactions `u32`... |
 //! | 7 record of a server | version `u32`, start `u64`, the record |
 
-use crate::record_view::{ImageUse, RecordView};
 use bytes::{Buf, Bytes};
-use quire_types::{CodecError, Key, Lsn, Reader, Writer};
+use quire_types::{CodecError, Lsn, Reader, Writer};
 use quire_wal::ServerVersion;
 
 pub use quire_wal::effects::heap::{VISIBILITY_ALL_BITS, VISIBILITY_ALL_FROZEN};
@@ -175,14 +174,6 @@ impl Delta {
             kind => decode_effect(kind, reader),
         }
     }
-
-    /// Whether the page after this delta depends on nothing that was before it: the record initialises the page of
-    /// `key`, or carries an image of it that redo restores. False also for a record that cannot be decoded.
-    pub fn will_init(&self, key: Key) -> bool {
-        let Some((bytes, _)) = self.record() else { return false };
-        let Ok((_, block)) = RecordView::parse_for(bytes, key) else { return false };
-        block.is_some_and(|block| block.will_init || block.image == ImageUse::Restore)
-    }
 }
 
 fn write_numbers<'w>(writer: &'w mut Writer, numbers: &[u32]) -> &'w mut Writer {
@@ -289,9 +280,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_never_panic(raw in proptest::collection::vec(any::<u8>(), 0..80)) {
-            if let Ok(delta) = Delta::decode(raw.into()) {
-                delta.will_init(Key::ControlFile);
-            }
+            let _ = Delta::decode(raw.into());
         }
     }
 

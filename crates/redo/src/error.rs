@@ -2,6 +2,7 @@
 
 use quire_types::{CodecError, Key, Lsn, Slru};
 use quire_wal::WalError;
+use quire_wal::record::Malformed;
 use std::fmt;
 
 /// A delta that cannot be applied to a page. The page's contents are undefined afterwards.
@@ -109,29 +110,6 @@ impl fmt::Display for RecordKind {
             None => write!(f, "resource manager {} record {:#04x}", self.rmgr, self.info & 0xF0),
         }
     }
-}
-
-/// What is wrong with the bytes of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// It is shorter or longer than its header says.
-    #[error("its length field does not match its size")]
-    Length,
-    /// A header or the data it announces reaches past the end.
-    #[error("its parts do not add up to its size")]
-    Truncated,
-    /// Block references are not in ascending order.
-    #[error("block reference {0} is out of order")]
-    BlockOrder(u8),
-    /// A reference leaves out the relation without one before it.
-    #[error("block reference {0} has no relation")]
-    NoRelation(u8),
-    /// A fork number PostgreSQL does not have.
-    #[error("unknown fork {0}")]
-    Fork(u8),
-    /// An identifier that is neither a block reference nor a known header.
-    #[error("unknown header {0}")]
-    Header(u8),
 }
 
 /// What about a record does not fit the page it is applied to.

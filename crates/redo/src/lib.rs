@@ -38,7 +38,6 @@ mod manager;
 pub mod mask;
 pub mod multixact;
 mod page_items;
-pub mod record_view;
 mod sequence;
 mod special;
 mod spgist;
@@ -51,13 +50,12 @@ pub mod visibility_map;
 mod xlog;
 
 pub use delta::{Delta, MultixactMember, TransactionStatus};
-pub use error::{Effect, Malformed, Misfit, RecordKind, RedoError};
-pub use record_view::{BlockView, ImageUse, RecordView};
+pub use error::{Effect, Misfit, RecordKind, RedoError};
 
 use block_redo::BlockRedo;
 use manager::{after_image, is_without_pages, resource_manager};
 use quire_types::{Key, Lsn, PAGE_SIZE};
-use quire_wal::{ServerVersion, page, record, rmgr};
+use quire_wal::{BlockView, ImageUse, RecordView, ServerVersion, page, record, rmgr};
 
 /// Changes `page`, which is the page of `key`, as `delta` says. `lsn` is the end of the record that the delta came
 /// from.
@@ -92,13 +90,16 @@ pub fn depends_on_server(rmgr: u8, info: u8) -> bool {
 ///
 /// # Errors
 /// See [`RedoError`]; the page's contents are undefined then.
-pub fn finish_image(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, bytes: &[u8], start: Lsn) -> Result<(), RedoError> {
-    let (record, block) = RecordView::parse_for(bytes, key).map_err(|reason| RedoError::Malformed { start, reason })?;
-    let block = block.ok_or(RedoError::NotReferenced { start, key })?;
+pub fn finish_image(
+    page: &mut [u8; PAGE_SIZE],
+    record: &RecordView<'_>,
+    block: &BlockView<'_>,
+    lsn: Lsn,
+) -> Result<(), RedoError> {
     let kind = RecordKind { rmgr: record.rmgr, info: record.info };
     // No version of the server differs in this.
-    let redo = BlockRedo { record: &record, block: &block, lsn, server: ServerVersion::UNRECORDED };
-    after_image(page, &redo).map_err(|reason| RedoError::Misfit { kind, lsn, key, reason })
+    let redo = BlockRedo { record, block, lsn, server: ServerVersion::UNRECORDED };
+    after_image(page, &redo).map_err(|reason| RedoError::Misfit { kind, lsn, key: key_of(block), reason })
 }
 
 fn apply_record(

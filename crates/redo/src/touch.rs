@@ -5,11 +5,11 @@
 //! from the page as it stands and decides nothing; that it is wrong costs time only.
 
 use crate::page_items::{Bounds, Page, item, offset_numbers};
-use crate::record_view::{BlockView, RecordView};
 use quire_wal::rmgr::{
     HEAP, HEAP2, XLOG_HEAP_DELETE, XLOG_HEAP_HOT_UPDATE, XLOG_HEAP_LOCK, XLOG_HEAP_OPMASK, XLOG_HEAP_UPDATE,
     XLOG_HEAP2_PRUNE,
 };
+use quire_wal::{BlockView, RecordView};
 use std::ops::Range;
 
 /// Bytes that a page's header and the line pointers of a usual heap page take.

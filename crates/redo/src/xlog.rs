@@ -3,7 +3,7 @@
 use crate::block_redo::{BlockRedo, ResourceManager};
 use crate::error::Misfit;
 use crate::page_items::Page;
-use crate::record_view::ImageUse;
+use quire_wal::ImageUse;
 use quire_wal::rmgr::{XLOG_FPI, XLOG_FPI_FOR_HINT, XLR_RMGR_INFO_MASK};
 
 /// Images that redo restores never get here; what does is a record without one.

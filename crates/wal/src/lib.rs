@@ -26,7 +26,7 @@ pub mod writer;
 pub use checkpoint::CheckpointState;
 pub use control_file::{ControlFile, ControlFileError, DataLayout, DatabaseState};
 pub use path::DataPath;
-pub use record::{Block, BlockImage, ImageCompression, Record, WalError};
+pub use record::{Block, BlockImage, BlockView, ImageCompression, ImageUse, Record, RecordView, WalError};
 pub use server_version::{NoVersion, ServerVersion};
 pub use stream::{RawRecord, RecordRef, RecordRun, WalStream};
 pub use writer::WalWriter;

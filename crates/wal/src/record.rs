@@ -1,15 +1,20 @@
-//! One WAL record, decoded. Source: `xlogrecord.h`, `xlogreader.c` (`DecodeXLogRecord`).
+//! One WAL record. Source: `xlogrecord.h`, `xlogreader.c` (`DecodeXLogRecord`).
 //!
 //! A record is a 24-byte header, then the headers of its fragments, then the fragments' bytes in the same order: per
-//! block reference the page image and the data, last the main data. Decoding copies nothing.
+//! block reference the page image and the data, last the main data. [`RecordView`] parses it in place; a [`Record`] is
+//! made from a view by those who keep it. Neither copies anything.
 
 mod image;
+mod malformed;
+mod view;
 
 pub use image::{BlockImage, ImageCompression, restore_image};
+pub use malformed::Malformed;
+pub use view::{BlockView, Blocks, ImageUse, RecordView};
 
 use crate::crc;
 use bytes::Bytes;
-use quire_types::{CodecError, Fork, Lsn, Reader, RelTag};
+use quire_types::{CodecError, Lsn, Reader, RelTag};
 
 /// Bytes of a record's header (`SizeOfXLogRecord`).
 pub const HEADER_BYTES: usize = 24;
@@ -24,12 +29,6 @@ pub(crate) const ID_DATA_SHORT: u8 = 255;
 pub(crate) const ID_DATA_LONG: u8 = 254;
 const ID_ORIGIN: u8 = 253;
 const ID_TOPLEVEL_XID: u8 = 252;
-
-const FORK_MASK: u8 = 0x0F;
-const HAS_IMAGE: u8 = 0x10;
-const HAS_DATA: u8 = 0x20;
-const WILL_INIT: u8 = 0x40;
-const SAME_REL: u8 = 0x80;
 
 /// WAL that cannot be decoded.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -116,6 +115,9 @@ pub struct Record {
     pub blocks: Vec<Block>,
     /// `XLogRecGetData`.
     pub main_data: Bytes,
+    /// All of it, as it is in the log without page headers.
+    pub bytes: Bytes,
+    pub(crate) extent: view::Extent,
 }
 
 /// A block reference of a record.
@@ -135,11 +137,35 @@ pub struct Block {
     pub data: Bytes,
 }
 
+impl Block {
+    /// A reference that keeps its parts of the record's `bytes`, or what is wrong with its image's header.
+    fn of(view: &BlockView<'_>, bytes: &Bytes) -> Result<Block, String> {
+        let image = match view.image {
+            ImageUse::Absent => None,
+            _ => Some(image::of(bytes.slice_ref(view.image_header), bytes.slice_ref(view.image_bytes))?),
+        };
+        let BlockView { id, rel, block, will_init, data, .. } = *view;
+        Ok(Block { id, rel, block, will_init, image, data: bytes.slice_ref(data) })
+    }
+}
+
 impl Record {
     /// Decodes one whole record: `bytes` are its `xl_tot_len` bytes without page headers. The CRC is not looked at
     /// again: [`crate::WalStream`] has checked it.
     pub fn decode(start: Lsn, end: Lsn, bytes: Bytes) -> Result<Record, WalError> {
-        decode(start, end, &bytes).map_err(|fault| WalError::invalid(start, fault.0))
+        let (mut seen, mut image_fault) = (Vec::new(), None);
+        let parsed = RecordView::parse_each(&bytes, |view| match Block::of(&view, &bytes) {
+            Ok(block) => seen.push(block),
+            Err(reason) => image_fault = Some(reason),
+        });
+        let view = parsed.map_err(|reason| WalError::invalid(start, reason.to_string()))?;
+        if let Some(reason) = image_fault {
+            return Err(WalError::invalid(start, reason));
+        }
+        let RecordView { xid, prev, info, rmgr, origin, toplevel_xid, main_data, .. } = view;
+        let (main_data, extent) = (bytes.slice_ref(main_data), view.extent());
+        let blocks = seen;
+        Ok(Record { start, end, prev, xid, info, rmgr, origin, toplevel_xid, blocks, main_data, bytes, extent })
     }
 
     /// The block reference with this id.
@@ -151,131 +177,6 @@ impl Record {
     pub fn rmgr_info(&self) -> u8 {
         self.info & crate::rmgr::XLR_RMGR_INFO_MASK
     }
-}
-
-/// Why a record is refused; its position is added by the caller.
-struct Fault(String);
-
-impl From<CodecError> for Fault {
-    fn from(error: CodecError) -> Fault {
-        Fault(format!("record with invalid length: {error}"))
-    }
-}
-
-fn decode(start: Lsn, end: Lsn, bytes: &Bytes) -> Result<Record, Fault> {
-    let header = RecordHeader::read(bytes)?;
-    if usize::try_from(header.total_bytes) != Ok(bytes.len()) {
-        return Err(Fault(format!("record length {} does not match its {} bytes", header.total_bytes, bytes.len())));
-    }
-    let mut fragments = Fragments::new();
-    let payload = fragments.read_headers(&bytes[HEADER_BYTES..])?;
-    let (blocks, main_data) = fragments.cut(bytes.slice(bytes.len() - payload..));
-    let RecordHeader { xid, prev, info, rmgr, .. } = header;
-    let Fragments { origin, toplevel_xid, .. } = fragments;
-    Ok(Record { start, end, prev, xid, info, rmgr, origin, toplevel_xid, blocks, main_data })
-}
-
-/// What the fragment headers announce. Invariant: `payload_bytes` is the sum of all announced lengths.
-struct Fragments {
-    /// Without their bytes, which are cut off once all headers were read.
-    blocks: Vec<Block>,
-    /// By block: how long its image and its data are.
-    lengths: [(u16, u16); BLOCK_ID_MAX as usize + 1],
-    origin: Option<u16>,
-    toplevel_xid: Option<u32>,
-    main_bytes: usize,
-    payload_bytes: usize,
-}
-
-impl Fragments {
-    fn new() -> Fragments {
-        let lengths = [(0, 0); BLOCK_ID_MAX as usize + 1];
-        Fragments { blocks: Vec::new(), lengths, origin: None, toplevel_xid: None, main_bytes: 0, payload_bytes: 0 }
-    }
-
-    /// Reads headers until only announced bytes are left, and returns how many those are.
-    fn read_headers(&mut self, after_header: &[u8]) -> Result<usize, Fault> {
-        let mut reader = Reader::new(after_header);
-        while reader.remaining() > self.payload_bytes {
-            let id = reader.u8("fragment id")?;
-            self.read_header(id, &mut reader)?;
-            // Main data is always the last fragment.
-            if id == ID_DATA_SHORT || id == ID_DATA_LONG {
-                break;
-            }
-        }
-        if reader.remaining() != self.payload_bytes {
-            let (left, announced) = (reader.remaining(), self.payload_bytes);
-            return Err(Fault(format!("record with invalid length: {left} bytes where {announced} are announced")));
-        }
-        Ok(self.payload_bytes)
-    }
-
-    fn read_header(&mut self, id: u8, reader: &mut Reader<'_>) -> Result<(), Fault> {
-        match id {
-            ID_DATA_SHORT => self.main_bytes = usize::from(reader.u8("main data length")?),
-            // A length that does not fit the address space cannot fit the record either.
-            ID_DATA_LONG => self.main_bytes = usize::try_from(reader.u32("main data length")?).unwrap_or(usize::MAX),
-            ID_ORIGIN => self.origin = Some(reader.u16("replication origin")?),
-            ID_TOPLEVEL_XID => self.toplevel_xid = Some(reader.u32("top-level transaction")?),
-            0..=BLOCK_ID_MAX => return self.read_block(id, reader),
-            _ => return Err(Fault(format!("invalid block_id {id}"))),
-        }
-        self.payload_bytes = self.payload_bytes.saturating_add(self.main_bytes);
-        Ok(())
-    }
-
-    fn read_block(&mut self, id: u8, reader: &mut Reader<'_>) -> Result<(), Fault> {
-        let previous = self.blocks.last();
-        if previous.is_some_and(|previous| id <= previous.id) {
-            return Err(Fault(format!("out-of-order block_id {id}")));
-        }
-        let (block, image_bytes, data_bytes) = read_block_header(id, previous.map(|previous| previous.rel), reader)?;
-        self.payload_bytes += usize::from(image_bytes) + usize::from(data_bytes);
-        // Ids ascend, so that there are no more blocks than ids.
-        self.lengths[self.blocks.len()] = (image_bytes, data_bytes);
-        self.blocks.push(block);
-        Ok(())
-    }
-
-    /// Cuts the payload, which is exactly as long as announced, into its fragments.
-    fn cut(&mut self, mut payload: Bytes) -> (Vec<Block>, Bytes) {
-        for (block, (image_bytes, data_bytes)) in self.blocks.iter_mut().zip(self.lengths) {
-            if let Some(image) = &mut block.image {
-                image.bytes = payload.split_to(image_bytes.into());
-            }
-            block.data = payload.split_to(data_bytes.into());
-        }
-        debug_assert_eq!(payload.len(), self.main_bytes, "the announced lengths add up to the payload");
-        (std::mem::take(&mut self.blocks), payload)
-    }
-}
-
-/// The block without its bytes, and how long its image and its data are.
-fn read_block_header(id: u8, previous: Option<RelTag>, reader: &mut Reader<'_>) -> Result<(Block, u16, u16), Fault> {
-    let flags = reader.u8("fork and flags")?;
-    let fork = Fork::from_number(flags & FORK_MASK).ok_or_else(|| Fault(format!("invalid fork of block {id}")))?;
-    let data_bytes = reader.u16("block data length")?;
-    if (flags & HAS_DATA != 0) != (data_bytes != 0) {
-        return Err(Fault(format!("BKPBLOCK_HAS_DATA contradicts the data length {data_bytes} of block {id}")));
-    }
-    let (image, image_bytes) = match flags & HAS_IMAGE {
-        0 => (None, 0),
-        _ => image::read_header(reader).map(|(image, bytes)| (Some(image), bytes))?,
-    };
-    let rel = match (flags & SAME_REL != 0, previous) {
-        (false, _) => read_rel(reader)?,
-        (true, Some(previous)) => previous,
-        (true, None) => return Err(Fault("BKPBLOCK_SAME_REL set but no previous rel".into())),
-    };
-    let (rel, will_init) = (rel.with_fork(fork), flags & WILL_INIT != 0);
-    let block = Block { id, rel, block: reader.u32("block number")?, will_init, image, data: Bytes::new() };
-    Ok((block, image_bytes, data_bytes))
-}
-
-fn read_rel(reader: &mut Reader<'_>) -> Result<RelTag, CodecError> {
-    let (tablespace, database) = (reader.u32("tablespace")?, reader.u32("database")?);
-    Ok(RelTag { tablespace, database, relation: reader.u32("relation")?, fork: Fork::Main })
 }
 
 #[cfg(test)]

@@ -26,7 +26,9 @@ impl Store {
         match &change.value {
             Value::Image(image) | Value::PartialImage(image) => self.page_mut(key).copy_from_slice(image),
             Value::Bytes(value) => self.set(key, value.clone()),
-            Value::Delta(delta) => return quire_redo::apply(self.page_mut(key), key, change.lsn, delta).is_ok(),
+            Value::Delta(delta) | Value::InitialDelta(delta) => {
+                return quire_redo::apply(self.page_mut(key), key, change.lsn, delta).is_ok();
+            }
             Value::Tombstone => {
                 self.values.remove(&key);
                 self.pages.remove(&key);

@@ -8,7 +8,7 @@ use quire_redo::{Delta, mask, visibility_map};
 use quire_types::{Fork, Key, PAGE_SIZE};
 use quire_wal::effects::heap::{VisibilityCleared, visibility_cleared};
 use quire_wal::effects::xlog::{self, XlogEffect};
-use quire_wal::{Block, BlockImage, Record, page, rmgr};
+use quire_wal::{Block, BlockImage, Record, ServerVersion, page, rmgr};
 
 /// Changes every block that the record names, but those of the free space map.
 ///
@@ -34,7 +34,7 @@ fn restore(batch: &mut Batch<'_>, block: &Block, image: &BlockImage) -> Result<(
     if !page::is_new(restored.as_slice()) {
         page::set_lsn(restored.as_mut_slice(), record.end);
     }
-    quire_redo::finish_image(&mut restored, key, record.end, batch.bytes, record.start)?;
+    quire_redo::finish_image(&mut restored, &record.into(), &block.into(), record.end)?;
     batch.extend_relation(block.rel, block.block)?;
     let page = Bytes::copy_from_slice(restored.as_slice());
     let value = if lacks_bytes(record, image, &restored, key) { Value::PartialImage(page) } else { Value::Image(page) };
@@ -60,8 +60,23 @@ fn redo(batch: &mut Batch<'_>, block: &Block) -> Result<(), IngestError> {
         return Err(batch.unsupported());
     }
     let is_new = batch.extend_relation(block.rel, block.block)?;
-    let delta = Delta::of_record(record.rmgr, record.info, batch.server, batch.bytes.clone(), record.start);
-    batch.change_page(key, is_new, delta)
+    let delta = || Delta::of_record(record.rmgr, record.info, batch.server, record.bytes.clone(), record.start);
+    if block.will_init {
+        batch.push(key, Value::InitialDelta(delta()));
+    } else if is_new {
+        batch.push_page(key, first_page(batch, block)?.as_ref());
+    } else {
+        batch.push(key, Value::Delta(delta()));
+    }
+    Ok(())
+}
+
+/// What a record makes of a page that was nothing.
+fn first_page(batch: &Batch<'_>, block: &Block) -> Result<Box<[u8; PAGE_SIZE]>, IngestError> {
+    let (record, server) = (batch.record, batch.server.unwrap_or(ServerVersion::UNRECORDED));
+    let mut page = Box::new([0; PAGE_SIZE]);
+    quire_redo::apply_block(&mut page, &record.into(), &block.into(), record.start, record.end, server)?;
+    Ok(page)
 }
 
 /// A page image for hint bits may come without the image when full-page writes are off, and then says nothing; the

@@ -61,8 +61,6 @@ pub(super) fn stored_size(key: Key, raw: &[u8]) -> Result<u32, IngestError> {
 pub(super) struct Batch<'a> {
     /// The record.
     pub(super) record: &'a Record,
-    /// Its bytes, which deltas carry.
-    pub(super) bytes: &'a Bytes,
     /// Storage before the record.
     pub(super) view: &'a dyn StateView,
     /// Which server wrote the record, if the log says so.
@@ -77,13 +75,12 @@ pub(super) struct Batch<'a> {
 impl<'a> Batch<'a> {
     pub(super) fn new(
         record: &'a Record,
-        bytes: &'a Bytes,
         view: &'a dyn StateView,
         sizes: &'a mut Sizes,
         server: Option<ServerVersion>,
     ) -> Batch<'a> {
         let changes = Vec::with_capacity(record.blocks.len() + 1);
-        Batch { record, bytes, view, server, sizes, changes, gap_blocks: 0, new_slru_pages: 0 }
+        Batch { record, view, server, sizes, changes, gap_blocks: 0, new_slru_pages: 0 }
     }
 
     /// The changes, each of another key. PostgreSQL names a block once in a record, and storage has one version of a
@@ -200,16 +197,19 @@ impl<'a> Batch<'a> {
 
     /// Changes a page: by a delta on what it was, or, if it was nothing, by the page that the delta makes of zeroes.
     pub(super) fn change_page(&mut self, key: Key, is_new: bool, delta: Delta) -> Result<(), IngestError> {
-        let value = match is_new && !delta.will_init(key) {
-            false => Value::Delta(delta),
-            true => {
-                let mut page = Box::new([0; PAGE_SIZE]);
-                quire_redo::apply(&mut page, key, self.record.end, &delta)?;
-                Value::Image(Bytes::copy_from_slice(page.as_slice()))
-            }
-        };
-        self.push(key, value);
+        if !is_new {
+            self.push(key, Value::Delta(delta));
+            return Ok(());
+        }
+        let mut page = Box::new([0; PAGE_SIZE]);
+        quire_redo::apply(&mut page, key, self.record.end, &delta)?;
+        self.push_page(key, &page);
         Ok(())
+    }
+
+    /// Gives a page its new contents.
+    pub(super) fn push_page(&mut self, key: Key, page: &[u8; PAGE_SIZE]) {
+        self.push(key, Value::Image(Bytes::copy_from_slice(page)));
     }
 
     /// Changes an SLRU page, making its segment hold it; says whether the page is new.

@@ -41,7 +41,7 @@ use bytes::Bytes;
 use changes::{Batch, Sizes};
 use quire_types::{Key, Lsn};
 use quire_wal::effects::{FullPageWrites, relmap, replorigin, standby};
-use quire_wal::{CheckpointState, RawRecord, Record, ServerVersion, rmgr};
+use quire_wal::{CheckpointState, Record, ServerVersion, rmgr};
 use state::IngestState;
 
 /// Turns the records of one branch into changes.
@@ -103,33 +103,22 @@ impl Ingest {
         self.state.server
     }
 
-    /// The changes that a record makes, decoded first.
-    pub fn ingest(&mut self, raw: &RawRecord, view: &dyn StateView) -> Result<Vec<Change>, IngestError> {
-        let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
-        self.ingest_decoded(raw, &record, view)
-    }
-
     /// The changes that a record makes. `view` must show everything before the record, and nothing else.
     ///
     /// Memory is bounded by the record, but for a database copied file by file (`STRATEGY = FILE_COPY`): its changes
     /// are the whole template.
-    pub fn ingest_decoded(
-        &mut self,
-        raw: &RawRecord,
-        record: &Record,
-        view: &dyn StateView,
-    ) -> Result<Vec<Change>, IngestError> {
+    pub fn ingest(&mut self, record: &Record, view: &dyn StateView) -> Result<Vec<Change>, IngestError> {
         self.state.check_follows(record)?;
         self.sizes.shrink();
-        let mut batch = Batch::new(record, &raw.bytes, view, &mut self.sizes, self.state.server);
+        let mut batch = Batch::new(record, view, &mut self.sizes, self.state.server);
         self.state.shut_down = false;
         self.state.counters.advance_past(record.xid);
         blocks::apply(&mut batch)?;
         dispatch(&mut self.state, &mut batch)?;
         self.state.write_counters(&mut batch);
         let changes = batch.into_changes()?;
-        self.state.position = raw.end;
-        self.state.last_record = raw.start;
+        self.state.position = record.end;
+        self.state.last_record = record.start;
         Ok(changes)
     }
 }

@@ -5,10 +5,9 @@ use bytes::Bytes;
 use quire_pageserver::change::Change;
 use quire_pageserver::ingest::{Ingest, IngestError};
 use quire_pageserver::value::Value;
-use quire_redo::Delta;
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RelTag, Slru, Writer};
 use quire_wal::effects::FullPageWrites;
-use quire_wal::{CheckpointState, RawRecord, rmgr};
+use quire_wal::{CheckpointState, Record, rmgr};
 
 pub const TABLE: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
 pub const MAP: RelTag = RelTag { fork: Fork::VisibilityMap, ..TABLE };
@@ -123,12 +122,12 @@ impl Bench {
     pub fn try_ingest_after(&mut self, prev: Lsn, made: Made) -> Result<Vec<Change>, IngestError> {
         let bytes = made.into_bytes(prev);
         let (start, end) = (self.next, self.next.add(bytes.len() as u64).align_up());
-        let changes = self.ingest.ingest(&RawRecord { start, end, bytes }, &self.store)?;
+        let changes = self.ingest.ingest(&Record::decode(start, end, bytes)?, &self.store)?;
         for change in &changes {
             assert_eq!(change.lsn, end);
             match (&change.value, change.key) {
                 // Redo is not what is tested here, so heap records are made without the data it wants.
-                (Value::Delta(Delta::Record(..) | Delta::RecordOf(..)), _) => {}
+                (Value::Delta(delta) | Value::InitialDelta(delta), _) if delta.record().is_some() => {}
                 _ => self.store.apply(change.clone()).expect("the change fits"),
             }
         }

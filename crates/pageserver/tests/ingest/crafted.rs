@@ -104,7 +104,7 @@ fn a_record_that_initialises_its_block_is_a_delta_even_of_a_new_block() {
     let mut bench = Bench::new();
     let insert = record(rmgr::HEAP, rmgr::XLOG_HEAP_INSERT | rmgr::XLOG_HEAP_INIT_PAGE);
     let changes = bench.ingest(insert.block(TABLE, 0, WILL_INIT).bytes(&[1, 0, 0]));
-    assert!(matches!(value_of(&changes, block(TABLE, 0)), Value::Delta(Delta::Record(..))));
+    assert!(matches!(value_of(&changes, block(TABLE, 0)), Value::InitialDelta(Delta::Record(..))));
 }
 
 #[test]

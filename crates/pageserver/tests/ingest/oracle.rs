@@ -143,12 +143,12 @@ impl Oracle {
     fn ingest_one(&mut self, raw: &RawRecord) -> Result<()> {
         let before = *self.ingest.checkpoint_state();
         self.restart_now_and_then(raw.start)?;
-        for change in self.ingest.ingest(raw, &self.store)? {
+        let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
+        for change in self.ingest.ingest(&record, &self.store)? {
             ensure!(change.lsn == raw.end, "{} has LSN {}", change.key, change.lsn);
             self.store.apply(change)?;
         }
         self.store.end_record();
-        let record = Record::decode(raw.start, raw.end, raw.bytes.clone())?;
         let operation = if record.rmgr == rmgr::XACT { rmgr::XLOG_XACT_OPMASK } else { rmgr::XLR_RMGR_INFO_MASK };
         self.seen.insert((record.rmgr, record.info & operation));
         self.note_databases(&record)?;

@@ -59,7 +59,7 @@ impl Store {
                 self.partial.insert(key);
                 self.take_image(key, &image)?;
             }
-            Value::Delta(delta) => {
+            Value::Delta(delta) | Value::InitialDelta(delta) => {
                 ensure!(key.is_page());
                 self.deltas += 1;
                 let page = self.pages.entry(key).or_insert_with(|| Box::new([0; PAGE_SIZE]));

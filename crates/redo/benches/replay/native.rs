@@ -10,14 +10,12 @@ use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
-use quire_redo::{
-    BlockView, Delta, ImageUse, RecordView, RedoError, TransactionStatus, apply, apply_block, clog, touch,
-    visibility_map,
-};
+use quire_redo::{Delta, RedoError, TransactionStatus, apply, apply_block, clog, touch, visibility_map};
 use quire_types::{Fork, Key, Lsn, Slru};
 use quire_wal::effects::heap::{VisibilityCleared, visibility_cleared_by};
 use quire_wal::effects::smgr::{self, SmgrEffect};
 use quire_wal::effects::xact::{self, XactEffect};
+use quire_wal::{BlockView, ImageUse, RecordView};
 use quire_wal::{ControlFile, DataPath, Record, RecordRef, RecordRun, ServerVersion, WalStream, rmgr};
 use std::fs::File;
 use std::io::{Seek, SeekFrom};

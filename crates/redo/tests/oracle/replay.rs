@@ -19,7 +19,7 @@ use quire_wal::effects::heap::visibility_cleared;
 use quire_wal::effects::smgr::SmgrEffect;
 use quire_wal::effects::xact::XactEffect;
 use quire_wal::page::{HEADER_BYTES, is_new, lsn as page_lsn, set_lsn};
-use quire_wal::{Block, DataPath, RawRecord, Record, ServerVersion, WalStream, rmgr};
+use quire_wal::{Block, DataPath, ImageUse, RawRecord, Record, RecordView, ServerVersion, WalStream, rmgr};
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -146,7 +146,7 @@ impl Replay {
         let outcome = self.replay(raw, record, block, key)?;
         self.coverage.page(record, outcome);
         match outcome {
-            Outcome::NotReplayed | Outcome::Differs => self.adopt(raw, block, key),
+            Outcome::NotReplayed | Outcome::Differs => self.adopt(record, block, key),
             _ => {
                 self.lost.remove(&key);
                 Ok(())
@@ -189,7 +189,7 @@ impl Replay {
         let page = self.pages.make(key);
         let stored = Delta::decode(delta.encode())?;
         ensure!(stored == *delta, "delta changed in storage");
-        if stored.will_init(key) {
+        if is_initial(&stored, key) {
             // What was there before must not matter.
             page.fill(0xEE);
         }
@@ -198,7 +198,7 @@ impl Replay {
     }
 
     /// Takes the page as the record has it, or forgets what was known of it.
-    fn adopt(&mut self, raw: &RawRecord, block: &Block, key: Key) -> Result<()> {
+    fn adopt(&mut self, record: &Record, block: &Block, key: Key) -> Result<()> {
         let Some(image) = &block.image else {
             self.lost.insert(key);
             return Ok(());
@@ -206,9 +206,9 @@ impl Replay {
         let page = self.pages.make(key);
         *page = *image.restore()?;
         if !is_new(page) {
-            set_lsn(page, raw.end);
+            set_lsn(page, record.end);
         }
-        finish_image(page, key, raw.end, &raw.bytes, raw.start)?;
+        finish_image(page, &record.into(), &block.into(), record.end)?;
         self.lost.remove(&key);
         Ok(())
     }
@@ -345,6 +345,13 @@ fn has_no_bit_more(ours: &Page, file: &Page) -> bool {
 /// Whether redo puts an image in the page's place (`BKPIMAGE_APPLY`).
 fn restores(block: &Block) -> bool {
     block.image.as_ref().is_some_and(|image| image.apply)
+}
+
+/// Whether the page after a delta depends on nothing that was before it.
+fn is_initial(delta: &Delta, key: Key) -> bool {
+    let parsed = delta.record().and_then(|(bytes, _)| RecordView::parse_for(bytes, key).ok());
+    let block = parsed.and_then(|(_, block)| block);
+    block.is_some_and(|block| block.will_init || block.image == ImageUse::Restore)
 }
 
 fn kind_name(kind: PageKind) -> String {

@@ -102,6 +102,8 @@ mod tests {
             toplevel_xid: None,
             blocks,
             main_data: Bytes::from_static(main_data),
+            bytes: Bytes::new(),
+            extent: Default::default(),
         }
     }
 

@@ -1,10 +1,10 @@
 //! Page images inside records: with or without their hole, compressed or not. Source: `xlogrecord.h`
 //! (`XLogRecordBlockImageHeader`), `xlogreader.c` (`RestoreBlockImage`).
 
-use super::{Fault, WalError};
+use super::WalError;
 use crate::pglz;
 use bytes::Bytes;
-use quire_types::{PAGE_SIZE, Reader};
+use quire_types::{CodecError, PAGE_SIZE, Reader};
 
 const HAS_HOLE: u8 = 0x01;
 const APPLY: u8 = 0x02;
@@ -38,6 +38,8 @@ pub struct BlockImage {
     pub compression: ImageCompression,
     /// `BKPIMAGE_APPLY`: redo restores it. Images of `wal_consistency_checking` alone do not have it.
     pub apply: bool,
+    /// Its header within the block reference, as logged.
+    pub header: Bytes,
 }
 
 impl BlockImage {
@@ -45,7 +47,8 @@ impl BlockImage {
     /// redo sets it to the record's end).
     pub fn restore(&self) -> Result<Box<[u8; PAGE_SIZE]>, WalError> {
         let mut page = Box::new([0; PAGE_SIZE]);
-        restore(self, &self.bytes, &mut page)?;
+        let BlockImage { hole_offset, hole_length, compression, apply, .. } = *self;
+        restore(&ImageHeader { hole_offset, hole_length, compression, apply }, &self.bytes, &mut page)?;
         Ok(page)
     }
 }
@@ -53,12 +56,11 @@ impl BlockImage {
 /// [`BlockImage::restore`] into `page`, for a reader that looks at a record in place: `header` is the image's header
 /// within the block reference, and `logged` the image's bytes.
 pub fn restore_image(header: &[u8], logged: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), WalError> {
-    let (image, _) = read_header(&mut Reader::new(header)).map_err(|fault| invalid(fault.0))?;
-    restore(&image, logged, page)
+    restore(&read_header(header).map_err(invalid)?, logged, page)
 }
 
 /// Fills `page` from an image whose bytes are `logged`.
-fn restore(image: &BlockImage, logged: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), WalError> {
+fn restore(image: &ImageHeader, logged: &[u8], page: &mut [u8; PAGE_SIZE]) -> Result<(), WalError> {
     let (hole_start, hole_bytes) = (usize::from(image.hole_offset), usize::from(image.hole_length));
     if hole_start + hole_bytes > PAGE_SIZE {
         return Err(invalid(format!("a hole of {hole_bytes} bytes at {hole_start} leaves the page")));
@@ -97,25 +99,53 @@ fn invalid(reason: String) -> WalError {
     WalError::InvalidImage { reason }
 }
 
-/// Reads an image's header within a block reference: the image without its bytes, and how many those are. Its hole lies
-/// in the page, and the bytes are at most a page.
-pub(super) fn read_header(reader: &mut Reader<'_>) -> Result<(BlockImage, u16), Fault> {
-    let length = reader.u16("image length")?;
-    let hole_offset = reader.u16("hole offset")?;
-    let flags = reader.u8("image flags")?;
-    let compression = compression(flags)?;
-    let hole_length = match (compression, flags & HAS_HOLE != 0) {
-        (ImageCompression::None, _) => (PAGE_SIZE as u16).checked_sub(length).ok_or_else(|| too_long(length))?,
-        (_, true) => reader.u16("hole length")?,
-        (_, false) => 0,
-    };
-    let apply = flags & APPLY != 0;
-    let image = BlockImage { bytes: Bytes::new(), hole_offset, hole_length, compression, apply };
-    check_header(&image, length, flags & HAS_HOLE != 0)?;
-    Ok((image, length))
+/// An image's header, read.
+struct ImageHeader {
+    hole_offset: u16,
+    hole_length: u16,
+    compression: ImageCompression,
+    apply: bool,
 }
 
-fn check_header(image: &BlockImage, bytes: u16, has_hole: bool) -> Result<(), Fault> {
+/// The image with this header within a block reference, and these bytes, or what is wrong with the header.
+pub(super) fn of(header: Bytes, bytes: Bytes) -> Result<BlockImage, String> {
+    let ImageHeader { hole_offset, hole_length, compression, apply } = read_header(&header)?;
+    Ok(BlockImage { bytes, hole_offset, hole_length, compression, apply, header })
+}
+
+/// Whether an image's header with these flags has the length of the hole.
+#[inline]
+pub(super) fn has_hole_length(flags: u8) -> bool {
+    flags & (COMPRESS_PGLZ | COMPRESS_LZ4 | COMPRESS_ZSTD) != 0 && flags & HAS_HOLE != 0
+}
+
+/// Whether an image with these flags is restored by redo.
+#[inline]
+pub(super) fn is_applied(flags: u8) -> bool {
+    flags & APPLY != 0
+}
+
+/// Reads an image's header within a block reference. Its hole lies in the page, and the bytes are at most a page.
+fn read_header(header: &[u8]) -> Result<ImageHeader, String> {
+    let mut reader = Reader::new(header);
+    let (length, hole_offset, flags, mut hole_length) = read_fields(&mut reader).map_err(|error| error.to_string())?;
+    let compression = compression(flags)?;
+    if compression == ImageCompression::None {
+        hole_length = (PAGE_SIZE as u16).checked_sub(length).ok_or_else(|| too_long(length))?;
+    }
+    let image = ImageHeader { hole_offset, hole_length, compression, apply: is_applied(flags) };
+    check_header(&image, length, flags & HAS_HOLE != 0)?;
+    Ok(image)
+}
+
+fn read_fields(reader: &mut Reader<'_>) -> Result<(u16, u16, u8, u16), CodecError> {
+    let (length, hole_offset, flags) =
+        (reader.u16("image length")?, reader.u16("hole offset")?, reader.u8("image flags")?);
+    let hole_length = if has_hole_length(flags) { reader.u16("hole length")? } else { 0 };
+    Ok((length, hole_offset, flags, hole_length))
+}
+
+fn check_header(image: &ImageHeader, bytes: u16, has_hole: bool) -> Result<(), String> {
     let (offset, length, compression) = (image.hole_offset, image.hole_length, image.compression);
     let consistent = match has_hole {
         true => offset > 0 && length > 0 && usize::from(offset) + usize::from(length) <= PAGE_SIZE,
@@ -126,19 +156,19 @@ fn check_header(image: &BlockImage, bytes: u16, has_hole: bool) -> Result<(), Fa
     if consistent && fits {
         return Ok(());
     }
-    Err(Fault(format!("image of {bytes} bytes ({compression:?}) with a hole of {length} bytes at {offset}")))
+    Err(format!("image of {bytes} bytes ({compression:?}) with a hole of {length} bytes at {offset}"))
 }
 
-fn compression(flags: u8) -> Result<ImageCompression, Fault> {
+fn compression(flags: u8) -> Result<ImageCompression, String> {
     match flags & !(HAS_HOLE | APPLY) {
         0 => Ok(ImageCompression::None),
         COMPRESS_PGLZ => Ok(ImageCompression::Pglz),
         COMPRESS_LZ4 => Ok(ImageCompression::Lz4),
         COMPRESS_ZSTD => Ok(ImageCompression::Zstd),
-        unknown => Err(Fault(format!("image with unknown flags {unknown:#04x}"))),
+        unknown => Err(format!("image with unknown flags {unknown:#04x}")),
     }
 }
 
-fn too_long(length: u16) -> Fault {
-    Fault(format!("image of {length} bytes is longer than a page"))
+fn too_long(length: u16) -> String {
+    format!("image of {length} bytes is longer than a page")
 }

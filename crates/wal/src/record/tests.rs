@@ -1,8 +1,13 @@
 use super::*;
-use proptest::prelude::*;
-use quire_types::{PAGE_SIZE, Writer};
 
-const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 1259, fork: Fork::Main };
+const HAS_IMAGE: u8 = 0x10;
+const HAS_DATA: u8 = 0x20;
+const WILL_INIT: u8 = 0x40;
+const SAME_REL: u8 = 0x80;
+use proptest::prelude::*;
+use quire_types::{Fork, PAGE_SIZE, Writer};
+
+pub(super) const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 1259, fork: Fork::Main };
 
 /// A record with these bytes after its header.
 fn record(after_header: &[u8]) -> Bytes {
@@ -34,6 +39,17 @@ fn image_record(bytes: &[u8], hole_offset: u16, image_flags: u8, hole_length: Op
     }
     writer.u32(1663).u32(5).u32(1259).u32(9).bytes(bytes);
     writer.into_vec()
+}
+
+/// A record with three block references, of which one has an image, and main data.
+pub(super) fn example() -> Bytes {
+    let mut writer = Writer::new();
+    block_header(&mut writer, 0, HAS_DATA | WILL_INIT, 5, 7);
+    block_header(&mut writer, 1, SAME_REL | Fork::VisibilityMap as u8, 0, 0);
+    writer.u8(4).u8(HAS_IMAGE).u16(0).u16(PAGE_SIZE as u16).u16(0).u8(0x02);
+    writer.u32(REL.tablespace).u32(REL.database).u32(REL.relation).u32(9);
+    writer.u8(ID_DATA_SHORT).u8(4).bytes(b"seven").bytes(&[3; PAGE_SIZE]).bytes(b"main");
+    record(writer.as_slice())
 }
 
 fn restore(after_header: &[u8]) -> Result<Box<[u8; PAGE_SIZE]>, WalError> {

@@ -159,7 +159,9 @@ impl Bench {
                 Event::Written(written) => page.copy_from_slice(written),
                 Event::Change(change) => match &change.value {
                     Value::Image(image) | Value::PartialImage(image) => page.copy_from_slice(image),
-                    Value::Delta(delta) => model_redo(&mut page, key, change.lsn, delta).unwrap(),
+                    Value::Delta(delta) | Value::InitialDelta(delta) => {
+                        model_redo(&mut page, key, change.lsn, delta).unwrap()
+                    }
                     Value::Tombstone => page.fill(0),
                     Value::Bytes(_) => unreachable!("pages have no such values"),
                 },

@@ -1,36 +1,36 @@
-//! A WAL record seen in place, without allocation: redo looks at one block reference of a record and at its main data,
-//! for hundreds of records per page, so it does not pay for a decoded copy of each.
+//! A WAL record seen in place, without allocation: the parser of records.
+//!
+//! Redo looks at one block reference of a record and at its main data, for hundreds of records per page, so it does not
+//! pay for a decoded copy of each. Who keeps a record decodes it into a [`super::Record`], which is made from a view.
 //!
 //! Source of the layout: `xlogrecord.h` and `DecodeXLogRecord`. The CRC was checked when the record entered storage.
 
-use crate::error::Malformed;
-use quire_types::{Fork, Key, RelTag};
-use quire_wal::record::{BLOCK_ID_MAX, HEADER_BYTES};
-
-const TOPLEVEL_XID_ID: u8 = 252;
-const ORIGIN_ID: u8 = 253;
-const MAIN_DATA_LONG_ID: u8 = 254;
-const MAIN_DATA_SHORT_ID: u8 = 255;
+use super::malformed::Malformed;
+use super::{BLOCK_ID_MAX, HEADER_BYTES, ID_DATA_LONG, ID_DATA_SHORT, ID_ORIGIN, ID_TOPLEVEL_XID};
+use super::{Block, BlockImage, Record, image};
+use quire_types::{Fork, Key, Lsn, RelTag};
 
 const FORK_MASK: u8 = 0x0F;
 const HAS_IMAGE: u8 = 0x10;
 const HAS_DATA: u8 = 0x20;
 const WILL_INIT: u8 = 0x40;
-const SAME_RELATION: u8 = 0x80;
-
-const IMAGE_HAS_HOLE: u8 = 0x01;
-const IMAGE_APPLY: u8 = 0x02;
-const IMAGE_COMPRESSED: u8 = 0x1C;
+const SAME_REL: u8 = 0x80;
 
 /// A record whose headers were walked once and found whole.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordView<'a> {
-    /// `xl_xid`.
+    /// `xl_xid`: the transaction, 0 if none.
     pub xid: u32,
+    /// `xl_prev`: start of the record before.
+    pub prev: Lsn,
     /// `xl_info`.
     pub info: u8,
     /// `xl_rmid`.
     pub rmgr: u8,
+    /// Replication origin, if logged.
+    pub origin: Option<u16>,
+    /// Top-level transaction, if logged with a subtransaction's first record.
+    pub toplevel_xid: Option<u32>,
     /// `XLogRecGetData`.
     pub main_data: &'a [u8],
     /// No block reference has this id or a higher one.
@@ -102,7 +102,10 @@ impl<'a> RecordView<'a> {
     }
 
     /// [`RecordView::parse`] and [`RecordView::block_of`] in one walk.
-    pub(crate) fn parse_for(bytes: &'a [u8], key: Key) -> Result<(RecordView<'a>, Option<BlockView<'a>>), Malformed> {
+    ///
+    /// # Errors
+    /// What is wrong with the record.
+    pub fn parse_for(bytes: &'a [u8], key: Key) -> Result<(RecordView<'a>, Option<BlockView<'a>>), Malformed> {
         let mut found = None;
         let record = RecordView::walk(bytes, |header, data_at| {
             if found.is_none() && header.is_of(key) {
@@ -112,6 +115,22 @@ impl<'a> RecordView<'a> {
         let block =
             found.and_then(|(header, data_at)| header.view(record.payload.get(data_at..)?).map(|(view, _)| view));
         Ok((record, block))
+    }
+
+    /// [`RecordView::parse`] that shows each block reference as well, in one walk.
+    ///
+    /// # Errors
+    /// What is wrong with the record.
+    pub(super) fn parse_each(bytes: &'a [u8], mut see: impl FnMut(BlockView<'a>)) -> Result<RecordView<'a>, Malformed> {
+        let mut headers = Vec::new();
+        let record = RecordView::walk(bytes, |header, _| headers.push(header))?;
+        let mut payload = record.payload;
+        for header in headers {
+            let (view, rest) = header.view(payload).ok_or(Malformed::Truncated)?;
+            see(view);
+            payload = rest;
+        }
+        Ok(record)
     }
 
     /// Shows each block reference's header, and where in the payload its image and data begin.
@@ -136,13 +155,24 @@ impl<'a> RecordView<'a> {
         }
         Ok(RecordView {
             xid: u32::from_le_bytes([fixed[4], fixed[5], fixed[6], fixed[7]]),
+            prev: Lsn(u64::from_le_bytes([
+                fixed[8], fixed[9], fixed[10], fixed[11], fixed[12], fixed[13], fixed[14], fixed[15],
+            ])),
             info: fixed[16],
             rmgr: fixed[17],
+            origin: walk.origin,
+            toplevel_xid: walk.toplevel_xid,
             main_data: &payload[payload.len() - walk.main_data..],
             least_absent_id: walk.least_id,
             headers: &rest[..rest.len() - payload.len()],
             payload,
         })
+    }
+
+    /// Where its parts are in its bytes.
+    pub(super) fn extent(&self) -> Extent {
+        let (headers, main_data) = (self.headers.len(), self.main_data.len());
+        Extent { headers, main_data, least_absent_id: self.least_absent_id }
     }
 
     /// Its block references in ascending order of their ids.
@@ -162,6 +192,56 @@ impl<'a> RecordView<'a> {
     pub fn block_of(&self, key: Key) -> Option<BlockView<'a>> {
         let Key::RelBlock { rel, block } = key else { return None };
         self.blocks().find(|reference| reference.block == block && reference.rel == rel)
+    }
+}
+
+/// Where the parts of a record are that was parsed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extent {
+    headers: usize,
+    main_data: usize,
+    least_absent_id: u8,
+}
+
+/// A record that was parsed, seen again.
+impl<'a> From<&'a Record> for RecordView<'a> {
+    fn from(record: &'a Record) -> RecordView<'a> {
+        let Extent { headers, main_data, least_absent_id } = record.extent;
+        let (headers, payload) = record.bytes[HEADER_BYTES..].split_at(headers);
+        RecordView {
+            xid: record.xid,
+            prev: record.prev,
+            info: record.info,
+            rmgr: record.rmgr,
+            origin: record.origin,
+            toplevel_xid: record.toplevel_xid,
+            main_data: &payload[payload.len() - main_data..],
+            least_absent_id,
+            headers,
+            payload,
+        }
+    }
+}
+
+/// A block reference of a record that was parsed, seen again.
+impl<'a> From<&'a Block> for BlockView<'a> {
+    fn from(block: &'a Block) -> BlockView<'a> {
+        let Block { id, rel, block: number, will_init, image, data } = block;
+        let of_image = |part: fn(&'a BlockImage) -> &'a [u8]| image.as_ref().map_or(&[][..], part);
+        BlockView {
+            id: *id,
+            rel: *rel,
+            block: *number,
+            will_init: *will_init,
+            image: match image {
+                None => ImageUse::Absent,
+                Some(image) if image.apply => ImageUse::Restore,
+                Some(_) => ImageUse::Compare,
+            },
+            image_header: of_image(|image| &image.header),
+            image_bytes: of_image(|image| &image.bytes),
+            data,
+        }
     }
 }
 
@@ -217,6 +297,8 @@ struct Headers<'a> {
     announced: usize,
     main_data: usize,
     relation: Option<(u32, u32, u32)>,
+    origin: Option<u16>,
+    toplevel_xid: Option<u32>,
     least_id: u8,
     /// Whether `left` holds the headers alone, so that all of it is to be walked.
     data_cut_off: bool,
@@ -224,7 +306,16 @@ struct Headers<'a> {
 
 impl<'a> Headers<'a> {
     fn new(left: &'a [u8]) -> Headers<'a> {
-        Headers { left, announced: 0, main_data: 0, relation: None, least_id: 0, data_cut_off: false }
+        Headers {
+            left,
+            announced: 0,
+            main_data: 0,
+            relation: None,
+            origin: None,
+            toplevel_xid: None,
+            least_id: 0,
+            data_cut_off: false,
+        }
     }
 
     fn again(headers: &'a [u8]) -> Headers<'a> {
@@ -235,12 +326,12 @@ impl<'a> Headers<'a> {
     fn next(&mut self) -> Result<Option<BlockHeader<'a>>, Malformed> {
         while self.left.len() > if self.data_cut_off { 0 } else { self.announced } {
             match self.u8()? {
-                MAIN_DATA_SHORT_ID => return self.end(|headers| headers.u8().map(usize::from)),
-                MAIN_DATA_LONG_ID => {
+                ID_DATA_SHORT => return self.end(|headers| headers.u8().map(usize::from)),
+                ID_DATA_LONG => {
                     return self.end(|headers| usize::try_from(headers.u32()?).map_err(|_| Malformed::Truncated));
                 }
-                ORIGIN_ID => drop(self.u16()?),
-                TOPLEVEL_XID_ID => drop(self.u32()?),
+                ID_ORIGIN => self.origin = Some(self.u16()?),
+                ID_TOPLEVEL_XID => self.toplevel_xid = Some(self.u32()?),
                 id if id <= BLOCK_ID_MAX => return self.block(id).map(Some),
                 id => return Err(Malformed::Header(id)),
             }
@@ -289,7 +380,7 @@ impl<'a> Headers<'a> {
 
     #[inline]
     fn relation(&mut self, id: u8, flags: u8) -> Result<RelTag, Malformed> {
-        if flags & SAME_RELATION == 0 {
+        if flags & SAME_REL == 0 {
             self.relation = Some((self.u32()?, self.u32()?, self.u32()?));
         }
         let (tablespace, database, relation) = self.relation.ok_or(Malformed::NoRelation(id))?;
@@ -301,11 +392,11 @@ impl<'a> Headers<'a> {
     fn image(&mut self) -> Result<(ImageUse, usize), Malformed> {
         let length = self.u16()?;
         let _hole_offset = self.u16()?;
-        let info = self.u8()?;
-        if info & IMAGE_COMPRESSED != 0 && info & IMAGE_HAS_HOLE != 0 {
+        let flags = self.u8()?;
+        if image::has_hole_length(flags) {
             let _hole_length = self.u16()?;
         }
-        let image = if info & IMAGE_APPLY != 0 { ImageUse::Restore } else { ImageUse::Compare };
+        let image = if image::is_applied(flags) { ImageUse::Restore } else { ImageUse::Compare };
         Ok((image, length.into()))
     }
 
@@ -335,25 +426,21 @@ impl<'a> Headers<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_record::{REL, TestRecord, key};
+    use crate::record::tests::example;
     use bytes::Bytes;
     use proptest::prelude::*;
-    use quire_types::Lsn;
-    use quire_wal::Record;
 
-    fn example() -> Bytes {
-        TestRecord::new(10, 0x80)
-            .block(0, REL, 7, true, b"seven")
-            .block(1, REL.with_fork(Fork::VisibilityMap), 0, false, b"")
-            .image(4, REL, 9, true, &[3; 8192])
-            .build(b"main")
+    const REL: RelTag = crate::record::tests::REL;
+
+    fn key(block: u32) -> Key {
+        Key::RelBlock { rel: REL, block }
     }
 
     #[test]
     fn blocks_are_found_by_id_and_by_page() {
         let bytes = example();
         let record = RecordView::parse(&bytes).unwrap();
-        assert_eq!((record.rmgr, record.info, record.xid, record.main_data), (10, 0x80, 700, &b"main"[..]));
+        assert_eq!((record.rmgr, record.info, record.xid, record.main_data), (10, 2, 700, &b"main"[..]));
         let seven = record.block_of(key(7)).unwrap();
         let (_, found) = RecordView::parse_for(&bytes, key(9)).unwrap();
         assert_eq!(found.map(|block| (block.id, block.image)), Some((4, ImageUse::Restore)));
@@ -363,9 +450,13 @@ mod tests {
         assert!(record.block(2).is_none());
     }
 
+    fn parts(block: BlockView<'_>) -> (u8, RelTag, u32, bool, ImageUse, Vec<u8>) {
+        (block.id, block.rel, block.block, block.will_init, block.image, block.data.to_vec())
+    }
+
     proptest! {
         #[test]
-        fn it_sees_what_the_decoder_sees(
+        fn every_way_to_look_at_a_record_shows_the_same(
             damage in proptest::collection::vec((4usize..120, any::<u8>()), 0..3),
             cut in proptest::option::of(24usize..200),
         ) {
@@ -378,17 +469,17 @@ mod tests {
             let view = RecordView::parse(&bytes);
             if let Ok(record) = Record::decode(Lsn(8), Lsn(16), Bytes::from(bytes.clone())) {
                 let view = view.unwrap();
-                prop_assert_eq!(view.main_data, &record.main_data[..]);
-                let seen = view.blocks().map(|b| (b.id, b.rel, b.block, b.will_init, b.data.to_vec()));
-                let decoded = record.blocks.iter().map(|b| (b.id, b.rel, b.block, b.will_init, b.data.to_vec()));
-                prop_assert!(seen.eq(decoded));
+                let again = RecordView::from(&record);
+                prop_assert_eq!((view.main_data, again.main_data), (&record.main_data[..], &record.main_data[..]));
+                prop_assert!(again.blocks().map(parts).eq(view.blocks().map(parts)));
+                prop_assert!(record.blocks.iter().map(|block| parts(block.into())).eq(view.blocks().map(parts)));
                 let (_, first, others) = RecordView::parse_first(&bytes).unwrap();
-                prop_assert!(first.into_iter().chain(others).map(|b| b.id).eq(view.blocks().map(|b| b.id)));
+                prop_assert!(first.into_iter().chain(others).map(parts).eq(view.blocks().map(parts)));
                 for block in &record.blocks {
                     let page = Key::RelBlock { rel: block.rel, block: block.block };
                     let (found, first) = (RecordView::parse_for(&bytes, page).unwrap().1, view.block_of(page));
-                    prop_assert_eq!(found.map(|b| (b.id, b.data)), first.map(|b| (b.id, b.data)));
-                    prop_assert!(view.block(block.id).is_some());
+                    prop_assert_eq!(found.map(parts), first.map(parts));
+                    prop_assert!(again.block(block.id).is_some());
                 }
             }
         }
