@@ -1,16 +1,19 @@
-//! Quire's vocabulary: log positions, identities, keys, and the bounded codec every format is written with.
+//! Quire's vocabulary: log positions, identities, keys, names of data files, and the bounded codec every format is
+//! written with.
 //!
 //! Nothing here does I/O, and nothing here knows what a WAL record means.
 
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod data_file_name;
 pub mod id;
 pub mod key;
 pub mod lsn;
 pub mod size;
 
 pub use codec::{CodecError, Reader, Writer};
+pub use data_file_name::DataFileName;
 pub use id::{BranchId, BranchKey, NodeId, ProjectId, ShardId, Term};
 pub use key::{Fork, Key, RelTag, Slru};
 pub use lsn::Lsn;
