@@ -6,7 +6,7 @@ use crate::owner::Owner;
 use crate::postgres::{self, SHIM};
 use crate::setting::Setting;
 use crate::supervisor::Supervisor;
-use crate::{Config, Error, http, place, sample, upgrade};
+use crate::{Config, Error, http, place, sample, server, upgrade};
 use quire_files::{Durability, Staged};
 use std::fs::{self, File, Permissions, TryLockError};
 use std::future::Future;
@@ -36,11 +36,12 @@ impl Agent {
         quire_crash::hook::keep_notes_in(&config.dir);
         let shim = copy_shim(&config)?;
         postgres::check_shim(&config, owner, &shim)?;
+        let version = server::find_version(&config, owner)?;
         let address = config.http;
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|error| Error::Config(format!("cannot listen on {address}: {error}")))?;
         let (sender, commands) = mpsc::channel(16);
-        let setting = Setting { config: Arc::new(config), owner, metrics: Arc::new(Metrics::new()) };
+        let setting = Setting { config: Arc::new(config), owner, metrics: Arc::new(Metrics::new()), version };
         let handle = Handle::new(setting, shim, sender);
         Ok(Agent { handle, commands, listener, _lock: lock })
     }

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use quire_types::{Lsn, Term};
-use quire_wal::{ServerVersion, version};
+use quire_wal::ServerVersion;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -194,7 +194,7 @@ impl Handle {
     fn server(&self, server: ServerVersion) -> Server {
         Server {
             version: server.to_string(),
-            doubt: version::CURRENT.doubts(server),
+            doubt: self.setting().version.doubts(server),
             compared: self.covered().counts(server),
             wanted: PAGES_WANTED,
         }

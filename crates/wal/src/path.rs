@@ -4,7 +4,7 @@
 //! zeroes, small letters) is no data path. Neither are temporary relations (`base/5/t3_16384`), which never leave the
 //! compute, nor PostgreSQL's scratch files.
 
-use crate::version;
+use crate::version::{self, Version};
 use quire_types::data_file_name::{DataFileName, DatabaseFolder, RelationFile, WalSegmentName};
 use quire_types::{RelTag, Slru};
 
@@ -56,24 +56,24 @@ pub enum DataPath {
 }
 
 impl DataPath {
-    /// What the path names, with WAL segments of the default size.
-    pub fn parse(path: &str) -> Option<DataPath> {
-        DataPath::parse_sized(path, version::WAL_SEGMENT_BYTES_DEFAULT)
+    /// What the path names in a data directory of `version`, with WAL segments of the default size.
+    pub fn parse(path: &str, version: &Version) -> Option<DataPath> {
+        DataPath::parse_sized(path, version, version::WAL_SEGMENT_BYTES_DEFAULT)
     }
 
     /// What the path names, with WAL segments of `segment_bytes`.
-    pub fn parse_sized(path: &str, segment_bytes: u64) -> Option<DataPath> {
+    pub fn parse_sized(path: &str, version: &Version, segment_bytes: u64) -> Option<DataPath> {
         Some(match DataFileName::parse_exact(path.as_bytes())? {
             DataFileName::Relation(file) => {
-                check_version(file.folder)?;
+                check_version(file.folder, version)?;
                 DataPath::Relation { rel: file.rel(), segment: file.segment }
             }
             DataFileName::RelationMap(folder) => {
-                let (tablespace, database) = check_version(folder)?;
+                let (tablespace, database) = check_version(folder, version)?;
                 DataPath::RelationMap { tablespace, database }
             }
             DataFileName::Database(folder) => {
-                let (tablespace, database) = check_version(folder)?;
+                let (tablespace, database) = check_version(folder, version)?;
                 DataPath::Database { tablespace, database }
             }
             DataFileName::Slru { slru, segment, .. } => DataPath::Slru { slru, segment },
@@ -84,21 +84,21 @@ impl DataPath {
         })
     }
 
-    /// The path, with WAL segments of the default size.
-    pub fn to_path(&self) -> String {
-        self.to_path_sized(version::WAL_SEGMENT_BYTES_DEFAULT)
+    /// The path in a data directory of `version`, with WAL segments of the default size.
+    pub fn to_path(&self, version: &Version) -> String {
+        self.to_path_sized(version, version::WAL_SEGMENT_BYTES_DEFAULT)
     }
 
     /// The path, with WAL segments of `segment_bytes`.
     ///
     /// # Panics
     /// If `segment_bytes` is 0.
-    pub fn to_path_sized(&self, segment_bytes: u64) -> String {
-        self.name(segment_bytes).to_string()
+    pub fn to_path_sized(&self, version: &Version, segment_bytes: u64) -> String {
+        self.name(version, segment_bytes).to_string()
     }
 
-    fn name(&self, segment_bytes: u64) -> DataFileName<'static> {
-        let directory = version::CURRENT.tablespace_directory.as_bytes();
+    fn name(&self, version: &Version, segment_bytes: u64) -> DataFileName<'static> {
+        let directory = version.tablespace_directory.as_bytes();
         let folder = |tablespace, database| DatabaseFolder::new(tablespace, database, directory);
         match *self {
             DataPath::Relation { rel, segment } => DataFileName::Relation(RelationFile::new(rel, segment, directory)),
@@ -115,8 +115,8 @@ impl DataPath {
 }
 
 /// Tablespace and database of a folder, unless it is another version's.
-fn check_version(folder: DatabaseFolder<'_>) -> Option<(u32, u32)> {
-    let ours = version::CURRENT.tablespace_directory.as_bytes();
+fn check_version(folder: DatabaseFolder<'_>, version: &Version) -> Option<(u32, u32)> {
+    let ours = version.tablespace_directory.as_bytes();
     let is_ours = folder.version_directory().is_none_or(|directory| directory == ours);
     is_ours.then(|| (folder.tablespace(), folder.database()))
 }
@@ -134,6 +134,7 @@ fn wal_segment(name: WalSegmentName, segment_bytes: u64) -> Option<DataPath> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::version::PG15;
     use proptest::prelude::*;
     use quire_types::Fork;
 
@@ -161,8 +162,8 @@ mod tests {
             ("global/pg_control", DataPath::ControlFile),
         ];
         for (path, meaning) in known {
-            assert_eq!(DataPath::parse(path), Some(meaning), "{path}");
-            assert_eq!(meaning.to_path(), path);
+            assert_eq!(DataPath::parse(path, &PG15), Some(meaning), "{path}");
+            assert_eq!(meaning.to_path(&PG15), path);
         }
     }
 
@@ -197,7 +198,7 @@ mod tests {
             "postgresql.conf",
         ];
         for path in unknown {
-            assert_eq!(DataPath::parse(path), None, "{path}");
+            assert_eq!(DataPath::parse(path, &PG15), None, "{path}");
         }
     }
 
@@ -205,22 +206,22 @@ mod tests {
     fn wal_segment_names_depend_on_the_segment_size() {
         let path = "pg_wal/000000010000000100000FFF";
         let expected = DataPath::WalSegment { timeline: 1, segment_number: 0x1FFF };
-        assert_eq!(DataPath::parse_sized(path, 1 << 20), Some(expected));
-        assert_eq!(expected.to_path_sized(1 << 20), path);
-        assert_eq!((DataPath::parse(path), DataPath::parse_sized(path, 0)), (None, None));
+        assert_eq!(DataPath::parse_sized(path, &PG15, 1 << 20), Some(expected));
+        assert_eq!(expected.to_path_sized(&PG15, 1 << 20), path);
+        assert_eq!((DataPath::parse(path, &PG15), DataPath::parse_sized(path, &PG15, 0)), (None, None));
     }
 
     proptest! {
         #[test]
         fn what_is_understood_is_given_back(path in "(base|global|pg_xact|pg_wal|pg_tblspc)?/?[0-9A-F_a-z./]{0,30}") {
-            if let Some(meaning) = DataPath::parse(&path) {
-                prop_assert_eq!(meaning.to_path(), path);
+            if let Some(meaning) = DataPath::parse(&path, &PG15) {
+                prop_assert_eq!(meaning.to_path(&PG15), path);
             }
         }
 
         #[test]
         fn any_text_is_survived(path in ".{0,40}") {
-            let _ = DataPath::parse(&path);
+            let _ = DataPath::parse(&path, &PG15);
         }
     }
 }
