@@ -103,9 +103,9 @@ fn read(format: Format, file: &[u8], is_repaired: bool) {
         Format::ControlFile => round_trip(file, ControlFile::parse, ControlFile::to_bytes),
         Format::Checkpoint => round_trip(file, CheckpointState::decode, CheckpointState::encode),
         Format::IngestState => {
-            if let Ok(ingest) = Ingest::restore(file) {
+            if let Ok(ingest) = Ingest::restore(&PG15, file) {
                 let state = ingest.state();
-                assert_eq!(Ingest::restore(&state).expect("its own state").state(), state);
+                assert_eq!(Ingest::restore(&PG15, &state).expect("its own state").state(), state);
             }
         }
         Format::Delta => round_trip(file, |raw| Delta::decode(raw.to_vec().into()), |delta| delta.encode().to_vec()),
