@@ -40,8 +40,8 @@ pub const PG15: Version = Version {
 /// The versions that Quire serves.
 pub static SUPPORTED: Versions = Versions::new(&[PG15]);
 
-/// The version whose WAL pages are read and written.
-pub const CURRENT: Version = PG15;
+/// The version whose WAL pages [`crate::wal_page`] reads and writes.
+pub(crate) const CURRENT: Version = PG15;
 
 /// A table of versions, oldest first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +66,11 @@ impl Versions {
     /// By the layout of `pg_control`, as the file names it.
     pub fn of_control_version(&self, control_version: u32) -> Option<&'static Version> {
         self.0.iter().find(|version| version.control_version == control_version)
+    }
+
+    /// The newest of them.
+    pub fn newest(&self) -> &'static Version {
+        self.0.last().expect("a table has at least one version")
     }
 
     /// All of them.
@@ -127,6 +132,7 @@ mod tests {
         assert_eq!(TABLE.of_server(ServerVersion::new(99, 2)), Some(&NEXT));
         assert_eq!(TABLE.of_control_version(9900), Some(&NEXT));
         assert_eq!(TABLE.of_control_version(1300), Some(&PG15));
+        assert_eq!((TABLE.newest(), TABLE.newest_first().count()), (&NEXT, 2));
         assert_eq!((TABLE.of_major(14), SUPPORTED.of_major(99)), (None, None));
         assert_eq!((TABLE.to_string(), SUPPORTED.to_string()), ("15, 99".into(), "15".into()));
     }
