@@ -1,5 +1,7 @@
 //! Which of PostgreSQL's files storage keeps whole.
 
+use quire_types::DataFileName;
+
 /// Files of PostgreSQL's that it flushes and does not log, by where they lie.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u32)]
@@ -14,9 +16,6 @@ pub enum FileArea {
     Settings = 3,
 }
 
-/// Ends the names that PostgreSQL gives while it writes or removes, which mean nothing to a later start.
-const UNFINISHED: &[u8] = b".tmp";
-
 impl FileArea {
     /// All areas.
     pub const ALL: [FileArea; 4] = [FileArea::Slots, FileArea::Snapshots, FileArea::Mappings, FileArea::Settings];
@@ -28,15 +27,16 @@ impl FileArea {
 
     /// The area in which a file lies, or a folder of such files; by its normalised path below the data directory.
     pub fn of_path(path: &[u8]) -> Option<FileArea> {
-        let mut parts = path.split(|byte| *byte == b'/');
-        if parts.clone().any(|part| part.ends_with(UNFINISHED)) {
-            return None;
-        }
-        match (parts.next()?, parts.next()) {
-            (b"pg_replslot", _) => Some(FileArea::Slots),
-            (b"pg_logical", Some(b"snapshots")) => Some(FileArea::Snapshots),
-            (b"pg_logical", Some(b"mappings")) => Some(FileArea::Mappings),
-            (b"postgresql.auto.conf", None) => Some(FileArea::Settings),
+        FileArea::of_name(&DataFileName::parse(path)?)
+    }
+
+    /// The area of a file, or of a folder of such files.
+    pub fn of_name(name: &DataFileName<'_>) -> Option<FileArea> {
+        match name {
+            DataFileName::ReplicationSlot(_) => Some(FileArea::Slots),
+            DataFileName::LogicalSnapshot(_) => Some(FileArea::Snapshots),
+            DataFileName::LogicalMapping(_) => Some(FileArea::Mappings),
+            DataFileName::AutoConf => Some(FileArea::Settings),
             _ => None,
         }
     }

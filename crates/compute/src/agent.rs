@@ -6,7 +6,7 @@ use crate::owner::Owner;
 use crate::postgres::{self, SHIM};
 use crate::setting::Setting;
 use crate::supervisor::Supervisor;
-use crate::{Config, Error, http, place, sample, upgrade};
+use crate::{Config, Error, http, place, sample, server, upgrade};
 use quire_files::{Durability, Staged};
 use quire_net::Acceptor;
 use std::fs::{self, File, Permissions, TryLockError};
@@ -36,9 +36,10 @@ impl Agent {
         quire_crash::hook::keep_notes_in(&config.dir);
         let shim = copy_shim(&config)?;
         postgres::check_shim(&config, owner, &shim)?;
+        let version = server::find_version(&config, owner)?;
         let acceptor = Acceptor::bind(config.http).map_err(|error| Error::Config(error.to_string()))?;
         let (sender, commands) = mpsc::channel(16);
-        let setting = Setting { config: Arc::new(config), owner, metrics: Arc::new(Metrics::new()) };
+        let setting = Setting { config: Arc::new(config), owner, metrics: Arc::new(Metrics::new()), version };
         let handle = Handle::new(setting, shim, sender);
         Ok(Agent { handle, commands, acceptor, _lock: lock })
     }

@@ -12,7 +12,7 @@ use quire_net::quorum_client::{QuorumClient, Welcome};
 use quire_protocol::page::Request;
 use quire_protocol::quorum::LogIdentity;
 use quire_types::{Endpoint, Key, Lsn, Term};
-use quire_wal::{ControlFile, version};
+use quire_wal::ControlFile;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -81,7 +81,7 @@ pub async fn import(client: &PageClient, data_dir: &Path) -> Result<Lsn, Error> 
     let begin = Request::ImportBegin {
         start,
         segment_bytes: import.control().layout.wal_segment_bytes,
-        postgres_version: version::CURRENT.major,
+        postgres_version: import.version().major,
     };
     client.import(&begin, PATIENCE).await?;
     let (sender, mut batches) = mpsc::channel(BATCHES_AHEAD);
@@ -97,12 +97,17 @@ pub async fn import(client: &PageClient, data_dir: &Path) -> Result<Lsn, Error> 
     Ok(start)
 }
 
-/// The identity of the branch's log, from what was imported.
-async fn stored_identity(client: &PageClient, at: Lsn) -> Result<LogIdentity, Error> {
+/// The branch's `pg_control`, as it was imported.
+pub(crate) async fn stored_control_file(client: &PageClient, at: Lsn) -> Result<ControlFile, Error> {
     let entries = client.scan(at, Key::ControlFile, Key::ControlFile, PATIENCE).await?;
     let unusable = |reason: String| Error::Storage { what: "pg_control", reason };
     let (_, file) = entries.first().ok_or_else(|| unusable("there is none".into()))?;
-    let control = ControlFile::parse(file).map_err(|error| unusable(error.to_string()))?;
+    ControlFile::parse(file).map_err(|error| unusable(error.to_string()))
+}
+
+/// The identity of the branch's log, from what was imported.
+async fn stored_identity(client: &PageClient, at: Lsn) -> Result<LogIdentity, Error> {
+    let control = stored_control_file(client, at).await?;
     Ok(LogIdentity {
         system_id: control.system_identifier,
         segment_bytes: control.layout.wal_segment_bytes,

@@ -1,10 +1,12 @@
 //! Pages that lie in the files of the cache, and where those files are.
 
 use crate::Error;
+use crate::cache_dir::CacheDir;
 use quire_cache::protocol::{BlockState, Blocks};
-use quire_cache::{ComputeDir, FileId, Meta};
+use quire_cache::{FileId, Meta};
 use quire_types::{Fork, Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag};
 use quire_wal::DataPath;
+use quire_wal::version::Version;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -24,6 +26,8 @@ pub(crate) struct CachedPage {
     offset: u64,
     /// Its block in the fork.
     pub block: u32,
+    /// The version of PostgreSQL that names the file.
+    version: &'static Version,
     /// Says whether it is still in the cache, and its block in the file.
     meta: Option<(Arc<Meta>, u32)>,
 }
@@ -36,7 +40,7 @@ impl CachedPage {
 
     /// Its relation's first file, below the data directory.
     pub fn relation(&self) -> String {
-        DataPath::Relation { rel: self.rel, segment: 0 }.to_path()
+        DataPath::Relation { rel: self.rel, segment: 0 }.to_path(self.version)
     }
 
     /// The page as it is in the file; none if file or page are gone, or the page has left the cache.
@@ -75,25 +79,23 @@ fn is_missing(error: &std::io::Error) -> bool {
 }
 
 /// Folders that hold relations, below the data directory.
-pub(crate) fn relation_folders(pgdata: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn relation_folders(dir: &CacheDir) -> Result<Vec<PathBuf>, Error> {
+    let pgdata = dir.pgdata();
     let mut folders = vec![PathBuf::from("global")];
     for name in names(&pgdata.join("base"))? {
         folders.push(Path::new("base").join(name));
     }
     for tablespace in names(&pgdata.join("pg_tblspc"))? {
-        let versioned = Path::new("pg_tblspc").join(tablespace).join(quire_wal::version::CURRENT.tablespace_directory);
+        let versioned = Path::new("pg_tblspc").join(tablespace).join(dir.version().tablespace_directory);
         folders.extend(names(&pgdata.join(&versioned))?.into_iter().map(|name| versioned.join(name)));
     }
     Ok(folders)
 }
 
 /// Segment files of relations in a folder.
-pub(crate) fn relation_files(pgdata: &Path, folder: &Path) -> Result<Vec<(RelTag, u32)>, Error> {
-    let relation = |name: String| match DataPath::parse(folder.join(name).to_str()?)? {
-        DataPath::Relation { rel, segment } => Some((rel, segment)),
-        _ => None,
-    };
-    Ok(names(&pgdata.join(folder))?.into_iter().filter_map(relation).collect())
+pub(crate) fn relation_files(dir: &CacheDir, folder: &Path) -> Result<Vec<(RelTag, u32)>, Error> {
+    let relation = |name: String| dir.relation_of(&folder.join(name));
+    Ok(names(&dir.data_file(folder))?.into_iter().filter_map(relation).collect())
 }
 
 /// Names in a folder; none if the folder is not there (any more) or is no folder.
@@ -108,10 +110,9 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>, Error> {
 
 /// Whether a file is one of an unlogged relation, asked after the epoch became safe: whoever made the relation has made
 /// its init fork by then.
-pub(crate) fn is_unlogged(pgdata: &Path, id: FileId) -> bool {
+pub(crate) fn is_unlogged(dir: &CacheDir, id: FileId) -> bool {
     let FileId::Relation { rel, .. } = id else { return true };
-    let init = DataPath::Relation { rel: rel.with_fork(Fork::Init), segment: 0 };
-    rel.fork != Fork::Init && pgdata.join(init.to_path()).exists()
+    rel.fork != Fork::Init && dir.relation_file(rel.with_fork(Fork::Init), 0).exists()
 }
 
 /// Whether a page is not in the cache; one that is being written is not looked at either.
@@ -124,6 +125,7 @@ fn is_absent(meta: &Meta, index: u32) -> bool {
 pub(crate) struct CachedFile {
     rel: RelTag,
     segment: u32,
+    version: &'static Version,
     path: PathBuf,
     meta: Option<Arc<Meta>>,
     blocks: u32,
@@ -131,14 +133,14 @@ pub(crate) struct CachedFile {
 
 impl CachedFile {
     /// The file; none if it is not there any more.
-    pub fn open(dir: &ComputeDir, rel: RelTag, segment: u32) -> Option<CachedFile> {
-        let relative = DataPath::Relation { rel, segment }.to_path();
+    pub fn open(dir: &CacheDir, rel: RelTag, segment: u32) -> Option<CachedFile> {
+        let relative = dir.path_of(FileId::Relation { rel, segment });
         let path = dir.data_file(&relative);
         let metadata = fs::metadata(&path).ok()?;
         let meta =
             Meta::open(&dir.meta_file(&relative)).ok().filter(|meta| meta.inode() == metadata.ino()).map(Arc::new);
         let blocks = u32::try_from(metadata.len() / PAGE_SIZE as u64).unwrap_or(u32::MAX).min(RELATION_SEGMENT_BLOCKS);
-        Some(CachedFile { rel, segment, path, meta, blocks })
+        Some(CachedFile { rel, segment, version: dir.version(), path, meta, blocks })
     }
 
     /// Blocks that it has, absent ones included.
@@ -153,6 +155,7 @@ impl CachedFile {
         }
         Some(CachedPage {
             rel: self.rel,
+            version: self.version,
             file: self.path.clone(),
             offset: u64::from(index) * PAGE_SIZE as u64,
             block: self.segment.saturating_mul(RELATION_SEGMENT_BLOCKS).saturating_add(index),
@@ -184,13 +187,14 @@ mod tests {
     use quire_cache::protocol::{claim, publish};
     use quire_cache::{FileId, MetaSpec};
     use quire_types::{Fork, Lsn};
+    use quire_wal::version::PG15;
 
     #[test]
     fn absent_pages_are_passed_over_in_a_file_that_is_mostly_a_hole() {
         let folder = tempfile::tempdir().expect("a folder");
-        let dir = ComputeDir::new(folder.path());
+        let dir = CacheDir::new(folder.path(), &PG15);
         let rel = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
-        let path = DataPath::Relation { rel, segment: 0 }.to_path();
+        let path = dir.path_of(FileId::Relation { rel, segment: 0 });
         for file in [dir.data_file(&path), dir.meta_file(&path)] {
             fs::create_dir_all(file.parent().expect("a folder above")).expect("made");
         }
@@ -213,17 +217,18 @@ mod tests {
 
     #[test]
     fn only_relation_files_are_looked_at() {
-        let pgdata = tempfile::tempdir().expect("a folder");
-        let folder = pgdata.path().join("base/5");
+        let compute = tempfile::tempdir().expect("a folder");
+        let dir = CacheDir::new(compute.path(), &PG15);
+        let folder = dir.data_file("base/5");
         fs::create_dir_all(&folder).expect("made");
         for name in ["1259", "1259_vm", "t3_16384", "PG_VERSION", "pg_internal.init", "16384.1"] {
             fs::write(folder.join(name), b"").expect("written");
         }
-        let mut files = relation_files(pgdata.path(), Path::new("base/5")).expect("listed");
+        let mut files = relation_files(&dir, Path::new("base/5")).expect("listed");
         files.sort();
         let found: Vec<(u32, Fork, u32)> =
             files.iter().map(|(rel, segment)| (rel.relation, rel.fork, *segment)).collect();
         assert_eq!(found, [(1259, Fork::Main, 0), (1259, Fork::VisibilityMap, 0), (16384, Fork::Main, 1)]);
-        assert_eq!(relation_folders(pgdata.path()).expect("listed"), [Path::new("global"), Path::new("base/5")]);
+        assert_eq!(relation_folders(&dir).expect("listed"), [Path::new("global"), Path::new("base/5")]);
     }
 }

@@ -20,10 +20,9 @@ use crate::{Error, as_written};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use quire_cache::protocol::Blocks;
-use quire_cache::{CacheError, ComputeDir, FileId};
+use quire_cache::{CacheError, FileId};
 use quire_protocol::page::GUARD_PREFIX;
 use quire_types::{Fork, Lsn, PAGE_SIZE, RelTag};
-use quire_wal::DataPath;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +38,6 @@ const FORKS: [Fork; 3] = [Fork::Main, Fork::VisibilityMap, Fork::Init];
 /// The guard of one session.
 #[derive(Debug)]
 pub struct Guard {
-    dir: ComputeDir,
     files: Arc<Files>,
     kept: Arc<KeptFiles>,
     materialiser: Arc<Materialiser>,
@@ -52,7 +50,6 @@ pub struct Guard {
 impl Guard {
     /// What storage has under guard.
     pub async fn open(
-        dir: ComputeDir,
         files: Arc<Files>,
         kept: Arc<KeptFiles>,
         materialiser: Arc<Materialiser>,
@@ -61,7 +58,6 @@ impl Guard {
         let found = kept.list(GUARD_PREFIX).await?;
         let relations = found.iter().filter_map(|file| Some((relation_of(&file.name)?, file.lsn))).collect();
         Ok(Guard {
-            dir,
             files,
             kept,
             materialiser,
@@ -97,8 +93,7 @@ impl Guard {
 
     /// The relations, by the paths of their files, for people.
     pub fn paths(&self) -> Vec<String> {
-        let path = |rel: &RelTag| DataPath::Relation { rel: *rel, segment: 0 }.to_path();
-        self.relations().keys().map(path).collect()
+        self.relations().keys().map(|rel| self.path_of(*rel)).collect()
     }
 
     /// Whether the guard does not do, asked once: several relations differ, or storage takes too long for their pages.
@@ -155,7 +150,7 @@ impl Guard {
         let as_written = self.as_written.clone();
         let guard = self.clone();
         let marked = tokio::task::spawn_blocking(move || guard.mark_all(rel)).await.map_err(|_| Error::ShuttingDown)?;
-        let marked = marked.map_err(|error| Error::Cache(self.dir.meta(), error))?;
+        let marked = marked.map_err(|error| Error::Cache(self.files.dir().meta(), error))?;
         for file in marked {
             as_written.keep(file).await?;
         }
@@ -181,15 +176,18 @@ impl Guard {
     /// A file that was removed may be seen for a while as an empty one.
     fn is_gone(&self, rel: RelTag) -> bool {
         let is_laid_out = rel.database == 0 || self.materialiser.complete().contains(&(rel.tablespace, rel.database));
-        let path = self.dir.data_file(DataPath::Relation { rel, segment: 0 }.to_path());
-        is_laid_out && !path.exists()
+        is_laid_out && !self.files.dir().relation_file(rel, 0).exists()
     }
 
     async fn let_go(&self, rel: RelTag) -> Result<(), Error> {
         self.kept.try_set(name_of(rel), None).await?;
         self.relations().remove(&rel);
-        tracing::info!(relation = %DataPath::Relation { rel, segment: 0 }.to_path(), "a relation under guard is gone");
+        tracing::info!(relation = %self.path_of(rel), "a relation under guard is gone");
         Ok(())
+    }
+
+    fn path_of(&self, rel: RelTag) -> String {
+        self.files.dir().path_of(FileId::Relation { rel, segment: 0 })
     }
 
     fn relations(&self) -> MutexGuard<'_, BTreeMap<RelTag, Lsn>> {

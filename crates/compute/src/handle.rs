@@ -189,7 +189,7 @@ impl Handle {
     pub async fn verify(&self) -> Result<Verification, Error> {
         let state = self.state().phase.name();
         let (session, _) = self.running().ok_or(Error::WrongState { state, hint: "start it first" })?;
-        let found = verify::verify(self.config(), &session, &self.inner.verified).await?;
+        let found = verify::verify(self.setting(), &session, &self.inner.verified).await?;
         self.metrics().verified(found.checked, found.mismatches.len() as u64);
         Ok(found)
     }

@@ -17,7 +17,7 @@ use quire_api::compute::{
 };
 use quire_api::{METRICS, OPEN_METRICS, Refusal, STATUS};
 use quire_net::Acceptor;
-use quire_wal::{ServerVersion, version};
+use quire_wal::ServerVersion;
 
 /// Serves until aborted.
 pub async fn serve(acceptor: Acceptor, handle: Handle) {
@@ -79,7 +79,7 @@ impl Handle {
     fn server(&self, server: ServerVersion) -> Server {
         Server {
             version: server.to_string(),
-            doubt: version::CURRENT.doubts(server),
+            doubt: self.setting().version.doubts(server),
             compared: self.covered().counts(server).into_iter().map(|(kind, pages)| (kind.to_owned(), pages)).collect(),
             wanted: PAGES_WANTED,
         }

@@ -16,11 +16,13 @@ mod tests;
 use crate::tablespaces::FOLDER;
 use bytes::Bytes;
 use quire_types::{
-    CodecError, Fork, Key, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES, Slru, size,
+    CodecError, DataFileName, Fork, Key, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES, Slru,
+    size,
 };
 use quire_wal::effects::FullPageWrites;
 use quire_wal::effects::replorigin::{self, OriginState};
-use quire_wal::{ControlFile, ControlFileError, DataPath, DatabaseState, version};
+use quire_wal::version::{SUPPORTED, Version, Versions, is_valid_segment_bytes};
+use quire_wal::{ControlFile, ControlFileError, DataPath, DatabaseState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -53,12 +55,20 @@ pub enum ImportError {
     #[error(transparent)]
     ControlFile(#[from] ControlFileError),
     /// The directory is of another major version.
-    #[error("the data directory is of PostgreSQL {found}, {expected} is needed")]
+    #[error("the data directory is of PostgreSQL {found}, which is not supported (supported: {supported})")]
     Version {
         /// What `PG_VERSION` says.
         found: String,
-        /// What this build imports.
-        expected: u32,
+        /// What is supported.
+        supported: Versions,
+    },
+    /// `PG_VERSION` and `pg_control` are of two major versions.
+    #[error("the data directory is of PostgreSQL {directory} by PG_VERSION, and of {control} by pg_control")]
+    Versions {
+        /// By `PG_VERSION`.
+        directory: u32,
+        /// By `pg_control`.
+        control: u32,
     },
     /// The server runs, or has crashed.
     #[error("the server must be shut down cleanly first (pg_control says {0:?})")]
@@ -137,17 +147,20 @@ enum Step {
 impl Import {
     /// Checks that the data directory can be imported.
     pub fn open(data_dir: &Path) -> Result<Import, ImportError> {
-        check_version(data_dir)?;
-        let control_bytes = read(&data_dir.join(DataPath::ControlFile.to_path()))?;
+        let version = find_version(data_dir)?;
+        let control_bytes = read(&data_dir.join(DataFileName::ControlFile.to_string()))?;
         let control = ControlFile::parse(&control_bytes)?;
+        if control.version != version {
+            return Err(ImportError::Versions { directory: version.major, control: control.version.major });
+        }
         check_control(&control)?;
         let mut steps = VecDeque::from([Step::Values(control_values(&control, control_bytes.into()))]);
         steps.push_back(Step::Relations { path: "global".to_owned() });
-        steps.extend(database_steps(data_dir, "base")?);
+        steps.extend(database_steps(data_dir, "base", version)?);
         for (tablespace, location) in tablespaces(data_dir)? {
             steps.push_back(Step::Values(vec![(Key::Tablespace { tablespace }, location)]));
-            let folder = format!("{FOLDER}/{tablespace}/{}", version::CURRENT.tablespace_directory);
-            steps.extend(database_steps(data_dir, &folder)?);
+            let folder = format!("{FOLDER}/{tablespace}/{}", version.tablespace_directory);
+            steps.extend(database_steps(data_dir, &folder, version)?);
         }
         steps.extend(Slru::ALL.map(Step::Segments));
         steps.push_back(Step::Values(two_phase_values(data_dir)?));
@@ -158,6 +171,11 @@ impl Import {
     /// The directory's `pg_control`.
     pub fn control(&self) -> &ControlFile {
         &self.control
+    }
+
+    /// The version of PostgreSQL that the directory is of.
+    pub fn version(&self) -> &'static Version {
+        self.control.version
     }
 
     /// Where the branch's log begins: [`import_start`].
@@ -189,7 +207,10 @@ impl Import {
                     self.steps.push_front(Step::Values(later));
                 }
             }
-            Step::Relations { path } => prepend(&mut self.steps, relation_steps(&self.data_dir, &path)?),
+            Step::Relations { path } => {
+                let steps = relation_steps(&self.data_dir, &path, self.version())?;
+                prepend(&mut self.steps, steps);
+            }
             Step::Segments(slru) => prepend(&mut self.steps, segment_steps(&self.data_dir, slru)?),
             Step::Pages { path, first, blocks } => self.pages = Some(Pages::open(path, first, blocks)?),
         }
@@ -218,21 +239,21 @@ fn prepend(steps: &mut VecDeque<Step>, first: Vec<Step>) {
     first.into_iter().rev().for_each(|step| steps.push_front(step));
 }
 
-fn check_version(data_dir: &Path) -> Result<(), ImportError> {
-    let expected = version::CURRENT.major;
+/// The version in `PG_VERSION`.
+fn find_version(data_dir: &Path) -> Result<&'static Version, ImportError> {
     let raw = read(&data_dir.join("PG_VERSION"))?;
-    match String::from_utf8_lossy(&raw).trim() {
-        found if found == expected.to_string() => Ok(()),
-        found => Err(ImportError::Version { found: found.to_owned(), expected }),
-    }
+    let text = String::from_utf8_lossy(&raw);
+    let found = text.trim();
+    let version = found.parse().ok().and_then(|major| SUPPORTED.of_major(major));
+    version.ok_or_else(|| ImportError::Version { found: found.to_owned(), supported: SUPPORTED })
 }
 
 /// The databases that have a folder in `folder`.
-fn database_steps(data_dir: &Path, folder: &str) -> Result<Vec<Step>, ImportError> {
+fn database_steps(data_dir: &Path, folder: &str, version: &Version) -> Result<Vec<Step>, ImportError> {
     let mut steps = Vec::new();
     for name in names(&data_dir.join(folder))? {
         let path = format!("{folder}/{name}");
-        if let Some(DataPath::Database { tablespace, database }) = DataPath::parse(&path) {
+        if let Some(DataPath::Database { tablespace, database }) = DataPath::parse(&path, version) {
             steps.push(Step::Values(vec![(Key::Database { tablespace, database }, Bytes::new())]));
             steps.push(Step::Relations { path });
         }
@@ -268,7 +289,7 @@ fn check_control(control: &ControlFile) -> Result<(), ImportError> {
     if control.layout.relation_segment_blocks != RELATION_SEGMENT_BLOCKS {
         return Err(ImportError::Build { what: "segment size", found: control.layout.relation_segment_blocks });
     }
-    if !version::is_valid_segment_bytes(control.layout.wal_segment_bytes.into()) {
+    if !is_valid_segment_bytes(control.layout.wal_segment_bytes.into()) {
         return Err(ImportError::Build { what: "WAL segment size", found: control.layout.wal_segment_bytes });
     }
     Ok(())
@@ -288,7 +309,7 @@ fn two_phase_values(data_dir: &Path) -> Result<Vec<(Key, Bytes)>, ImportError> {
     let mut values = Vec::new();
     for name in names(&data_dir.join("pg_twophase"))? {
         let path = format!("pg_twophase/{name}");
-        if let Some(DataPath::TwoPhase { xid }) = DataPath::parse(&path) {
+        if let Some(DataFileName::TwoPhase { xid }) = DataFileName::parse_exact(path.as_bytes()) {
             values.push((Key::TwoPhase { xid }, read(&data_dir.join(path))?.into()));
         }
     }
@@ -308,12 +329,12 @@ fn origin_values(data_dir: &Path) -> Result<Vec<(Key, Bytes)>, ImportError> {
 }
 
 /// The relation forks of a directory with the sizes of their segment files, and its relation map.
-fn relation_steps(data_dir: &Path, directory: &str) -> Result<Vec<Step>, ImportError> {
+fn relation_steps(data_dir: &Path, directory: &str, version: &Version) -> Result<Vec<Step>, ImportError> {
     let mut forks: BTreeMap<RelTag, BTreeMap<u32, u32>> = BTreeMap::new();
     let mut steps = Vec::new();
     for name in names(&data_dir.join(directory))? {
         let path = format!("{directory}/{name}");
-        match DataPath::parse(&path) {
+        match DataPath::parse(&path, version) {
             Some(DataPath::Relation { rel, segment }) if rel.fork != Fork::FreeSpaceMap => {
                 forks.entry(rel).or_default().insert(segment, file_pages(&data_dir.join(path))?);
             }
@@ -327,18 +348,23 @@ fn relation_steps(data_dir: &Path, directory: &str) -> Result<Vec<Step>, ImportE
     let unlogged: BTreeSet<RelTag> = forks.keys().filter(|rel| rel.fork == Fork::Init).copied().collect();
     for (rel, segments) in forks {
         if rel.fork == Fork::Init || !unlogged.contains(&rel.with_fork(Fork::Init)) {
-            steps.extend(fork_steps(data_dir, rel, &segments)?);
+            steps.extend(fork_steps(data_dir, rel, &segments, version)?);
         }
     }
     Ok(steps)
 }
 
 /// A fork ends with its first segment file that is not full; files after it are left over from a truncation.
-fn fork_steps(data_dir: &Path, rel: RelTag, segments: &BTreeMap<u32, u32>) -> Result<Vec<Step>, ImportError> {
+fn fork_steps(
+    data_dir: &Path,
+    rel: RelTag,
+    segments: &BTreeMap<u32, u32>,
+    version: &Version,
+) -> Result<Vec<Step>, ImportError> {
     let mut steps = Vec::new();
     let mut size: u32 = 0;
     for segment in 0.. {
-        let path = data_dir.join(DataPath::Relation { rel, segment }.to_path());
+        let path = data_dir.join(DataPath::Relation { rel, segment }.to_path(version));
         let blocks = segments.get(&segment).copied().unwrap_or(0);
         let first = Key::RelBlock { rel, block: size };
         size = size.checked_add(blocks).ok_or_else(|| ImportError::TooLarge { path: path.clone() })?;
@@ -358,7 +384,7 @@ fn segment_steps(data_dir: &Path, slru: Slru) -> Result<Vec<Step>, ImportError> 
     let mut steps = Vec::new();
     for name in names(&data_dir.join(slru.directory()))? {
         let path = format!("{}/{name}", slru.directory());
-        if let Some(DataPath::Slru { slru, segment }) = DataPath::parse(&path) {
+        if let Some(DataFileName::Slru { slru, segment, .. }) = DataFileName::parse_exact(path.as_bytes()) {
             let path = data_dir.join(path);
             let blocks = file_pages(&path)?;
             let first = segment.checked_mul(SLRU_SEGMENT_PAGES);

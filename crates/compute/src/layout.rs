@@ -6,12 +6,14 @@
 use crate::kept::settings::AUTO_CONF;
 use crate::last_checkpoint::LastCheckpoint;
 use crate::owner::Owner;
+use crate::setting::Setting;
 use crate::users_files::UsersFiles;
 use crate::{Config, Error, conf, place, tablespaces};
 use bytes::Bytes;
 use quire_cache::ComputeDir;
-use quire_types::{Key, RelTag, Writer};
-use quire_wal::{ControlFile, DataPath, DatabaseState, version};
+use quire_types::{DataFileName, Key, RelTag, Writer};
+use quire_wal::version::Version;
+use quire_wal::{ControlFile, DataPath, DatabaseState};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -71,13 +73,14 @@ const ORIGIN_MAGIC: u32 = 0x1257_DADE;
 
 /// Moves the data directory and its meta files out of the way, to be deleted in the background, and keeps what outlives
 /// them.
-pub fn discard(config: &Config) -> Result<Option<Vec<u8>>, Error> {
+pub fn discard(setting: &Setting) -> Result<Option<Vec<u8>>, Error> {
+    let config = &setting.config;
     let auto_conf = fs::read(config.pgdata().join(AUTO_CONF)).ok();
     // One without is half-made: what a user had in the one before is not in there yet.
     if config.pgdata().join(VERSION).exists() {
         UsersFiles::of(&config.pgdata()).save(&config.dir.join(USERS_FILES))?;
     }
-    tablespaces::discard(&config.pgdata(), &config.tablespaces());
+    tablespaces::discard(&config.pgdata(), &config.tablespaces(), setting.version);
     let withheld = ComputeDir::new(&config.dir).withheld();
     let whole = [
         (config.pgdata(), "pgdata"),
@@ -132,14 +135,16 @@ pub fn write_plain_conf(config: &Config, owner: Owner) -> Result<(), Error> {
 }
 
 /// Writes the small files that storage keeps: of all databases, prepared transactions and replication origins.
-pub fn write_small_files(config: &Config, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
+pub fn write_small_files(setting: &Setting, entries: &[(Key, Bytes)]) -> Result<(), Error> {
+    let Setting { config, owner, version, .. } = setting;
+    let owner = *owner;
     let pgdata = config.pgdata();
     place::file(&pgdata.join(VERSION), NO_VERSION.as_bytes(), owner)?;
-    place::file(&ComputeDir::new(&config.dir).real_file(VERSION), version_text().as_bytes(), owner)?;
+    place::file(&ComputeDir::new(&config.dir).real_file(VERSION), version_text(version).as_bytes(), owner)?;
     for tablespace in user_tablespaces(entries) {
-        tablespaces::lay_out(&pgdata, &config.tablespaces(), tablespace, owner)?;
+        tablespaces::lay_out(&pgdata, &config.tablespaces(), tablespace, version, owner)?;
     }
-    write_entries(&pgdata, owner, entries)?;
+    write_entries(&pgdata, version, owner, entries)?;
     write_origins(&pgdata, owner, entries)
 }
 
@@ -153,44 +158,42 @@ fn user_tablespaces(entries: &[(Key, Bytes)]) -> BTreeSet<u32> {
     entries.iter().filter_map(|(key, _)| tablespace(key)).filter(|tablespace| !own.contains(tablespace)).collect()
 }
 
-fn write_entries(pgdata: &Path, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
+fn write_entries(pgdata: &Path, version: &Version, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
     for (key, _) in entries {
         if let Key::Database { tablespace, database } = *key {
-            let folder = DataPath::Database { tablespace, database }.to_path();
+            let folder = DataPath::Database { tablespace, database }.to_path(version);
             place::folders_below(pgdata, Path::new(&folder), owner)?;
         }
     }
     for (key, value) in entries {
-        if let Some(path) = small_file(*key) {
+        if let Some(path) = small_file(*key, version) {
             let path = pgdata.join(path);
             place::file(&path, value, owner)?;
             // Where a database has its relation map, and only there, it has its version. In other tablespaces it has a
             // folder of relations and nothing else, or the tablespace could not be dropped.
-            path.parent().map_or(Ok(()), |folder| write_version_of(*key, folder, owner))?;
+            path.parent().map_or(Ok(()), |folder| write_version_of(*key, folder, version, owner))?;
         }
     }
     Ok(())
 }
 
-fn write_version_of(key: Key, folder: &Path, owner: Owner) -> Result<(), Error> {
+fn write_version_of(key: Key, folder: &Path, version: &Version, owner: Owner) -> Result<(), Error> {
     match key {
-        Key::RelMap { database, .. } if database != 0 => write_version(folder, owner),
+        Key::RelMap { database, .. } if database != 0 => {
+            place::file(&folder.join(VERSION), version_text(version).as_bytes(), owner)
+        }
         _ => Ok(()),
     }
 }
 
-fn write_version(folder: &Path, owner: Owner) -> Result<(), Error> {
-    place::file(&folder.join(VERSION), version_text().as_bytes(), owner)
+fn version_text(version: &Version) -> String {
+    format!("{}\n", version.major)
 }
 
-fn version_text() -> String {
-    format!("{}\n", version::CURRENT.major)
-}
-
-fn small_file(key: Key) -> Option<String> {
+fn small_file(key: Key, version: &Version) -> Option<String> {
     match key {
-        Key::RelMap { tablespace, database } => Some(DataPath::RelationMap { tablespace, database }.to_path()),
-        Key::TwoPhase { xid } => Some(DataPath::TwoPhase { xid }.to_path()),
+        Key::RelMap { tablespace, database } => Some(DataPath::RelationMap { tablespace, database }.to_path(version)),
+        Key::TwoPhase { xid } => Some(DataPath::TwoPhase { xid }.to_path(version)),
         _ => None,
     }
 }
@@ -227,7 +230,7 @@ pub fn write_control_file(config: &Config, owner: Owner, template: &[u8], last: 
 
 /// Where `pg_control` is: not in the data directory, so that no server starts over that without the shim.
 pub fn control_file(compute_dir: &Path) -> PathBuf {
-    ComputeDir::new(compute_dir).real_file(&DataPath::ControlFile.to_path())
+    ComputeDir::new(compute_dir).real_file(&DataFileName::ControlFile.to_string())
 }
 
 /// Puts back what `ALTER SYSTEM` had written (storage has it too; this is for those who wrote it before storage did)
@@ -242,6 +245,7 @@ pub fn restore_local_files(config: &Config, owner: Owner, auto_conf: Option<&[u8
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quire_wal::version::PG15;
 
     #[test]
     fn origins_are_written_with_their_checksum() {
@@ -271,9 +275,9 @@ mod tests {
             (Key::Tablespace { tablespace: 20_001 }, Bytes::from_static(b"/elsewhere")),
         ];
         assert_eq!(user_tablespaces(&entries), BTreeSet::from([20_000, 20_001]));
-        write_entries(folder.path(), Owner::unchanged(), &entries).expect("written");
+        write_entries(folder.path(), &PG15, Owner::unchanged(), &entries).expect("written");
         assert_eq!(fs::read(folder.path().join("base/5/PG_VERSION")).expect("there"), b"15\n");
-        let database = DataPath::Database { tablespace: 20_000, database: 5 }.to_path();
+        let database = DataPath::Database { tablespace: 20_000, database: 5 }.to_path(&PG15);
         assert_eq!(fs::read_dir(folder.path().join(database)).expect("there").count(), 0);
         assert!(!folder.path().join("global/PG_VERSION").exists());
     }

@@ -26,6 +26,7 @@ pub mod agent;
 pub mod as_written;
 pub mod bootstrap;
 pub mod bound;
+pub mod cache_dir;
 pub mod cached_files;
 pub mod conf;
 pub mod config;

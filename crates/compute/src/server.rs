@@ -9,25 +9,49 @@ use crate::covered::PAGES_WANTED;
 use crate::owner::Owner;
 use crate::page_client::PageClient;
 use crate::setting::Setting;
-use crate::{Config, Error};
+use crate::{Config, Error, bootstrap};
 use quire_types::{Key, Lsn};
-use quire_wal::{ServerVersion, version};
+use quire_wal::ServerVersion;
+use quire_wal::version::{SUPPORTED, Version, Versions};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio_postgres::Client;
+
+/// The version of PostgreSQL that the programs are of.
+pub fn find_version(config: &Config, owner: Owner) -> Result<&'static Version, Error> {
+    version_of(ask_program(config, owner)?, SUPPORTED)
+}
+
+fn version_of(server: ServerVersion, supported: Versions) -> Result<&'static Version, Error> {
+    let unsupported = || format!("the programs are of PostgreSQL {server}, which is not supported: use {supported}");
+    supported.of_server(server).ok_or_else(|| Error::Config(unsupported()))
+}
 
 /// The version of the program that a start would run.
 pub async fn installed(setting: &Setting) -> Result<ServerVersion, Error> {
     let setting = setting.clone();
     let asked = tokio::task::spawn_blocking(move || ask_program(&setting.config, setting.owner));
     let server = asked.await.map_err(|_| Error::ShuttingDown)??;
-    match server.major() == version::CURRENT.major {
-        true => Ok(server),
-        false => Err(Error::Config(format!(
-            "this is a branch of PostgreSQL {}, and the programs are of {server}",
-            version::CURRENT.major
-        ))),
+    let ours = setting.version.major;
+    if server.major() != ours {
+        let message = format!("the agent was started for PostgreSQL {ours}, and the programs are of {server} now");
+        return Err(Error::Config(message));
     }
+    Ok(server)
+}
+
+/// Checks that the branch is of the programs' version.
+pub async fn check_branch(version: &Version, client: &PageClient, end: Lsn) -> Result<(), Error> {
+    check_version(bootstrap::stored_control_file(client, end).await?.version, version)
+}
+
+fn check_version(branch: &Version, programs: &Version) -> Result<(), Error> {
+    let (branch, programs) = (branch.major, programs.major);
+    if branch != programs {
+        let message = format!("this is a branch of PostgreSQL {branch}, and the programs are of {programs}");
+        return Err(Error::Config(message));
+    }
+    Ok(())
 }
 
 fn ask_program(config: &Config, owner: Owner) -> Result<ServerVersion, Error> {
@@ -67,12 +91,36 @@ pub async fn check_running(client: &Client, recorded: ServerVersion) -> Result<(
 }
 
 /// Says in the log what is not known of a server.
-pub fn warn_of(server: ServerVersion, verify_rate: u32) {
-    if let Some(doubt) = version::CURRENT.doubts(server) {
+pub fn warn_of(setting: &Setting, server: ServerVersion) {
+    if let Some(doubt) = setting.version.doubts(server) {
         let pages = PAGES_WANTED;
-        match verify_rate {
+        match setting.config.tuning.verify_rate() {
             0 => tracing::warn!("{doubt}; nothing that it writes is compared, because of --verify-rate 0"),
             _ => tracing::warn!("{doubt}; every page that it writes is compared until {pages} of each kind were equal"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quire_wal::version::PG15;
+
+    const NEXT: Version = Version { major: 99, newest_tested: ServerVersion::new(99, 1), doubtful: &[], ..PG15 };
+    static TABLE: Versions = Versions::new(&[PG15, NEXT]);
+
+    #[test]
+    fn programs_of_every_version_in_the_table_are_served() {
+        assert_eq!(version_of(ServerVersion::new(15, 3), SUPPORTED).expect("supported"), &PG15);
+        assert_eq!(version_of(ServerVersion::new(99, 0), TABLE).expect("in the table"), &NEXT);
+        let refused = version_of(ServerVersion::new(14, 2), TABLE).expect_err("not in the table").to_string();
+        assert!(refused.contains("14.2") && refused.contains("15, 99"), "{refused}");
+    }
+
+    #[test]
+    fn a_branch_is_served_by_programs_of_its_own_version() {
+        assert!(check_version(&NEXT, &NEXT).is_ok());
+        let refused = check_version(&PG15, &NEXT).expect_err("another version").to_string();
+        assert!(refused.contains("branch of PostgreSQL 15") && refused.contains("99"), "{refused}");
     }
 }

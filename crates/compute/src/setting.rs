@@ -1,8 +1,10 @@
 //! What every part of an agent is set up with.
 
+use crate::cache_dir::CacheDir;
 use crate::metrics::Metrics;
 use crate::owner::Owner;
 use crate::{Config, Error};
+use quire_wal::version::Version;
 use std::sync::Arc;
 
 /// What does not change between starts.
@@ -14,6 +16,15 @@ pub struct Setting {
     pub owner: Owner,
     /// The agent's metrics.
     pub metrics: Arc<Metrics>,
+    /// The version of the PostgreSQL that the agent runs.
+    pub version: &'static Version,
+}
+
+impl Setting {
+    /// Where the cache is.
+    pub fn cache_dir(&self) -> CacheDir {
+        CacheDir::new(&self.config.dir, self.version)
+    }
 }
 
 /// Runs `work`, which blocks, with a copy of the setting.

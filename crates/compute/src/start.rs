@@ -62,7 +62,7 @@ pub async fn cold_start(setting: &Setting, choice: Choice, reason: &str) -> Resu
 
 fn discard(setting: &Setting) -> Result<Option<Vec<u8>>, Error> {
     orphans::kill_all(&setting.config.pgdata())?;
-    layout::discard(&setting.config)
+    layout::discard(setting)
 }
 
 async fn set_up(
@@ -125,6 +125,7 @@ async fn take_log(setting: &Setting, quorum: &Quorum) -> Result<Log, Error> {
     let client = PageClient::new(config.pageserver(), config.branch_key(), config.shard());
     let answer = client.checkpoint(won.end_of_log, PATIENCE).await?;
     let server = server::installed(setting).await?;
+    server::check_branch(setting.version, &client, won.end_of_log).await?;
     let told = server::recorded(&client, won.end_of_log, PATIENCE).await?.filter(|recorded| *recorded == server);
     let end = LogEnd::plan(&won, &answer, told.xor(Some(server)), conf::read_pushdown(config))?;
     Ok(Log { won, client, answer, server, end })
@@ -141,7 +142,7 @@ struct LaidOut {
 async fn lay_out(setting: &Setting, log: &Log, choice: (Choice, &str)) -> Result<LaidOut, Error> {
     let (kept, settings) = restore_kept_files(setting, &log.client, &log.won, &log.answer, choice).await?;
     let kept = Arc::new(kept);
-    let maps = Arc::new(FreeSpaceMaps::new(setting.config.pgdata(), kept.clone()));
+    let maps = Arc::new(FreeSpaceMaps::new(setting.cache_dir(), kept.clone()));
     let materialiser = Arc::new(fill_directory(setting, &log.client, &maps, &log.end).await?);
     Ok(LaidOut { kept, settings, maps, materialiser })
 }
@@ -184,9 +185,8 @@ async fn open_cache(
 ) -> Result<Cache, Error> {
     let (config, metrics) = (&setting.config, &setting.metrics);
     let LaidOut { kept, materialiser, .. } = laid_out;
-    let files = Arc::new(Files::new(ComputeDir::new(&config.dir)));
+    let files = Arc::new(Files::new(setting.cache_dir()));
     let as_written = Arc::new(AsWritten::new(as_written::Parts {
-        pgdata: config.pgdata(),
         files: files.clone(),
         client: log.client.clone(),
         quorum: quorum.clone(),
@@ -194,8 +194,7 @@ async fn open_cache(
         partial: commits.partial.clone(),
         metrics: metrics.clone(),
     }));
-    let dir = ComputeDir::new(&config.dir);
-    let guard = Guard::open(dir, files.clone(), kept.clone(), materialiser.clone(), as_written.clone()).await?;
+    let guard = Guard::open(files.clone(), kept.clone(), materialiser.clone(), as_written.clone()).await?;
     let guard = Arc::new(guard);
     guard.laid_out(RelTag::GLOBAL_TABLESPACE, 0, None).await?;
     let fills = FillThread::start()?;
@@ -203,7 +202,7 @@ async fn open_cache(
     let pages = fills.within(|| PageClient::new(config.pageserver(), config.branch_key(), config.shard()));
     let fetcher = Fetcher::new(config, files.clone(), pages, metrics.clone(), commits.fullness.clone());
     let fetcher = Arc::new(fetcher);
-    let warm_up = Arc::new(WarmUp::new(config.clone(), fetcher.clone(), materialiser.clone()));
+    let warm_up = Arc::new(WarmUp::new(setting, fetcher.clone(), materialiser.clone()));
     Ok(Cache { files, as_written, guard, fills, fetcher, warm_up })
 }
 
@@ -354,8 +353,8 @@ async fn fill_directory(
     let template = entries.iter().find(|(key, _)| *key == Key::ControlFile).map(|(_, value)| value);
     let missing = || Error::Storage { what: "pg_control", reason: "there is none".into() };
     layout::write_control_file(config, *owner, template.ok_or_else(missing)?, &end.last)?;
-    layout::write_small_files(config, *owner, &entries)?;
-    let materialiser = Materialiser::new(config, *owner, client.clone(), maps.clone(), end.start, &entries);
+    layout::write_small_files(setting, &entries)?;
+    let materialiser = Materialiser::new(setting, client.clone(), maps.clone(), end.start, &entries);
     materialiser.global().await?;
     materialiser.slrus(&entries)?;
     Ok(materialiser)

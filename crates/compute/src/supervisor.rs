@@ -348,6 +348,6 @@ async fn bring_up(handle: Handle, choice: Choice, reason: String) -> Result<Arc<
         admitted = admitting => admitted?,
         error = session.broken() => return Err(error),
     }
-    server::warn_of(session.server, setting.config.tuning.verify_rate());
+    server::warn_of(setting, session.server);
     Ok(postgres)
 }

@@ -8,7 +8,7 @@
 use crate::cached_files::names;
 use crate::owner::Owner;
 use crate::{Error, place};
-use quire_wal::version;
+use quire_wal::version::Version;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,20 +18,20 @@ pub const FOLDER: &str = "pg_tblspc";
 const DISCARDED_PREFIX: &str = "quire-discarded-";
 
 /// Makes an empty tablespace in `own`, the directory beside the data directory, and the link to it.
-pub fn lay_out(pgdata: &Path, own: &Path, tablespace: u32, owner: Owner) -> Result<(), Error> {
+pub fn lay_out(pgdata: &Path, own: &Path, tablespace: u32, version: &Version, owner: Owner) -> Result<(), Error> {
     let directory = own.join(tablespace.to_string());
     place::folder(own, owner)?;
     place::folder(&directory, owner)?;
-    place::folder(&directory.join(version::CURRENT.tablespace_directory), owner)?;
+    place::folder(&directory.join(version.tablespace_directory), owner)?;
     place::link(&directory, &pgdata.join(FOLDER).join(tablespace.to_string()), owner)
 }
 
 /// Moves what is at the locations of users aside, before the data directory is thrown away. From then on the locations
 /// can be used for other tablespaces. One that cannot be reached keeps what nobody needs any more, which is no reason
 /// not to start. What a cold start laid out, in `own`, goes as a whole.
-pub fn discard(pgdata: &Path, own: &Path) {
+pub fn discard(pgdata: &Path, own: &Path, version: &Version) {
     for location in locations(pgdata).into_iter().filter(|link| !is_below(link, own)) {
-        let ours = location.join(version::CURRENT.tablespace_directory);
+        let ours = location.join(version.tablespace_directory);
         if !is_folder_of_same_owner(&ours, pgdata) {
             continue;
         }
@@ -78,26 +78,27 @@ fn locations(pgdata: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quire_wal::version::PG15;
     use std::os::unix::fs::symlink;
 
     #[test]
     fn what_lies_at_a_location_goes_with_the_data_directory_and_strangers_stay() {
         let folder = tempfile::tempdir().expect("a folder");
         let [pgdata, own, location] = ["pgdata", "tablespaces", "location"].map(|name| folder.path().join(name));
-        let ours = location.join(version::CURRENT.tablespace_directory);
+        let ours = location.join(PG15.tablespace_directory);
         fs::create_dir_all(ours.join("5")).expect("made");
         fs::create_dir_all(location.join("PG_14_202107181/5")).expect("made");
         fs::create_dir_all(pgdata.join(FOLDER)).expect("made");
-        lay_out(&pgdata, &own, 16_401, Owner::unchanged()).expect("made");
+        lay_out(&pgdata, &own, 16_401, &PG15, Owner::unchanged()).expect("made");
         symlink(&location, pgdata.join("pg_tblspc/16400")).expect("linked");
-        discard(&pgdata, &own);
+        discard(&pgdata, &own, &PG15);
         assert!(!ours.exists());
         fs::create_dir(&ours).expect("the location can be used again");
         delete_discarded(&pgdata);
         let mut left = names(&location).expect("listed");
         left.sort();
-        assert_eq!(left, ["PG_14_202107181", version::CURRENT.tablespace_directory]);
-        assert_eq!(names(&own.join("16401")).expect("listed"), [version::CURRENT.tablespace_directory]);
+        assert_eq!(left, ["PG_14_202107181", PG15.tablespace_directory]);
+        assert_eq!(names(&own.join("16401")).expect("listed"), [PG15.tablespace_directory]);
         assert_eq!(fs::read_link(pgdata.join("pg_tblspc/16401")).expect("a link"), own.join("16401"));
     }
 }

@@ -12,10 +12,10 @@ use crate::difference::{NOTHING, first_difference};
 use crate::evidence::{self, Case};
 use crate::page_client::PageError;
 use crate::session::Session;
-use crate::{Config, Error, postgres};
+use crate::setting::Setting;
+use crate::{Error, postgres};
 use bytes::Bytes;
 use quire_api::compute::{Mismatch, Verification};
-use quire_cache::ComputeDir;
 use quire_protocol::page::ErrorCode;
 use quire_types::{CodecError, Fork, Key, Lsn, RelTag, size};
 use quire_wal::page;
@@ -35,7 +35,7 @@ const MISMATCHES_MAX: usize = 1000;
 
 /// One verification.
 struct Verifier<'a> {
-    config: &'a Config,
+    setting: &'a Setting,
     session: &'a Session,
     progress: &'a AtomicU64,
     found: Verification,
@@ -43,11 +43,11 @@ struct Verifier<'a> {
 }
 
 /// Compares every page of the cache. `progress` counts pages as they are compared.
-pub async fn verify(config: &Config, session: &Session, progress: &AtomicU64) -> Result<Verification, Error> {
+pub async fn verify(setting: &Setting, session: &Session, progress: &AtomicU64) -> Result<Verification, Error> {
     progress.store(0, Ordering::Relaxed);
-    let mut verifier = Verifier { config, session, progress, found: Verification::default(), suspects: Vec::new() };
+    let mut verifier = Verifier { setting, session, progress, found: Verification::default(), suspects: Vec::new() };
     let at = verifier.checkpoint().await?;
-    for folder in relation_folders(&config.pgdata())? {
+    for folder in relation_folders(&setting.cache_dir())? {
         verifier.folder(&folder, at).await?;
     }
     verifier.look_again().await?;
@@ -57,18 +57,19 @@ pub async fn verify(config: &Config, session: &Session, progress: &AtomicU64) ->
 impl Verifier<'_> {
     /// Has everything written, and says where the log is then.
     async fn checkpoint(&self) -> Result<Lsn, Error> {
-        let client = postgres::connect(self.config, "postgres").await?;
+        let client = postgres::connect(&self.setting.config, "postgres").await?;
         client.batch_execute("CHECKPOINT").await?;
         Ok(self.session.committed())
     }
 
     async fn folder(&mut self, folder: &Path, at: Lsn) -> Result<(), Error> {
-        let files = relation_files(&self.config.pgdata(), folder)?;
+        let dir = self.setting.cache_dir();
+        let files = relation_files(&dir, folder)?;
         let Some((first, _)) = files.first() else { return Ok(()) };
         let sizes = self.sizes(first.tablespace, first.database, at).await?;
         for (rel, segment) in files {
             let unlogged = sizes.contains_key(&rel.with_fork(Fork::Init)) && rel.fork != Fork::Init;
-            let Some(file) = CachedFile::open(&ComputeDir::new(&self.config.dir), rel, segment) else { continue };
+            let Some(file) = CachedFile::open(&dir, rel, segment) else { continue };
             let present: Vec<CachedPage> = (0..file.blocks()).filter_map(|index| file.page(index)).collect();
             self.found.absent += u64::from(file.blocks()) - present.len() as u64;
             if unlogged || rel.fork == Fork::FreeSpaceMap {
@@ -174,7 +175,7 @@ impl Verifier<'_> {
         }
         if keep {
             let case = Case { page, version, ours: &ours, theirs: theirs.as_deref(), refusal: None };
-            let kept = evidence::put_aside(self.config, self.session, &case).await;
+            let kept = evidence::put_aside(&self.setting.config, self.session, &case).await;
             tracing::error!(relation = page.relation(), block = page.block, lsn = %cache_lsn, ?kept, "page differs from storage");
             self.session.guard.add(page.rel, at).await?;
         }

@@ -15,7 +15,7 @@ use quire_safekeeper::StateFile;
 use quire_types::{Key, Writer};
 use quire_wal::effects::replorigin::{self, OriginState};
 use quire_wal::effects::{FullPageWrites, relmap};
-use quire_wal::version::CURRENT;
+use quire_wal::version::PG15;
 use quire_wal::{CheckpointState, ControlFile, DataPath, rmgr};
 use std::fmt::Debug;
 
@@ -103,16 +103,16 @@ fn read(format: Format, file: &[u8], is_repaired: bool) {
         Format::ControlFile => round_trip(file, ControlFile::parse, ControlFile::to_bytes),
         Format::Checkpoint => round_trip(file, CheckpointState::decode, CheckpointState::encode),
         Format::IngestState => {
-            if let Ok(ingest) = Ingest::restore(file) {
+            if let Ok(ingest) = Ingest::restore(&PG15, file) {
                 let state = ingest.state();
-                assert_eq!(Ingest::restore(&state).expect("its own state").state(), state);
+                assert_eq!(Ingest::restore(&PG15, &state).expect("its own state").state(), state);
             }
         }
         Format::Delta => round_trip(file, |raw| Delta::decode(raw.to_vec().into()), |delta| delta.encode().to_vec()),
         Format::Key => round_trip(file, Key::decode, |key| key.encode().to_vec()),
         Format::DataPath => {
             let path = String::from_utf8_lossy(file);
-            assert!(DataPath::parse(&path).is_none_or(|meaning| meaning.to_path() == path));
+            assert!(DataPath::parse(&path, &PG15).is_none_or(|meaning| meaning.to_path(&PG15) == path));
         }
         Format::ReplicationOrigins => {
             round_trip(file, replorigin::parse_file, |origins| replorigin::write_file(origins));
@@ -149,7 +149,7 @@ fn repair(format: Format, file: &mut Vec<u8>) {
             put(file, 12, &crc.to_le_bytes());
         }
         Format::ControlFile => {
-            put(file, 8, &CURRENT.control_version.to_le_bytes());
+            put(file, 8, &PG15.control_version.to_le_bytes());
             file.resize(file.len().max(292), 0);
             let crc = crc32c::crc32c(&file[..288]);
             put(file, 288, &crc.to_le_bytes());
@@ -158,7 +158,7 @@ fn repair(format: Format, file: &mut Vec<u8>) {
             put(file, 0, &0x1257_DADE_u32.to_le_bytes());
             close(file);
         }
-        Format::WalPageHeader => put(file, 0, &CURRENT.wal_page_magic.to_le_bytes()),
+        Format::WalPageHeader => put(file, 0, &PG15.wal_page_magic.to_le_bytes()),
         _ => {}
     }
 }

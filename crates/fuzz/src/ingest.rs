@@ -19,6 +19,7 @@ use quire_pageserver::ingest::Ingest;
 use quire_pageserver::value::{Value, Version};
 use quire_types::{Key, Lsn, PAGE_SIZE, Writer};
 use quire_wal::effects::FullPageWrites;
+use quire_wal::version::PG15;
 use quire_wal::{CheckpointState, Record};
 use std::collections::HashSet;
 use store::Store;
@@ -34,7 +35,7 @@ pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let mut store = Store::default();
     import(&mut store, input.u8());
-    let mut ingest = Ingest::begin(START, &store).expect("all that an import has is there");
+    let mut ingest = Ingest::begin(&PG15, START, &store).expect("all that an import has is there");
     while !input.is_empty() && step(&mut ingest, &mut store, input.piece()) {}
 }
 
@@ -75,7 +76,7 @@ fn step(ingest: &mut Ingest, store: &mut Store, record: &[u8]) -> bool {
     assert_eq!((ingest.position(), ingest.last_record()), (record.end, Some(record.start)));
     check(&changes, record.end);
     let state = ingest.state();
-    assert_eq!(Ingest::restore(&state).expect("its own state").state(), state);
+    assert_eq!(Ingest::restore(&PG15, &state).expect("its own state").state(), state);
     changes.iter().all(|change| store.apply(change))
 }
 

@@ -10,7 +10,7 @@ use crate::input::Input;
 use crate::record;
 use quire_types::Lsn;
 use quire_wal::record::{HEADER_BYTES, record_crc};
-use quire_wal::version::CURRENT;
+use quire_wal::version::PG15;
 use quire_wal::wal_page::{LONG_HEADER_BYTES, WAL_PAGE_BYTES, header_bytes};
 use quire_wal::{RawRecord, Record, WalError, WalStream};
 
@@ -137,7 +137,7 @@ impl Repairs {
         let bytes = header_bytes(address, SEGMENT_BYTES);
         let header = walk.log.get_mut(walk.at..walk.at + bytes)?;
         if self.has(Repairs::PAGE_HEADERS) {
-            header[..2].copy_from_slice(&CURRENT.wal_page_magic.to_le_bytes());
+            header[..2].copy_from_slice(&PG15.wal_page_magic.to_le_bytes());
             header[2] = header[2] & 0x0D | if bytes == LONG_HEADER_BYTES { 2 } else { 0 };
             header[3] = 0;
             header[8..16].copy_from_slice(&address.0.to_le_bytes());

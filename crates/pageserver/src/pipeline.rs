@@ -7,6 +7,7 @@ use crate::shard_pages::{KeepError, LatestView, MustWait, PatientView, ShardPage
 use quire_crash::{Work, work};
 use quire_protocol::page::{Keeping, WrittenPage};
 use quire_types::Lsn;
+use quire_wal::version::Version;
 use quire_wal::{CheckpointState, RawRecord, Record, WalError, WalStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -91,13 +92,17 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Goes on where the shard is durable.
-    pub fn open(pages: &Arc<ShardPages>, limits: MemtableLimits) -> Result<Pipeline, PipelineError> {
+    /// Goes on where the shard is durable, with the log of a server of `version`.
+    pub fn open(
+        pages: &Arc<ShardPages>,
+        version: &'static Version,
+        limits: MemtableLimits,
+    ) -> Result<Pipeline, PipelineError> {
         let origin = pages.origin();
         let state = pages.store().ingest_state();
         let ingest = match state.is_empty() {
-            true => Ingest::begin(origin.start, &LatestView(pages))?,
-            false => Ingest::restore(&state)?,
+            true => Ingest::begin(version, origin.start, &LatestView(pages))?,
+            false => Ingest::restore(version, &state)?,
         };
         let segment_bytes = origin.segment_bytes.into();
         let stream = match ingest.last_record() {
@@ -254,6 +259,7 @@ mod tests {
     use quire_types::{BranchKey, Key, ShardId};
     use quire_wal::effects::FullPageWrites;
     use quire_wal::record::record_crc;
+    use quire_wal::version::PG15;
     use quire_wal::{WalWriter, rmgr};
     use std::path::Path;
 
@@ -284,7 +290,7 @@ mod tests {
         };
         let pages = ShardPages::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10).unwrap(), parts);
         let limits = MemtableLimits { bytes: 1 << 20, age: Duration::from_secs(3600) };
-        Pipeline::open(&pages, limits).unwrap()
+        Pipeline::open(&pages, &PG15, limits).unwrap()
     }
 
     /// Three records and where each starts; the second has a right checksum and cannot be decoded.

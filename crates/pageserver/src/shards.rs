@@ -20,7 +20,7 @@ use crate::store::Store;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use quire_types::{BranchId, BranchKey, Key, ProjectId, ShardId};
-use quire_wal::version;
+use quire_wal::version::{SUPPORTED, Version, Versions};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -73,12 +73,12 @@ pub enum ShardError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The branch is of a major version whose log and pages are not known.
-    #[error("the branch is of PostgreSQL {found}; this is for PostgreSQL {expected}")]
+    #[error("the branch is of PostgreSQL {found}, which is not supported (supported: {supported})")]
     Major {
         /// The branch's.
         found: u32,
-        /// The one that is known.
-        expected: u32,
+        /// Those that are known.
+        supported: Versions,
     },
     /// The disk failed.
     #[error(transparent)]
@@ -222,7 +222,7 @@ impl Shards {
         if origin.segment_bytes == 0 || origin.start.segment_offset(origin.segment_bytes.into()) != 0 {
             return Err(ShardError::Start(origin.start));
         }
-        check_major(origin.postgres_version)?;
+        find_version(origin.postgres_version)?;
         let mut imports = self.imports();
         imports.remove(&key);
         let dir = key.directory(&self.config.data_dir);
@@ -258,7 +258,7 @@ impl Shards {
     }
 
     fn open(&self, dir: &Path, manifest: Manifest) -> Result<Arc<Shard>, ShardError> {
-        check_major(manifest.origin.postgres_version)?;
+        let version = find_version(manifest.origin.postgres_version)?;
         let origin = manifest.origin;
         let store = Store::open(dir, manifest, &self.cache, self.config.layer_bytes)?;
         let parts = ShardPagesParts {
@@ -272,7 +272,7 @@ impl Shards {
         let pages = ShardPages::new(store, parts);
         pages.write_evidence();
         let limits = MemtableLimits { bytes: self.config.memtable_bytes, age: self.config.memtable_age() };
-        let pipeline = Pipeline::open(&pages, limits).map_err(ShardError::Incomplete)?;
+        let pipeline = Pipeline::open(&pages, version, limits).map_err(ShardError::Incomplete)?;
         Ok(Shard::new(pages, pipeline, SmallFiles::open(dir)?)?)
     }
 
@@ -347,10 +347,7 @@ fn subdirectories<T: FromStr>(dir: &Path) -> Result<Vec<(T, PathBuf)>, StorageEr
     Ok(found)
 }
 
-/// Redo is that of one major version.
-fn check_major(major: u32) -> Result<(), ShardError> {
-    match major == version::CURRENT.major {
-        true => Ok(()),
-        false => Err(ShardError::Major { found: major, expected: version::CURRENT.major }),
-    }
+/// The version of PostgreSQL that a shard's branch is of.
+fn find_version(major: u32) -> Result<&'static Version, ShardError> {
+    SUPPORTED.of_major(major).ok_or(ShardError::Major { found: major, supported: SUPPORTED })
 }

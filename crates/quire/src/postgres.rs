@@ -1,39 +1,42 @@
 //! Finding the PostgreSQL programs and the shim.
 
 use anyhow::{Context, Result, bail, ensure};
-use quire_wal::{ServerVersion, version};
+use quire_wal::ServerVersion;
+use quire_wal::version::{SUPPORTED, Version};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// The major version whose WAL and pages this release reads.
-const MAJOR_VERSION: u32 = version::CURRENT.major;
 
 /// File name of the library that stands between PostgreSQL and its files.
 const SHIM: &str = "libquire_shim.so";
 
 /// The folder of `postgres`, `initdb` and the rest: the one asked for, else the one used before, else the first usable
-/// one found.
+/// one found, of the newest version that is supported.
 pub fn find_programs(asked: Option<&Path>, remembered: Option<&Path>) -> Result<PathBuf> {
     if let Some(folder) = asked {
         let folder = std::path::absolute(folder)?;
-        check_version(&folder)?;
+        find_version(&folder)?;
         return Ok(folder);
     }
-    let remembered = remembered.map(Path::to_path_buf);
-    let found = remembered.into_iter().chain(usual_places()).find(|folder| check_version(folder).is_ok());
+    let remembered = remembered.filter(|folder| find_version(folder).is_ok()).map(Path::to_path_buf);
+    let found = remembered.or_else(|| SUPPORTED.newest_first().find_map(find_in_usual_places));
     found.with_context(|| {
+        let newest = SUPPORTED.newest().major;
         format!(
-            "no PostgreSQL {MAJOR_VERSION} found; install it (Debian: apt-get install postgresql-{MAJOR_VERSION}) \
-             or name the folder of its programs with --pg-bin"
+            "no PostgreSQL found of a supported version ({SUPPORTED}); install one (Debian: apt-get install \
+             postgresql-{newest}) or name the folder of its programs with --pg-bin"
         )
     })
 }
 
-fn usual_places() -> impl Iterator<Item = PathBuf> {
-    let fixed = ["/usr/lib/postgresql/15/bin", "/usr/pgsql-15/bin", "/usr/local/pgsql/bin"].map(PathBuf::from);
+fn find_in_usual_places(version: &Version) -> Option<PathBuf> {
+    usual_places(version.major).find(|folder| find_version(folder).is_ok_and(|found| found == version))
+}
+
+fn usual_places(major: u32) -> impl Iterator<Item = PathBuf> {
+    let own = [format!("/usr/lib/postgresql/{major}/bin"), format!("/usr/pgsql-{major}/bin")].map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    fixed.into_iter().chain(told_by_pg_config()).chain(on_path)
+    own.into_iter().chain([PathBuf::from("/usr/local/pgsql/bin")]).chain(told_by_pg_config()).chain(on_path)
 }
 
 fn told_by_pg_config() -> Option<PathBuf> {
@@ -42,7 +45,8 @@ fn told_by_pg_config() -> Option<PathBuf> {
     output.status.success().then(|| PathBuf::from(text.trim()))
 }
 
-fn check_version(folder: &Path) -> Result<()> {
+/// The version of the programs in a folder.
+fn find_version(folder: &Path) -> Result<&'static Version> {
     for program in ["postgres", "initdb"] {
         let path = folder.join(program);
         ensure!(path.is_file(), "{} is not there; name a folder that has it with --pg-bin", path.display());
@@ -51,9 +55,13 @@ fn check_version(folder: &Path) -> Result<()> {
     let output = Command::new(&postgres).arg("--version").output();
     let output = output.with_context(|| format!("cannot run {}", postgres.display()))?;
     let said = String::from_utf8_lossy(&output.stdout);
-    match ServerVersion::from_program(&said) {
-        Ok(version) if version.major() == MAJOR_VERSION => Ok(()),
-        _ => bail!("{} is not PostgreSQL {MAJOR_VERSION} but says {:?}", postgres.display(), said.trim()),
+    match ServerVersion::from_program(&said).ok().and_then(|server| SUPPORTED.of_server(server)) {
+        Some(version) => Ok(version),
+        None => bail!(
+            "{} is of no supported version of PostgreSQL ({SUPPORTED}): it prints {:?}",
+            postgres.display(),
+            said.trim()
+        ),
     }
 }
 

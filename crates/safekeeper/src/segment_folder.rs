@@ -2,6 +2,7 @@
 
 use quire_files::{Durability, PublishError, Staged, sync_folder_of};
 use quire_types::Lsn;
+use quire_types::data_file_name::WalSegmentName;
 use quire_types::lsn::segment_file_name;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -35,9 +36,7 @@ impl SegmentFolder {
     }
 
     fn segment_of(&self, name: &str) -> Option<u64> {
-        let (high, low) = (name.get(8..16)?, name.get(16..24)?);
-        let number = |text| u64::from_str_radix(text, 16).ok();
-        let segment = number(high)? * (0x1_0000_0000 / self.segment_bytes) + number(low)?;
+        let segment = WalSegmentName::parse(name.as_bytes())?.segment_number(self.segment_bytes)?;
         (segment_file_name(1, segment, self.segment_bytes) == name).then_some(segment)
     }
 

@@ -4,6 +4,7 @@ use crate::errno::{self, Errno};
 use crate::shim::Shim;
 use crate::{agent, process};
 use quire_cache::{Answer, Request};
+use quire_types::data_file_name::DatabaseFolder;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A database's directory in one tablespace.
@@ -16,9 +17,10 @@ pub struct Database {
 }
 
 impl Database {
-    /// From a path's components; none if they are no numbers.
-    pub fn named(tablespace: &[u8], database: &[u8]) -> Option<Database> {
-        Some(Database { tablespace: decimal(tablespace)?, oid: decimal(database)? })
+    /// Whose folder it is; none for the one that all databases share.
+    pub fn of(folder: DatabaseFolder<'_>) -> Option<Database> {
+        let database = Database { tablespace: folder.tablespace(), oid: folder.database() };
+        (folder != DatabaseFolder::Global).then_some(database)
     }
 
     /// Makes sure that whatever storage has of a relation is there. `errno` stays as it is.
@@ -60,18 +62,6 @@ impl Database {
     }
 }
 
-/// The number that a name begins with.
-pub(crate) fn leading_number(name: &[u8]) -> Option<u32> {
-    let end = name.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(name.len());
-    decimal(name.get(..end)?)
-}
-
-/// A number in decimal digits.
-pub(crate) fn decimal(digits: &[u8]) -> Option<u32> {
-    let add = |value: u32, digit: &u8| value.checked_mul(10)?.checked_add(char::from(*digit).to_digit(10)?);
-    if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
-}
-
 /// Directories this process knows to be complete; a child knows what its parent knew. Full or crowded, it forgets.
 struct Known([AtomicU64; 256]);
 
@@ -105,13 +95,5 @@ mod tests {
         assert!(known.contains(1999));
         assert!(!known.contains(2000));
         assert!((1..2000).filter(|code| known.contains(*code)).count() <= 256);
-    }
-
-    #[test]
-    fn only_numbers_name_databases() {
-        assert!(Database::named(b"1663", b"5").is_some());
-        for wrong in [&b""[..], b"5x", b"pgsql_tmp", b"4294967296"] {
-            assert!(Database::named(b"1663", wrong).is_none());
-        }
     }
 }

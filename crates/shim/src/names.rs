@@ -5,16 +5,20 @@
 //! kernel as usual, since a meta file has the same path below `meta/` as the path that was used. What lies in a
 //! tablespace may also be named by the tablespace's location, as base backups do ([`crate::locations`]).
 
-use crate::database::{Database, decimal, leading_number};
+use crate::database::Database;
 use crate::locations;
 use crate::shim::{self, Shim};
 use libc::{c_char, c_int};
 use quire_cache::{FileArea, FileId};
-use quire_types::{Fork, RelTag};
+use quire_types::Fork;
+use quire_types::data_file_name::{DataFileName, WalSegmentName, leading_number};
 use std::ffi::CStr;
 
 /// Longest path that is looked at; PostgreSQL's own limit (`MAXPGPATH`).
 const PATH_BYTES_MAX: usize = 1024;
+
+/// Longest name of an SLRU segment (`SlruScanDirectory`).
+const SLRU_DIGITS_MAX: usize = 6;
 
 /// Room for the path of a meta file.
 pub const META_PATH_BYTES_MAX: usize = PATH_BYTES_MAX + 128;
@@ -109,22 +113,12 @@ impl Target {
 
     /// Which relation's segment it names, if storage may have pages of that.
     pub fn relation_file(&self) -> Option<FileId> {
-        let name = self.relative().rsplit(|byte| *byte == b'/').next()?;
-        let (tablespace, database) = match self.database {
-            Some(database) => (database.tablespace, database.oid),
-            None if self.relative().starts_with(b"global/") => (RelTag::GLOBAL_TABLESPACE, 0),
-            None => return None,
-        };
-        let (name, segment) = match name.iter().position(|byte| *byte == b'.') {
-            Some(dot) => (name.get(..dot)?, decimal(name.get(dot + 1..)?)?),
-            None => (name, 0),
-        };
-        let (relation, fork) = match name.iter().position(|byte| *byte == b'_') {
-            Some(end) => (name.get(..end)?, stored_fork(name.get(end..)?)?),
-            None => (name, Fork::Main),
-        };
-        let rel = RelTag { tablespace, database, relation: decimal(relation)?, fork };
-        Some(FileId::Relation { rel, segment })
+        match DataFileName::parse(self.relative())? {
+            DataFileName::Relation(file) if file.fork != Fork::FreeSpaceMap => {
+                Some(FileId::Relation { rel: file.rel(), segment: file.segment })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -167,75 +161,37 @@ pub unsafe fn target_at(shim: &Shim, dir: c_int, path: *const c_char) -> Option<
 }
 
 fn classify(relative: Buffer, segment_bytes: u64) -> Target {
-    let mut parts = [&b""[..]; 6];
-    let mut count = 0;
-    for part in relative.bytes().split(|byte| *byte == b'/') {
-        if let Some(slot) = parts.get_mut(count) {
-            *slot = part;
+    let (mut database, mut relation) = (None, None);
+    let kind = match DataFileName::parse(relative.bytes()) {
+        Some(DataFileName::Database(folder) | DataFileName::RelationMap(folder)) => {
+            database = Database::of(folder);
+            FileKind::Other
         }
-        count += 1;
-    }
-    let (kind, database, relation) = match (count, parts) {
-        (2, [b"base", database, ..]) => (FileKind::Other, Database::named(b"1663", database), None),
-        (3, [b"base", database, name, ..]) => in_database(Database::named(b"1663", database), name),
-        (4, [b"pg_tblspc", tablespace, _, database, ..]) => {
-            (FileKind::Other, Database::named(tablespace, database), None)
+        Some(DataFileName::Relation(file)) => {
+            (database, relation) = (Database::of(file.folder), Some(file.relation));
+            FileKind::Pages
         }
-        (5, [b"pg_tblspc", tablespace, _, database, name, ..]) => {
-            in_database(Database::named(tablespace, database), name)
+        Some(DataFileName::OtherInDatabase { folder, name }) => {
+            (database, relation) = (Database::of(folder), leading_number(name));
+            other_kind(name)
         }
-        (2, [b"global", name, ..]) => (relation_kind(name), None, None),
-        (2, [b"pg_xact" | b"pg_commit_ts", name, ..]) => (slru_kind(name), None, None),
-        (3, [b"pg_multixact", b"offsets" | b"members", name, ..]) => (slru_kind(name), None, None),
-        (2, [b"pg_wal", name, ..]) => (wal_kind(name, segment_bytes), None, None),
-        _ => (FileArea::of_path(relative.bytes()).map_or(FileKind::Other, FileKind::Kept), None, None),
+        Some(DataFileName::Slru { digits, .. }) if digits <= SLRU_DIGITS_MAX => FileKind::Pages,
+        Some(DataFileName::WalSegment(name)) => wal_kind(name, segment_bytes),
+        Some(name) => FileArea::of_name(&name).map_or(FileKind::Other, FileKind::Kept),
+        None => FileKind::Other,
     };
     Target { relative, kind, database, relation }
 }
 
-/// Other files than relations' are there from the start, or local.
-fn in_database(database: Option<Database>, name: &[u8]) -> (FileKind, Option<Database>, Option<u32>) {
-    let kind = if database.is_some() { relation_kind(name) } else { FileKind::Other };
-    (kind, database, leading_number(name))
-}
-
-/// Relations of storage have names that begin with a digit; temporary ones (`t3_16384`) are local.
-fn relation_kind(name: &[u8]) -> FileKind {
+/// Relations of storage have names that begin with a digit; temporary ones (`t3_16384`) are local, and other files are
+/// local or there from the start.
+fn other_kind(name: &[u8]) -> FileKind {
     if name.first().is_some_and(u8::is_ascii_digit) { FileKind::Pages } else { FileKind::Other }
 }
 
-/// The fork of a suffix, if storage has it.
-fn stored_fork(suffix: &[u8]) -> Option<Fork> {
-    match suffix {
-        b"_vm" => Some(Fork::VisibilityMap),
-        b"_init" => Some(Fork::Init),
-        _ => None,
-    }
-}
-
-fn slru_kind(name: &[u8]) -> FileKind {
-    let segment = (4..=6).contains(&name.len()) && name.iter().all(u8::is_ascii_hexdigit);
-    if segment { FileKind::Pages } else { FileKind::Other }
-}
-
-fn wal_kind(name: &[u8], segment_bytes: u64) -> FileKind {
-    wal_segment(name, segment_bytes).unwrap_or(FileKind::Other)
-}
-
-fn wal_segment(name: &[u8], segment_bytes: u64) -> Option<FileKind> {
-    let (timeline, rest) = name.split_at_checked(8)?;
-    let (high, low) = rest.split_at_checked(8)?;
-    if low.len() != 8 {
-        return None;
-    }
-    let per_id = 0x1_0000_0000_u64.checked_div(segment_bytes)?;
-    let segment_number = u64::from(hexadecimal(high)?).checked_mul(per_id)?.checked_add(hexadecimal(low)?.into())?;
-    Some(FileKind::Wal { timeline: hexadecimal(timeline)?, segment_number })
-}
-
-fn hexadecimal(digits: &[u8]) -> Option<u32> {
-    let add = |value: u32, digit: &u8| Some(value << 4 | char::from(*digit).to_digit(16)?);
-    digits.iter().try_fold(0, add)
+fn wal_kind(name: WalSegmentName, segment_bytes: u64) -> FileKind {
+    let wal = |segment_number| FileKind::Wal { timeline: name.timeline, segment_number };
+    name.segment_number(segment_bytes).map_or(FileKind::Other, wal)
 }
 
 #[cfg(test)]

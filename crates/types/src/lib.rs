@@ -1,10 +1,12 @@
-//! Quire's vocabulary: log positions, identities, keys, and the bounded codec every format is written with.
+//! Quire's vocabulary: log positions, identities, keys, names of data files, and the bounded codec every format is
+//! written with.
 //!
 //! Nothing here does I/O, and nothing here knows what a WAL record means.
 
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod data_file_name;
 pub mod endpoint;
 pub mod id;
 pub mod key;
@@ -12,6 +14,7 @@ pub mod lsn;
 pub mod size;
 
 pub use codec::{CodecError, Reader, Writer};
+pub use data_file_name::DataFileName;
 pub use endpoint::Endpoint;
 pub use id::{BranchId, BranchKey, NodeId, ProjectId, ShardId, Term};
 pub use key::{Fork, Key, RelTag, Slru};

@@ -1,5 +1,6 @@
 //! The log sequence number: a byte position in the write-ahead log.
 
+use crate::data_file_name::WalSegmentName;
 use std::fmt;
 use std::str::FromStr;
 
@@ -52,10 +53,9 @@ impl Lsn {
     }
 }
 
-/// Name of a WAL segment file on PostgreSQL timeline `timeline` (`XLogFileName`).
+/// Name of a WAL segment file on PostgreSQL timeline `timeline`.
 pub fn segment_file_name(timeline: u32, segment_number: u64, segment_bytes: u64) -> String {
-    let per_id = 0x1_0000_0000 / segment_bytes;
-    format!("{timeline:08X}{:08X}{:08X}", segment_number / per_id, segment_number % per_id)
+    WalSegmentName::new(timeline, segment_number, segment_bytes).to_string()
 }
 
 impl fmt::Display for Lsn {

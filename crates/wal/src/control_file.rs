@@ -1,7 +1,7 @@
 //! `global/pg_control`. Source: `pg_control.h` (`ControlFileData`), as laid out on 64-bit little-endian machines.
 
 use crate::checkpoint::{CheckpointState, read_checkpoint, read_i32, write_checkpoint};
-use crate::version;
+use crate::version::{SUPPORTED, Version, Versions};
 use quire_types::{CodecError, Lsn, Reader, Writer};
 
 /// Bytes of the file (`PG_CONTROL_FILE_SIZE`).
@@ -13,12 +13,12 @@ const CHECKED_BYTES: usize = 288;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ControlFileError {
     /// Written by another major version.
-    #[error("pg_control has version {found}, {expected} is needed")]
+    #[error("pg_control has version {found}, which is of no supported version of PostgreSQL (supported: {supported})")]
     Version {
         /// What the file says.
         found: u32,
-        /// What this build reads.
-        expected: u32,
+        /// What is supported.
+        supported: Versions,
     },
     /// Damaged.
     #[error("pg_control has the wrong CRC")]
@@ -66,6 +66,8 @@ impl DatabaseState {
 /// PostgreSQL's `ControlFileData`. Fields may be set freely: [`ControlFile::to_bytes`] computes the CRC.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ControlFile {
+    /// The version of PostgreSQL whose file this is, by `pg_control_version`.
+    pub version: &'static Version,
     /// `system_identifier`.
     pub system_identifier: u64,
     /// `catalog_version_no`.
@@ -129,18 +131,21 @@ pub struct DataLayout {
 impl ControlFile {
     /// Reads the file; its version and CRC are checked. Bytes after the structure are ignored.
     pub fn parse(bytes: &[u8]) -> Result<ControlFile, ControlFileError> {
+        ControlFile::parse_among(SUPPORTED, bytes)
+    }
+
+    /// As [`ControlFile::parse`], where `supported` are all versions there are.
+    pub(crate) fn parse_among(supported: Versions, bytes: &[u8]) -> Result<ControlFile, ControlFileError> {
         let mut start = Reader::new(bytes);
         start.u64("system_identifier")?;
-        let (found, expected) = (start.u32("pg_control_version")?, version::CURRENT.control_version);
-        if found != expected {
-            return Err(ControlFileError::Version { found, expected });
-        }
+        let found = start.u32("pg_control_version")?;
+        let version = supported.of_control_version(found).ok_or(ControlFileError::Version { found, supported })?;
         let mut whole = Reader::new(bytes);
         let checked = whole.bytes("control data", CHECKED_BYTES)?;
         if whole.u32("crc")? != crc32c::crc32c(checked) {
             return Err(ControlFileError::Crc);
         }
-        Ok(read(&mut Reader::new(checked))?)
+        Ok(read(version, &mut Reader::new(checked))?)
     }
 
     /// The file, CRC included.
@@ -159,7 +164,7 @@ impl ControlFile {
     }
 
     fn write_state(&self, writer: &mut Writer) {
-        writer.u64(self.system_identifier).u32(version::CURRENT.control_version).u32(self.catalog_version);
+        writer.u64(self.system_identifier).u32(self.version.control_version).u32(self.catalog_version);
         writer.u32(self.state as u32).u32(0).i64(self.time).u64(self.checkpoint.0);
         write_checkpoint(&self.checkpoint_copy, writer);
         writer.u64(self.unlogged_lsn.0).u64(self.min_recovery_point.0).u32(self.min_recovery_timeline).u32(0);
@@ -193,10 +198,11 @@ impl DataLayout {
 }
 
 /// Reads the bytes before the CRC, in their order.
-fn read(reader: &mut Reader<'_>) -> Result<ControlFile, CodecError> {
+fn read(version: &'static Version, reader: &mut Reader<'_>) -> Result<ControlFile, CodecError> {
     let system_identifier = reader.u64("system_identifier")?;
     reader.u32("pg_control_version")?;
     let mut file = ControlFile {
+        version,
         system_identifier,
         catalog_version: reader.u32("catalog_version_no")?,
         state: read_state(reader)?,
@@ -272,40 +278,44 @@ fn write_bool(value: bool, writer: &mut Writer) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::version::PG15;
     use proptest::prelude::*;
 
-    fn sample() -> ControlFile {
-        ControlFile {
-            system_identifier: 7_000_000_000_000_000_001,
-            catalog_version: 202_209_061,
-            state: DatabaseState::ShutDown,
-            time: 1_700_000_000,
-            checkpoint: Lsn(0x0150_0028),
-            checkpoint_copy: CheckpointState { wal_level: 1, max_connections: 100, ..CheckpointState::default() },
-            unlogged_lsn: Lsn(1000),
-            min_recovery_point: Lsn(0),
-            min_recovery_timeline: 0,
-            backup_start: Lsn(0),
-            backup_end: Lsn(0),
-            backup_end_required: false,
-            layout: DataLayout { block_bytes: 8192, wal_segment_bytes: 16 << 20, ..DataLayout::default() },
-            mock_authentication_nonce: [9; 32],
+    impl ControlFile {
+        pub(crate) fn sample() -> ControlFile {
+            ControlFile {
+                version: &PG15,
+                system_identifier: 7_000_000_000_000_000_001,
+                catalog_version: 202_209_061,
+                state: DatabaseState::ShutDown,
+                time: 1_700_000_000,
+                checkpoint: Lsn(0x0150_0028),
+                checkpoint_copy: CheckpointState { wal_level: 1, max_connections: 100, ..CheckpointState::default() },
+                unlogged_lsn: Lsn(1000),
+                min_recovery_point: Lsn(0),
+                min_recovery_timeline: 0,
+                backup_start: Lsn(0),
+                backup_end: Lsn(0),
+                backup_end_required: false,
+                layout: DataLayout { block_bytes: 8192, wal_segment_bytes: 16 << 20, ..DataLayout::default() },
+                mock_authentication_nonce: [9; 32],
+            }
         }
     }
 
     #[test]
     fn the_file_round_trips_and_has_postgresqls_size() {
-        let bytes = sample().to_bytes();
+        let bytes = ControlFile::sample().to_bytes();
         assert_eq!(bytes.len(), CONTROL_FILE_BYTES);
-        assert_eq!(ControlFile::parse(&bytes), Ok(sample()));
+        assert_eq!(ControlFile::parse(&bytes), Ok(ControlFile::sample()));
     }
 
     #[test]
     fn another_version_is_told_from_damage() {
-        let good = sample().to_bytes();
+        let good = ControlFile::sample().to_bytes();
         let mut other = good.clone();
         other[8..12].copy_from_slice(&1700u32.to_le_bytes());
-        assert_eq!(ControlFile::parse(&other), Err(ControlFileError::Version { found: 1700, expected: 1300 }));
+        assert_eq!(ControlFile::parse(&other), Err(ControlFileError::Version { found: 1700, supported: SUPPORTED }));
         let mut damaged = good.clone();
         damaged[40] ^= 1;
         assert_eq!(ControlFile::parse(&damaged), Err(ControlFileError::Crc));
@@ -316,7 +326,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(raw in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = ControlFile::parse(&raw);
-            let _ = read(&mut Reader::new(&raw));
+            let _ = read(&PG15, &mut Reader::new(&raw));
         }
     }
 }

@@ -1,13 +1,12 @@
-//! Names of files in the data directory that storage knows. Source: `relpath.c`, `slru.c`, `xlog_internal.h`,
-//! `twophase.c`, `relmapper.c`.
+//! The files in the data directory that storage knows, by their names ([`quire_types::data_file_name`]).
 //!
 //! [`DataPath::parse`] and [`DataPath::to_path`] are inverse to each other: a name PostgreSQL would not write (leading
 //! zeroes, small letters) is no data path. Neither are temporary relations (`base/5/t3_16384`), which never leave the
 //! compute, nor PostgreSQL's scratch files.
 
-use crate::version;
-use quire_types::lsn::segment_file_name;
-use quire_types::{Fork, RelTag, Slru};
+use crate::version::{self, Version};
+use quire_types::data_file_name::{DataFileName, DatabaseFolder, RelationFile, WalSegmentName};
+use quire_types::{RelTag, Slru};
 
 /// A file, or a database's folder, in the data directory. Paths are relative to it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -56,146 +55,88 @@ pub enum DataPath {
     ControlFile,
 }
 
-const RELATION_MAP: &str = "pg_filenode.map";
-
 impl DataPath {
-    /// What the path names, with WAL segments of the default size.
-    pub fn parse(path: &str) -> Option<DataPath> {
-        DataPath::parse_sized(path, version::WAL_SEGMENT_BYTES_DEFAULT)
+    /// What the path names in a data directory of `version`, with WAL segments of the default size.
+    pub fn parse(path: &str, version: &Version) -> Option<DataPath> {
+        DataPath::parse_sized(path, version, version::WAL_SEGMENT_BYTES_DEFAULT)
     }
 
     /// What the path names, with WAL segments of `segment_bytes`.
-    pub fn parse_sized(path: &str, segment_bytes: u64) -> Option<DataPath> {
-        let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
-        if path == "global/pg_control" {
-            return Some(DataPath::ControlFile);
-        }
-        if let Some((tablespace, database)) = parse_database(path) {
-            return Some(DataPath::Database { tablespace, database });
-        }
-        if let Some((tablespace, database)) = parse_database(folder) {
-            return parse_relation_file(file, tablespace, database);
-        }
-        match folder {
-            "pg_wal" => parse_wal_segment(file, segment_bytes),
-            "pg_twophase" => Some(DataPath::TwoPhase { xid: hexadecimal(file, 8)? }),
-            _ => {
-                let slru = Slru::ALL.into_iter().find(|slru| slru.directory() == folder)?;
-                Some(DataPath::Slru { slru, segment: parse_slru_segment(file)? })
+    pub fn parse_sized(path: &str, version: &Version, segment_bytes: u64) -> Option<DataPath> {
+        Some(match DataFileName::parse_exact(path.as_bytes())? {
+            DataFileName::Relation(file) => {
+                check_version(file.folder, version)?;
+                DataPath::Relation { rel: file.rel(), segment: file.segment }
             }
-        }
+            DataFileName::RelationMap(folder) => {
+                let (tablespace, database) = check_version(folder, version)?;
+                DataPath::RelationMap { tablespace, database }
+            }
+            DataFileName::Database(folder) => {
+                let (tablespace, database) = check_version(folder, version)?;
+                DataPath::Database { tablespace, database }
+            }
+            DataFileName::Slru { slru, segment, .. } => DataPath::Slru { slru, segment },
+            DataFileName::WalSegment(name) => wal_segment(name, segment_bytes)?,
+            DataFileName::TwoPhase { xid } => DataPath::TwoPhase { xid },
+            DataFileName::ControlFile => DataPath::ControlFile,
+            _ => return None,
+        })
     }
 
-    /// The path, with WAL segments of the default size.
-    pub fn to_path(&self) -> String {
-        self.to_path_sized(version::WAL_SEGMENT_BYTES_DEFAULT)
+    /// The path in a data directory of `version`, with WAL segments of the default size.
+    pub fn to_path(&self, version: &Version) -> String {
+        self.to_path_sized(version, version::WAL_SEGMENT_BYTES_DEFAULT)
     }
 
     /// The path, with WAL segments of `segment_bytes`.
     ///
     /// # Panics
     /// If `segment_bytes` is 0.
-    pub fn to_path_sized(&self, segment_bytes: u64) -> String {
+    pub fn to_path_sized(&self, version: &Version, segment_bytes: u64) -> String {
+        self.name(version, segment_bytes).to_string()
+    }
+
+    fn name(&self, version: &Version, segment_bytes: u64) -> DataFileName<'static> {
+        let directory = version.tablespace_directory.as_bytes();
+        let folder = |tablespace, database| DatabaseFolder::new(tablespace, database, directory);
         match *self {
-            DataPath::Relation { rel, segment } => {
-                let RelTag { tablespace, database, relation, fork } = rel;
-                let suffix = if segment == 0 { String::new() } else { format!(".{segment}") };
-                format!("{}/{relation}{}{suffix}", database_folder(tablespace, database), fork.file_suffix())
-            }
-            DataPath::Slru { slru, segment } => format!("{}/{segment:04X}", slru.directory()),
+            DataPath::Relation { rel, segment } => DataFileName::Relation(RelationFile::new(rel, segment, directory)),
+            DataPath::Slru { slru, segment } => DataFileName::slru(slru, segment),
             DataPath::WalSegment { timeline, segment_number } => {
-                format!("pg_wal/{}", segment_file_name(timeline, segment_number, segment_bytes))
+                DataFileName::WalSegment(WalSegmentName::new(timeline, segment_number, segment_bytes))
             }
-            DataPath::RelationMap { tablespace, database } => {
-                format!("{}/{RELATION_MAP}", database_folder(tablespace, database))
-            }
-            DataPath::Database { tablespace, database } => database_folder(tablespace, database),
-            DataPath::TwoPhase { xid } => format!("pg_twophase/{xid:08X}"),
-            DataPath::ControlFile => "global/pg_control".into(),
+            DataPath::RelationMap { tablespace, database } => DataFileName::RelationMap(folder(tablespace, database)),
+            DataPath::Database { tablespace, database } => DataFileName::Database(folder(tablespace, database)),
+            DataPath::TwoPhase { xid } => DataFileName::TwoPhase { xid },
+            DataPath::ControlFile => DataFileName::ControlFile,
         }
     }
 }
 
-/// The folder of a database's relations in a tablespace; database 0 of `pg_global` is `global`.
-pub fn database_folder(tablespace: u32, database: u32) -> String {
-    match tablespace {
-        RelTag::GLOBAL_TABLESPACE => "global".into(),
-        RelTag::DEFAULT_TABLESPACE => format!("base/{database}"),
-        _ => format!("pg_tblspc/{tablespace}/{}/{database}", version::CURRENT.tablespace_directory),
-    }
+/// Tablespace and database of a folder, unless it is another version's.
+fn check_version(folder: DatabaseFolder<'_>, version: &Version) -> Option<(u32, u32)> {
+    let ours = version.tablespace_directory.as_bytes();
+    let is_ours = folder.version_directory().is_none_or(|directory| directory == ours);
+    is_ours.then(|| (folder.tablespace(), folder.database()))
 }
 
-/// Tablespace and database of a folder of relations.
-fn parse_database(folder: &str) -> Option<(u32, u32)> {
-    let mut names = folder.split('/');
-    let found = match names.next()? {
-        "global" => (RelTag::GLOBAL_TABLESPACE, 0),
-        "base" => (RelTag::DEFAULT_TABLESPACE, decimal(names.next()?)?),
-        "pg_tblspc" => {
-            let tablespace = decimal(names.next()?)?;
-            names.next().filter(|&name| name == version::CURRENT.tablespace_directory)?;
-            (tablespace, decimal(names.next()?)?)
-        }
-        _ => return None,
-    };
-    // The two built-in tablespaces have folders of their own, never a link in pg_tblspc.
-    let is_canonical = names.next().is_none() && database_folder(found.0, found.1) == folder;
-    is_canonical.then_some(found)
-}
-
-fn parse_relation_file(file: &str, tablespace: u32, database: u32) -> Option<DataPath> {
-    if file == RELATION_MAP {
-        return Some(DataPath::RelationMap { tablespace, database });
-    }
-    let (name, segment) = match file.split_once('.') {
-        Some((name, segment)) => (name, decimal(segment)?),
-        None => (file, 0),
-    };
-    let (relation, fork) = match name.find('_') {
-        Some(end) => (&name[..end], parse_fork(&name[end..])?),
-        None => (name, Fork::Main),
-    };
-    Some(DataPath::Relation { rel: RelTag { tablespace, database, relation: decimal(relation)?, fork }, segment })
-}
-
-/// The fork of a suffix such as `_vm`, which is not empty.
-fn parse_fork(suffix: &str) -> Option<Fork> {
-    Fork::ALL.into_iter().find(|fork| fork.file_suffix() == suffix)
-}
-
-fn parse_wal_segment(file: &str, segment_bytes: u64) -> Option<DataPath> {
-    if file.len() != 24 || !version::is_valid_segment_bytes(segment_bytes) {
+/// A segment, unless there is none of the name where segments have this size.
+fn wal_segment(name: WalSegmentName, segment_bytes: u64) -> Option<DataPath> {
+    if !version::is_valid_segment_bytes(segment_bytes) {
         return None;
     }
-    let part = |start: usize| hexadecimal(file.get(start..start + 8)?, 8);
-    let (timeline, log, segment) = (part(0)?, u64::from(part(8)?), u64::from(part(16)?));
-    let segments_per_log = 0x1_0000_0000 / segment_bytes;
-    let segment_number = log * segments_per_log + segment;
-    (segment < segments_per_log).then_some(DataPath::WalSegment { timeline, segment_number })
-}
-
-/// At least four digits; more than four have no leading zero.
-fn parse_slru_segment(file: &str) -> Option<u32> {
-    let is_padded = file.len() > 4 && file.starts_with('0');
-    if is_padded || !(4..=8).contains(&file.len()) { None } else { hexadecimal(file, file.len()) }
-}
-
-/// A number from 1, without sign or leading zero.
-fn decimal(text: &str) -> Option<u32> {
-    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
-    text.parse().ok().filter(|_| is_plain)
-}
-
-/// A number of exactly `digits` digits, at most eight, in capitals.
-fn hexadecimal(text: &str, digits: usize) -> Option<u32> {
-    let is_plain = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'A'..=b'F'));
-    if text.len() == digits && is_plain { u32::from_str_radix(text, 16).ok() } else { None }
+    let (timeline, segment_number) = (name.timeline, name.segment_number(segment_bytes)?);
+    let is_canonical = WalSegmentName::new(timeline, segment_number, segment_bytes) == name;
+    is_canonical.then_some(DataPath::WalSegment { timeline, segment_number })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::version::PG15;
     use proptest::prelude::*;
+    use quire_types::Fork;
 
     fn relation(tablespace: u32, database: u32, relation: u32, fork: Fork, segment: u32) -> DataPath {
         DataPath::Relation { rel: RelTag { tablespace, database, relation, fork }, segment }
@@ -221,8 +162,8 @@ mod tests {
             ("global/pg_control", DataPath::ControlFile),
         ];
         for (path, meaning) in known {
-            assert_eq!(DataPath::parse(path), Some(meaning), "{path}");
-            assert_eq!(meaning.to_path(), path);
+            assert_eq!(DataPath::parse(path, &PG15), Some(meaning), "{path}");
+            assert_eq!(meaning.to_path(&PG15), path);
         }
     }
 
@@ -257,7 +198,7 @@ mod tests {
             "postgresql.conf",
         ];
         for path in unknown {
-            assert_eq!(DataPath::parse(path), None, "{path}");
+            assert_eq!(DataPath::parse(path, &PG15), None, "{path}");
         }
     }
 
@@ -265,22 +206,22 @@ mod tests {
     fn wal_segment_names_depend_on_the_segment_size() {
         let path = "pg_wal/000000010000000100000FFF";
         let expected = DataPath::WalSegment { timeline: 1, segment_number: 0x1FFF };
-        assert_eq!(DataPath::parse_sized(path, 1 << 20), Some(expected));
-        assert_eq!(expected.to_path_sized(1 << 20), path);
-        assert_eq!((DataPath::parse(path), DataPath::parse_sized(path, 0)), (None, None));
+        assert_eq!(DataPath::parse_sized(path, &PG15, 1 << 20), Some(expected));
+        assert_eq!(expected.to_path_sized(&PG15, 1 << 20), path);
+        assert_eq!((DataPath::parse(path, &PG15), DataPath::parse_sized(path, &PG15, 0)), (None, None));
     }
 
     proptest! {
         #[test]
         fn what_is_understood_is_given_back(path in "(base|global|pg_xact|pg_wal|pg_tblspc)?/?[0-9A-F_a-z./]{0,30}") {
-            if let Some(meaning) = DataPath::parse(&path) {
-                prop_assert_eq!(meaning.to_path(), path);
+            if let Some(meaning) = DataPath::parse(&path, &PG15) {
+                prop_assert_eq!(meaning.to_path(&PG15), path);
             }
         }
 
         #[test]
         fn any_text_is_survived(path in ".{0,40}") {
-            let _ = DataPath::parse(&path);
+            let _ = DataPath::parse(&path, &PG15);
         }
     }
 }

@@ -1,10 +1,13 @@
 //! The seam between major versions: every constant that another major version of PostgreSQL may change.
 //!
-//! Record layouts belong here too, in spirit: a second version gets its own [`Version`] value and, where the layouts of
-//! resource managers differ, its own constants beside [`crate::rmgr`]. What changed from one minor version to the next
-//! is not here but where it matters, by [`ServerVersion`].
+//! A version is a value that travels: it is found once, in [`SUPPORTED`], by a fact that names it (`PG_VERSION`,
+//! `pg_control`, `postgres --version`), and handed to what depends on it. Record layouts belong here too, in spirit: a
+//! second version gets its own [`Version`] value and, where the layouts of resource managers differ, its own constants
+//! beside [`crate::rmgr`]. What changed from one minor version to the next is not here but where it matters, by
+//! [`ServerVersion`].
 
 use crate::ServerVersion;
+use std::fmt;
 
 /// What Quire needs to know of one major version of PostgreSQL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,8 +37,58 @@ pub const PG15: Version = Version {
     doubtful: &[ServerVersion::new(15, 19)],
 };
 
-/// The version this build of Quire serves.
-pub const CURRENT: Version = PG15;
+/// The versions that Quire serves.
+pub static SUPPORTED: Versions = Versions::new(&[PG15]);
+
+/// The version whose WAL pages [`crate::wal_page`] reads and writes.
+pub(crate) const CURRENT: Version = PG15;
+
+/// A table of versions, oldest first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Versions(&'static [Version]);
+
+impl Versions {
+    /// A table.
+    pub const fn new(oldest_first: &'static [Version]) -> Versions {
+        Versions(oldest_first)
+    }
+
+    /// By the major version, as in the file `PG_VERSION`.
+    pub fn of_major(&self, major: u32) -> Option<&'static Version> {
+        self.0.iter().find(|version| version.major == major)
+    }
+
+    /// By a server's full version.
+    pub fn of_server(&self, server: ServerVersion) -> Option<&'static Version> {
+        self.of_major(server.major())
+    }
+
+    /// By the layout of `pg_control`, as the file names it.
+    pub fn of_control_version(&self, control_version: u32) -> Option<&'static Version> {
+        self.0.iter().find(|version| version.control_version == control_version)
+    }
+
+    /// The newest of them.
+    pub fn newest(&self) -> &'static Version {
+        self.0.last().expect("a table has at least one version")
+    }
+
+    /// All of them.
+    pub fn newest_first(&self) -> impl Iterator<Item = &'static Version> + use<> {
+        self.0.iter().rev()
+    }
+}
+
+impl fmt::Display for Versions {
+    /// The major versions, such as `15, 16`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, version) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{}", version.major)?;
+        }
+        Ok(())
+    }
+}
 
 impl Version {
     /// Why redo of what this server writes is not known to be right, in words; none if it is.
@@ -60,6 +113,52 @@ pub fn is_valid_segment_bytes(segment_bytes: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ControlFile, ControlFileError, DataPath};
+    use quire_types::{Fork, RelTag};
+
+    const NEXT: Version = Version {
+        major: 99,
+        wal_page_magic: 0xD199,
+        control_version: 9900,
+        tablespace_directory: "PG_99_209912311",
+        newest_tested: ServerVersion::new(99, 1),
+        doubtful: &[],
+    };
+    static TABLE: Versions = Versions::new(&[PG15, NEXT]);
+
+    #[test]
+    fn a_version_is_found_by_each_fact_that_names_it() {
+        assert_eq!(TABLE.of_major(99), Some(&NEXT));
+        assert_eq!(TABLE.of_server(ServerVersion::new(99, 2)), Some(&NEXT));
+        assert_eq!(TABLE.of_control_version(9900), Some(&NEXT));
+        assert_eq!(TABLE.of_control_version(1300), Some(&PG15));
+        assert_eq!((TABLE.newest(), TABLE.newest_first().count()), (&NEXT, 2));
+        assert_eq!((TABLE.of_major(14), SUPPORTED.of_major(99)), (None, None));
+        assert_eq!((TABLE.to_string(), SUPPORTED.to_string()), ("15, 99".into(), "15".into()));
+    }
+
+    #[test]
+    fn an_entry_in_the_table_is_all_that_names_and_control_files_need() {
+        let path = "pg_tblspc/16385/PG_99_209912311/5/1259_vm.1";
+        let rel = RelTag { tablespace: 16385, database: 5, relation: 1259, fork: Fork::VisibilityMap };
+        let relation = DataPath::Relation { rel, segment: 1 };
+        assert_eq!((DataPath::parse(path, &NEXT), DataPath::parse(path, &PG15)), (Some(relation), None));
+        assert_eq!(relation.to_path(&NEXT), path);
+        let mut control = ControlFile { version: &NEXT, ..ControlFile::sample() };
+        assert_eq!(ControlFile::parse_among(TABLE, &control.to_bytes()), Ok(control));
+        let unsupported = ControlFileError::Version { found: 9900, supported: SUPPORTED };
+        assert_eq!(ControlFile::parse(&control.to_bytes()), Err(unsupported));
+        control.version = &PG15;
+        assert_eq!(ControlFile::parse_among(TABLE, &control.to_bytes()), Ok(control));
+    }
+
+    #[test]
+    fn the_table_is_in_order_and_no_fact_names_two_versions() {
+        for pair in SUPPORTED.0.windows(2) {
+            assert!(pair[0].major < pair[1].major && pair[0].control_version < pair[1].control_version);
+        }
+        assert!(SUPPORTED.0.iter().all(|version| version.newest_tested.major() == version.major));
+    }
 
     #[test]
     fn a_server_newer_than_any_tested_one_is_doubted() {

@@ -165,8 +165,10 @@ fn is_sequence(file: &Arc<CacheFile>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_cache::{ComputeDir, MetaSpec};
+    use crate::cache_dir::CacheDir;
+    use quire_cache::MetaSpec;
     use quire_types::{Fork, RelTag};
+    use quire_wal::version::PG15;
     use std::fs::{self, File};
 
     const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
@@ -179,8 +181,8 @@ mod tests {
     /// A file of local pages with these LSNs, all of them marked.
     fn made(lsns: &[u64]) -> (tempfile::TempDir, Files) {
         let folder = tempfile::tempdir().expect("a folder");
-        let dir = ComputeDir::new(folder.path());
-        let path = crate::fill::path_of(ID);
+        let dir = CacheDir::new(folder.path(), &PG15);
+        let path = dir.path_of(ID);
         for root in [dir.pgdata(), dir.meta()] {
             fs::create_dir_all(root.join("base/5")).expect("made");
         }

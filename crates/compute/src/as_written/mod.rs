@@ -55,7 +55,6 @@ use quire_types::{Key, Lsn, RELATION_SEGMENT_BLOCKS, Term};
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,8 +69,6 @@ pub const GUARD_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Whose pages these are.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// The data directory.
-    pub pgdata: PathBuf,
     /// The files of the cache.
     pub files: Arc<Files>,
     /// Storage.
@@ -167,7 +164,7 @@ impl AsWritten {
     fn marked_pages(&self, id: FileId, from: u32) -> io::Result<(Vec<Found>, u32)> {
         let nothing = (Vec::new(), RELATION_SEGMENT_BLOCKS);
         let Ok(file) = self.parts.files.get(id) else { return Ok(nothing) };
-        if from == 0 && !file.meta().take_undescribed() || is_unlogged(&self.parts.pgdata, id) {
+        if from == 0 && !file.meta().take_undescribed() || is_unlogged(self.parts.files.dir(), id) {
             return Ok(nothing);
         }
         let blocks = Range { start: from, end: RELATION_SEGMENT_BLOCKS };
@@ -178,7 +175,7 @@ impl AsWritten {
     }
 
     fn sequence_pages(&self, files: &[FileId]) -> io::Result<Vec<Found>> {
-        let open = |id: &FileId| self.parts.files.get(*id).ok().filter(|_| !is_unlogged(&self.parts.pgdata, *id));
+        let open = |id: &FileId| self.parts.files.get(*id).ok().filter(|_| !is_unlogged(self.parts.files.dir(), *id));
         let mut pages: Vec<Found> = Vec::new();
         for file in files.iter().filter_map(open) {
             let marked = found::marked(&file, 0..1, 1);

@@ -130,8 +130,8 @@ impl Sweeper {
 
     /// How many pages it dropped.
     async fn round(&mut self) -> Result<u64, Error> {
-        let pgdata = self.config.pgdata();
-        let taken = tokio::task::spawn_blocking(move || Inventory::take(&pgdata)).await;
+        let files = self.files.clone();
+        let taken = tokio::task::spawn_blocking(move || Inventory::take(files.dir())).await;
         let inventory = taken.map_err(|_| Error::ShuttingDown)?;
         self.metrics.cache_holds(inventory.bytes);
         self.fullness.measured(inventory.bytes, inventory.free_bytes);
@@ -150,9 +150,8 @@ impl Sweeper {
         }
         let Safe { epoch, readable } = *self.safe.borrow();
         let quota = Quota { pages, safe_epoch: epoch, readable, everything };
-        let (pgdata, files, mut hand) = (self.config.pgdata(), self.files.clone(), self.hand);
-        let partial = self.partial.clone();
-        let work = move || (sweep(&pgdata, &files, &partial, &inventory, &mut hand, quota), hand);
+        let (files, partial, mut hand) = (self.files.clone(), self.partial.clone(), self.hand);
+        let work = move || (sweep(&files, &partial, &inventory, &mut hand, quota), hand);
         let swept = tokio::task::spawn_blocking(work).await;
         let (dropped, hand) = swept.map_err(|_| Error::ShuttingDown)?;
         self.hand = hand;

@@ -5,6 +5,7 @@
 //! blocks.
 
 use crate::as_written::PartialPages;
+use crate::cache_dir::CacheDir;
 use crate::cached_files::{is_unlogged, names, relation_folders};
 use crate::fill::{CacheFile, Files, key_of};
 use nix::sys::statvfs::statvfs;
@@ -12,7 +13,7 @@ use quire_cache::FileId;
 use quire_cache::protocol::{self, Blocks, Dropper};
 use quire_redo::mask::{PageKind, page_kind};
 use quire_types::{Fork, Lsn, PAGE_SIZE};
-use quire_wal::{DataPath, page};
+use quire_wal::page;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -38,24 +39,23 @@ pub struct Inventory {
 
 impl Inventory {
     /// Looks at all relation files.
-    pub fn take(pgdata: &Path) -> Inventory {
+    pub fn take(dir: &CacheDir) -> Inventory {
         let mut inventory = Inventory::default();
-        let folders = relation_folders(pgdata).unwrap_or_default();
-        folders.iter().for_each(|folder| inventory.add_folder(pgdata, folder));
+        let folders = relation_folders(dir).unwrap_or_default();
+        folders.iter().for_each(|folder| inventory.add_folder(dir, folder));
         inventory.files.sort_unstable();
         // One that cannot be asked limits nothing.
-        inventory.free_bytes = statvfs(pgdata).map_or(u64::MAX, |disk| disk.blocks_available() * disk.fragment_size());
+        inventory.free_bytes =
+            statvfs(&dir.pgdata()).map_or(u64::MAX, |disk| disk.blocks_available() * disk.fragment_size());
         inventory
     }
 
-    fn add_folder(&mut self, pgdata: &Path, folder: &Path) {
-        for name in names(&pgdata.join(folder)).unwrap_or_default() {
+    fn add_folder(&mut self, dir: &CacheDir, folder: &Path) {
+        for name in names(&dir.data_file(folder)).unwrap_or_default() {
             let relative = folder.join(name);
-            let bytes = std::fs::metadata(pgdata.join(&relative)).map_or(0, |status| status.blocks() * UNIT_BYTES);
+            let bytes = std::fs::metadata(dir.data_file(&relative)).map_or(0, |status| status.blocks() * UNIT_BYTES);
             self.bytes += bytes;
-            let Some(DataPath::Relation { rel, segment }) = relative.to_str().and_then(DataPath::parse) else {
-                continue;
-            };
+            let Some((rel, segment)) = dir.relation_of(&relative) else { continue };
             match rel.fork {
                 Fork::FreeSpaceMap => {}
                 _ if bytes > 0 => self.files.push(FileId::Relation { rel, segment }),
@@ -85,14 +85,7 @@ pub struct Hand {
 }
 
 /// Drops pages until the quota is met or nothing more may go; how many went.
-pub fn sweep(
-    pgdata: &Path,
-    files: &Files,
-    partial: &PartialPages,
-    inventory: &Inventory,
-    hand: &mut Hand,
-    quota: Quota,
-) -> u64 {
+pub fn sweep(files: &Files, partial: &PartialPages, inventory: &Inventory, hand: &mut Hand, quota: Quota) -> u64 {
     let rounds = if quota.everything { 1 } else { ROUNDS_MAX };
     let mut dropped = 0;
     let begin = match hand.at {
@@ -104,7 +97,7 @@ pub fn sweep(
         if dropped >= quota.pages {
             break;
         }
-        if is_unlogged(pgdata, *id) {
+        if is_unlogged(files.dir(), *id) {
             continue;
         }
         // One that is wholly local, or gone.

@@ -1,12 +1,12 @@
 //! The cache files that the agent has open for installing pages.
 
+use crate::cache_dir::CacheDir;
 use crate::descriptors;
 use nix::sys::uio::pwritev;
 use parking_lot::Mutex;
 use quire_cache::protocol::{self, BlockState, Blocks};
-use quire_cache::{CacheError, ComputeDir, FileId, Meta};
+use quire_cache::{CacheError, FileId, Meta};
 use quire_types::{Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, SLRU_SEGMENT_PAGES};
-use quire_wal::DataPath;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice};
@@ -62,15 +62,20 @@ impl FileError {
 /// Files by what they are.
 #[derive(Debug)]
 pub struct Files {
-    dir: ComputeDir,
+    dir: CacheDir,
     open: Mutex<HashMap<FileId, Arc<CacheFile>>>,
     open_max: usize,
 }
 
 impl Files {
     /// Files below a compute's directory.
-    pub fn new(dir: ComputeDir) -> Files {
+    pub fn new(dir: CacheDir) -> Files {
         Files { dir, open: Mutex::default(), open_max: descriptors::share(OPEN_FILES_MAX) }
+    }
+
+    /// Where they are.
+    pub fn dir(&self) -> &CacheDir {
+        &self.dir
     }
 
     /// The file, opened if it is not.
@@ -118,8 +123,8 @@ impl Files {
 }
 
 impl CacheFile {
-    fn open(dir: &ComputeDir, id: FileId) -> Result<CacheFile, FileError> {
-        let path = path_of(id);
+    fn open(dir: &CacheDir, id: FileId) -> Result<CacheFile, FileError> {
+        let path = dir.path_of(id);
         let meta = Meta::open(&dir.meta_file(&path)).map_err(|error| match error {
             CacheError::Io { source, .. } if source.kind() == ErrorKind::NotFound => FileError::Local(id),
             other => FileError::Cache(other),
@@ -241,14 +246,6 @@ impl Drop for Claims {
     }
 }
 
-/// Where a file lies below the data directory.
-pub fn path_of(id: FileId) -> String {
-    match id {
-        FileId::Relation { rel, segment } => DataPath::Relation { rel, segment }.to_path(),
-        FileId::Slru { slru, segment } => DataPath::Slru { slru, segment }.to_path(),
-    }
-}
-
 /// The key in storage of a block of a file.
 pub fn key_of(id: FileId, block: u32) -> Key {
     match id {
@@ -266,20 +263,21 @@ mod tests {
     use super::*;
     use quire_cache::MetaSpec;
     use quire_types::{Lsn, Slru};
+    use quire_wal::version::PG15;
 
     const ID: FileId = FileId::Slru { slru: Slru::Clog, segment: 2 };
 
     fn file() -> (tempfile::TempDir, Files) {
         let folder = tempfile::tempdir().expect("a folder");
-        let dir = ComputeDir::new(folder.path());
+        let dir = CacheDir::new(folder.path(), &PG15);
         for root in [dir.pgdata(), dir.meta()] {
             std::fs::create_dir_all(root.join("pg_xact")).expect("made");
         }
-        let data = File::create(dir.data_file(path_of(ID))).expect("made");
+        let data = File::create(dir.data_file(dir.path_of(ID))).expect("made");
         data.set_len(4 * 8192).expect("sized");
         let inode = data.metadata().expect("examined").ino();
         let spec = MetaSpec { file: ID, inode, remote_nblocks: 4, bounded: false, request_lsn: Lsn(9) };
-        spec.create(&dir.meta_file(path_of(ID))).expect("made");
+        spec.create(&dir.meta_file(dir.path_of(ID))).expect("made");
         (folder, Files::new(dir))
     }
 
@@ -323,7 +321,7 @@ mod tests {
     #[test]
     fn a_file_that_was_replaced_is_local() {
         let (_folder, files) = file();
-        let path = files.dir.data_file(path_of(ID));
+        let path = files.dir.data_file(files.dir.path_of(ID));
         std::fs::write(path.with_extension("new"), b"x").expect("written");
         std::fs::rename(path.with_extension("new"), &path).expect("renamed");
         assert!(matches!(files.get(ID), Err(FileError::Local(ID))));

@@ -22,7 +22,7 @@ use crate::quorum::{Quorum, local_wal::LocalWal};
 use crate::{Config, Error, place};
 pub use fetch::Fetcher;
 use files::FileError;
-pub use files::{CacheFile, Files, key_of, path_of};
+pub use files::{CacheFile, Files, key_of};
 use quire_cache::request::{HELLO_BYTES, REQUEST_BYTES};
 use quire_cache::{AgentState, Answer, CacheError, ComputeDir, ControlMap, FileId, Hello, Request};
 use quire_types::{Lsn, Term};

@@ -1,6 +1,7 @@
 use super::*;
 use quire_wal::CheckpointState;
 use quire_wal::control_file::DataLayout;
+use quire_wal::version::PG15;
 use tempfile::TempDir;
 
 const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
@@ -28,6 +29,7 @@ fn control() -> ControlFile {
     };
     let checkpoint_copy = CheckpointState { next_xid: 730, full_page_writes: true, ..CheckpointState::default() };
     ControlFile {
+        version: &PG15,
         system_identifier: 7,
         catalog_version: 202_209_061,
         state: DatabaseState::ShutDown,
@@ -107,7 +109,7 @@ fn an_unlogged_relation_is_its_init_fork() {
 #[test]
 fn a_segment_that_is_not_full_ends_its_fork() {
     let segments = BTreeMap::from([(0, RELATION_SEGMENT_BLOCKS), (1, 2), (2, 1)]);
-    let steps = fork_steps(Path::new("pgdata"), REL, &segments).unwrap();
+    let steps = fork_steps(Path::new("pgdata"), REL, &segments, &PG15).unwrap();
     let [Step::Values(size), Step::Pages { .. }, Step::Pages { path, first, blocks: 2 }] = &steps[..] else {
         panic!("unexpected steps: {steps:?}");
     };

@@ -7,17 +7,18 @@
 
 use super::{KeptFiles, PATIENCE};
 use crate::Error;
+use crate::cache_dir::CacheDir;
 use crate::cached_files::{names, relation_folders};
 use crate::page_client::PageError;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
+use quire_cache::FileId;
 use quire_protocol::page::{SMALL_FILE_BYTES_MAX, SmallFile};
 use quire_types::{Fork, Lsn, PAGE_SIZE, RelTag, Writer};
-use quire_wal::DataPath;
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +58,7 @@ struct Changed {
 /// The free space maps of one session.
 #[derive(Debug)]
 pub struct FreeSpaceMaps {
-    pgdata: PathBuf,
+    dir: CacheDir,
     kept: Arc<KeptFiles>,
     /// The files whose maps storage has: put back or sent in this session.
     sent: Mutex<HashMap<RelTag, Stamp>>,
@@ -65,8 +66,8 @@ pub struct FreeSpaceMaps {
 
 impl FreeSpaceMaps {
     /// Those of a data directory.
-    pub fn new(pgdata: PathBuf, kept: Arc<KeptFiles>) -> FreeSpaceMaps {
-        FreeSpaceMaps { pgdata, kept, sent: Mutex::default() }
+    pub fn new(dir: CacheDir, kept: Arc<KeptFiles>) -> FreeSpaceMaps {
+        FreeSpaceMaps { dir, kept, sent: Mutex::default() }
     }
 
     /// The map that storage has of a relation whose main fork has `blocks` blocks, if it fits. Going without costs
@@ -82,7 +83,7 @@ impl FreeSpaceMaps {
                 files.into_iter().next().filter(|file| file.name == name).and_then(|file| usable(&file.content, blocks))
             }
             Err(error) => {
-                tracing::warn!(%error, path = map_path(rel), "starting with an empty free space map");
+                tracing::warn!(%error, path = map_path(&self.dir, rel), "starting with an empty free space map");
                 None
             }
         }
@@ -90,7 +91,7 @@ impl FreeSpaceMaps {
 
     /// The map of a relation is in the data directory as storage has it.
     pub fn is_restored(&self, rel: RelTag) {
-        let stamp = Stamp::of(&self.pgdata.join(map_path(rel)));
+        let stamp = Stamp::of(&self.dir.data_file(map_path(&self.dir, rel)));
         self.sent().extend(stamp.map(|stamp| (rel, stamp)));
     }
 
@@ -141,10 +142,10 @@ impl FreeSpaceMaps {
 
     /// Sends the maps that changed since the last time, and has those forgotten whose files are gone.
     pub async fn send_changed(&self) {
-        let folders = relation_folders(&self.pgdata).unwrap_or_default();
+        let folders = relation_folders(&self.dir).unwrap_or_default();
         for folder in folders {
-            let (pgdata, known) = (self.pgdata.clone(), self.sent().clone());
-            let looked = tokio::task::spawn_blocking(move || changed_in(&pgdata, &folder, &known)).await;
+            let (dir, known) = (self.dir.clone(), self.sent().clone());
+            let looked = tokio::task::spawn_blocking(move || changed_in(&dir, &folder, &known)).await;
             for changed in looked.unwrap_or_default() {
                 match self.kept.try_set(name_of(changed.rel), Some((Lsn::INVALID, changed.value))).await {
                     Ok(()) => drop(self.sent().insert(changed.rel, changed.stamp)),
@@ -153,7 +154,7 @@ impl FreeSpaceMaps {
             }
         }
         let known: Vec<RelTag> = self.sent().keys().copied().collect();
-        for rel in known.into_iter().filter(|rel| !self.pgdata.join(map_path(*rel)).exists()) {
+        for rel in known.into_iter().filter(|rel| !self.dir.data_file(map_path(&self.dir, *rel)).exists()) {
             match self.kept.try_set(name_of(rel), None).await {
                 Ok(()) => drop(self.sent().remove(&rel)),
                 Err(error) => return give_up(&error),
@@ -174,8 +175,8 @@ fn name_of(rel: RelTag) -> String {
     format!("fsm/{}/{}/{}", rel.tablespace, rel.database, rel.relation)
 }
 
-fn map_path(rel: RelTag) -> String {
-    DataPath::Relation { rel: rel.with_fork(Fork::FreeSpaceMap), segment: 0 }.to_path()
+fn map_path(dir: &CacheDir, rel: RelTag) -> String {
+    dir.path_of(FileId::Relation { rel: rel.with_fork(Fork::FreeSpaceMap), segment: 0 })
 }
 
 /// The map in a value, if it names no block of a relation of `blocks` that is not there.
@@ -186,35 +187,34 @@ fn usable(value: &Bytes, blocks: u32) -> Option<Bytes> {
 }
 
 /// The maps in a folder that are not as they were sent, or put back. Unlogged relations begin anew anyway.
-fn changed_in(pgdata: &Path, folder: &Path, sent: &HashMap<RelTag, Stamp>) -> Vec<Changed> {
-    let found = names(&pgdata.join(folder)).unwrap_or_default();
-    let rel_of = |name| match folder.join(name).to_str().and_then(DataPath::parse)? {
-        DataPath::Relation { rel, segment: 0 } if rel.fork == Fork::FreeSpaceMap => Some(rel.with_fork(Fork::Main)),
+fn changed_in(dir: &CacheDir, folder: &Path, sent: &HashMap<RelTag, Stamp>) -> Vec<Changed> {
+    let found = names(&dir.data_file(folder)).unwrap_or_default();
+    let rel_of = |name| match dir.relation_of(&folder.join(name))? {
+        (rel, 0) if rel.fork == Fork::FreeSpaceMap => Some(rel.with_fork(Fork::Main)),
         _ => None,
     };
-    let exists = |rel: RelTag| pgdata.join(DataPath::Relation { rel, segment: 0 }.to_path()).exists();
-    let logged = |rel: &RelTag| !exists(rel.with_fork(Fork::Init));
-    found.into_iter().filter_map(rel_of).filter(logged).filter_map(|rel| changed_map(pgdata, rel, sent)).collect()
+    let logged = |rel: &RelTag| !dir.relation_file(rel.with_fork(Fork::Init), 0).exists();
+    found.into_iter().filter_map(rel_of).filter(logged).filter_map(|rel| changed_map(dir, rel, sent)).collect()
 }
 
-fn changed_map(pgdata: &Path, rel: RelTag, sent: &HashMap<RelTag, Stamp>) -> Option<Changed> {
-    let path = pgdata.join(map_path(rel));
+fn changed_map(dir: &CacheDir, rel: RelTag, sent: &HashMap<RelTag, Stamp>) -> Option<Changed> {
+    let path = dir.data_file(map_path(dir, rel));
     let stamp = Stamp::of(&path)?;
     let too_long = stamp.bytes > (SMALL_FILE_BYTES_MAX - size_of::<u32>()) as u64;
     if sent.get(&rel) == Some(&stamp) || stamp.bytes == 0 || too_long {
         return None;
     }
     // The relation may be cut meanwhile, and the map still name what it had before.
-    let before = main_blocks(pgdata, rel);
+    let before = main_blocks(dir, rel);
     let map = fs::read(&path).ok()?;
-    let blocks = before.max(main_blocks(pgdata, rel));
+    let blocks = before.max(main_blocks(dir, rel));
     let mut value = Writer::with_capacity(size_of::<u32>() + map.len());
     value.u32(blocks).bytes(map.get(..map.len() / PAGE_SIZE * PAGE_SIZE)?);
     Some(Changed { rel, stamp, value: value.into_bytes() })
 }
 
-fn main_blocks(pgdata: &Path, rel: RelTag) -> u32 {
-    let length = |segment| fs::metadata(pgdata.join(DataPath::Relation { rel, segment }.to_path())).ok();
+fn main_blocks(dir: &CacheDir, rel: RelTag) -> u32 {
+    let length = |segment| fs::metadata(dir.relation_file(rel, segment)).ok();
     let bytes: u64 = (0..).map_while(length).map(|status| status.len()).sum();
     u32::try_from(bytes / PAGE_SIZE as u64).unwrap_or(u32::MAX)
 }
@@ -222,25 +222,27 @@ fn main_blocks(pgdata: &Path, rel: RelTag) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quire_wal::version::PG15;
 
     const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16_384, fork: Fork::Main };
 
-    fn pgdata(blocks: usize) -> tempfile::TempDir {
+    fn made(blocks: usize) -> (tempfile::TempDir, CacheDir) {
         let folder = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(folder.path().join("base/5")).expect("made");
-        fs::write(folder.path().join("base/5/16384"), vec![0; blocks * PAGE_SIZE]).expect("written");
-        fs::write(folder.path().join("base/5/16384_fsm"), vec![7; 3 * PAGE_SIZE]).expect("written");
-        folder
+        let dir = CacheDir::new(folder.path(), &PG15);
+        fs::create_dir_all(dir.data_file("base/5")).expect("made");
+        fs::write(dir.data_file("base/5/16384"), vec![0; blocks * PAGE_SIZE]).expect("written");
+        fs::write(dir.data_file("base/5/16384_fsm"), vec![7; 3 * PAGE_SIZE]).expect("written");
+        (folder, dir)
     }
 
-    fn changed(pgdata: &Path, sent: &HashMap<RelTag, Stamp>) -> Vec<Changed> {
-        changed_in(pgdata, Path::new("base/5"), sent)
+    fn changed(dir: &CacheDir, sent: &HashMap<RelTag, Stamp>) -> Vec<Changed> {
+        changed_in(dir, Path::new("base/5"), sent)
     }
 
     #[test]
     fn a_map_is_put_back_only_if_its_relation_is_as_long_as_it_was() {
-        let folder = pgdata(9);
-        let found = changed(folder.path(), &HashMap::new());
+        let (_folder, dir) = made(9);
+        let found = changed(&dir, &HashMap::new());
         let [Changed { rel: REL, value, .. }] = &found[..] else { panic!("{found:?}") };
         assert_eq!(usable(value, 8), None, "the map may name block 8");
         assert_eq!(usable(value, 9), Some(vec![7; 3 * PAGE_SIZE].into()));
@@ -250,18 +252,18 @@ mod tests {
 
     #[test]
     fn a_map_is_sent_when_it_has_changed() {
-        let folder = pgdata(9);
-        let sent = changed(folder.path(), &HashMap::new()).into_iter().map(|map| (map.rel, map.stamp)).collect();
-        assert_eq!(changed(folder.path(), &sent).len(), 0);
-        let path = folder.path().join("base/5/16384_fsm");
+        let (_folder, dir) = made(9);
+        let sent = changed(&dir, &HashMap::new()).into_iter().map(|map| (map.rel, map.stamp)).collect();
+        assert_eq!(changed(&dir, &sent).len(), 0);
+        let path = dir.data_file("base/5/16384_fsm");
         fs::write(&path, vec![8; 4 * PAGE_SIZE]).expect("written");
-        assert_eq!(changed(folder.path(), &sent).len(), 1);
+        assert_eq!(changed(&dir, &sent).len(), 1);
     }
 
     #[test]
     fn maps_of_unlogged_relations_stay_where_they_are() {
-        let folder = pgdata(9);
-        fs::write(folder.path().join("base/5/16384_init"), b"").expect("written");
-        assert_eq!(changed(folder.path(), &HashMap::new()).len(), 0);
+        let (_folder, dir) = made(9);
+        fs::write(dir.data_file("base/5/16384_init"), b"").expect("written");
+        assert_eq!(changed(&dir, &HashMap::new()).len(), 0);
     }
 }

@@ -43,11 +43,13 @@ impl Retention {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quire_wal::version::PG15;
     use quire_wal::{CheckpointState, DataLayout, DatabaseState};
     use std::path::Path;
 
     fn write_control_file(path: &Path, redo: Lsn) {
         let control = ControlFile {
+            version: &PG15,
             system_identifier: 7,
             catalog_version: 202_209_061,
             state: DatabaseState::InProduction,

@@ -147,7 +147,8 @@ impl Database {
     }
 
     async fn make_folders(&self) -> Result<(), Error> {
-        let folder = DataPath::Database { tablespace: self.tablespace, database: self.database }.to_path();
+        let folder = DataPath::Database { tablespace: self.tablespace, database: self.database }
+            .to_path(self.parts.maker.dir.version());
         let parts = self.parts.clone();
         blocking(move || parts.maker.meta_folders(&PathBuf::from(folder))).await
     }

@@ -1,17 +1,17 @@
 //! Making the files of a relation: sparse, of the right size, each with a meta file that says that storage has its
 //! blocks.
 
+use crate::cache_dir::CacheDir;
 use crate::owner::Owner;
 use crate::{Error, place};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use quire_cache::{ComputeDir, FileId, MetaSpec};
+use quire_cache::{FileId, MetaSpec};
 use quire_types::{Fork, Lsn, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag};
-use quire_wal::DataPath;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// A relation as it was at the start.
@@ -50,7 +50,7 @@ impl Relation {
 #[derive(Clone, Debug)]
 pub struct Maker {
     /// Where.
-    pub dir: ComputeDir,
+    pub dir: CacheDir,
     /// For whom.
     pub owner: Owner,
     /// As of when.
@@ -92,16 +92,16 @@ impl Maker {
 
     fn fork(&self, rel: RelTag, blocks: u32) -> Result<(), Error> {
         for (segment, blocks) in segments(blocks) {
-            let path = PathBuf::from(DataPath::Relation { rel, segment }.to_path());
-            self.sparse_file(FileId::Relation { rel, segment }, &path, blocks)?;
+            self.sparse_file(FileId::Relation { rel, segment }, blocks)?;
         }
         Ok(())
     }
 
     /// Makes a file of a number of blocks, none of which is there. The file gets its name when its meta file is in
     /// place: it is made aside, as the shim makes one.
-    pub fn sparse_file(&self, id: FileId, path: &Path, blocks: u32) -> Result<(), Error> {
-        let (meta_path, aside) = (self.dir.meta_file(path), self.dir.aside_file(path));
+    pub fn sparse_file(&self, id: FileId, blocks: u32) -> Result<(), Error> {
+        let path = self.dir.path_of(id);
+        let (meta_path, aside) = (self.dir.meta_file(&path), self.dir.aside_file(&path));
         // Pages of an SLRU stay in the cache.
         let bounded = matches!(id, FileId::Relation { .. });
         let file = place::empty_file(&aside, self.owner)?;
@@ -115,14 +115,14 @@ impl Maker {
     }
 
     fn free_space_map(&self, relation: &Relation) -> Result<(), Error> {
-        let path = DataPath::Relation { rel: relation.rel.with_fork(Fork::FreeSpaceMap), segment: 0 }.to_path();
         let Some(map) = &relation.free_space else { return Ok(()) };
-        place::file(&self.dir.data_file(path), map, self.owner)
+        let path = self.dir.relation_file(relation.rel.with_fork(Fork::FreeSpaceMap), 0);
+        place::file(&path, map, self.owner)
     }
 
     /// The main fork of an unlogged relation is a copy of its init fork, wholly local, as after a crash.
     fn unlogged(&self, relation: &Relation) -> Result<(), Error> {
-        let path = self.dir.data_file(DataPath::Relation { rel: relation.rel, segment: 0 }.to_path());
+        let path = self.dir.relation_file(relation.rel, 0);
         let file = place::empty_file(&path, self.owner)?;
         for (page, at) in relation.init_pages.iter().zip((0..).step_by(PAGE_SIZE)) {
             file.write_all_at(page, at).map_err(Error::file("write", &path))?;
@@ -142,13 +142,15 @@ mod tests {
     use super::*;
     use quire_cache::Meta;
     use quire_cache::protocol::{BlockState, Blocks};
+    use quire_wal::version::PG15;
+    use std::path::PathBuf;
 
     const REL: RelTag =
         RelTag { tablespace: RelTag::DEFAULT_TABLESPACE, database: 5, relation: 16_400, fork: Fork::Main };
 
-    fn made(forks: &[(Fork, u32)], init_pages: Vec<Bytes>) -> (tempfile::TempDir, ComputeDir) {
+    fn made(forks: &[(Fork, u32)], init_pages: Vec<Bytes>) -> (tempfile::TempDir, CacheDir) {
         let folder = tempfile::tempdir().expect("a folder");
-        let dir = ComputeDir::new(folder.path());
+        let dir = CacheDir::new(folder.path(), &PG15);
         fs::create_dir_all(dir.data_file("base/5")).expect("made");
         fs::create_dir_all(dir.meta()).expect("made");
         let maker = Maker { dir: dir.clone(), owner: Owner::unchanged(), start: Lsn(0x100), allowed: allowed() };
@@ -165,7 +167,7 @@ mod tests {
         Relation { rel: REL, forks: forks.iter().copied().collect(), init_pages, free_space: None }
     }
 
-    fn length(dir: &ComputeDir, name: &str) -> Option<u64> {
+    fn length(dir: &CacheDir, name: &str) -> Option<u64> {
         Some(fs::metadata(dir.data_file("base/5").join(name)).ok()?.len())
     }
 
@@ -197,7 +199,7 @@ mod tests {
     #[test]
     fn nothing_is_made_in_a_directory_of_a_later_session() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (dir, owner) = (ComputeDir::new(folder.path()), Owner::unchanged());
+        let (dir, owner) = (CacheDir::new(folder.path(), &PG15), Owner::unchanged());
         let maker = Maker { dir: dir.clone(), owner, start: Lsn(0x100), allowed: allowed() };
         maker.clone().end();
         fs::create_dir_all(dir.data_file("base/5")).expect("made");

@@ -10,20 +10,18 @@
 mod database;
 mod files;
 
+use crate::Error;
 use crate::kept::free_space::FreeSpaceMaps;
-use crate::owner::Owner;
 use crate::page_client::PageClient;
-use crate::{Config, Error};
+use crate::setting::Setting;
 use bytes::Bytes;
 pub use database::Database;
 use database::Parts;
 use files::Maker;
 use parking_lot::Mutex;
-use quire_cache::{ComputeDir, FileId};
+use quire_cache::FileId;
 use quire_types::{Key, Lsn, RelTag, SLRU_SEGMENT_PAGES, size};
-use quire_wal::DataPath;
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Makes the files of one compute, as of the LSN it started at.
@@ -37,14 +35,14 @@ pub struct Materialiser {
 impl Materialiser {
     /// A materialiser of the state at `start`; `entries` are all of storage's small entries then.
     pub fn new(
-        config: &Config,
-        owner: Owner,
+        setting: &Setting,
         client: PageClient,
         maps: Arc<FreeSpaceMaps>,
         start: Lsn,
         entries: &[(Key, Bytes)],
     ) -> Materialiser {
-        let maker = Maker { dir: ComputeDir::new(&config.dir), owner, start, allowed: Arc::new(Mutex::new(true)) };
+        let maker =
+            Maker { dir: setting.cache_dir(), owner: setting.owner, start, allowed: Arc::new(Mutex::new(true)) };
         let parts = Arc::new(Parts { maker, client, maps });
         let database = |key: &Key| match *key {
             Key::Database { tablespace, database } => {
@@ -84,8 +82,7 @@ impl Materialiser {
                 if pages > SLRU_SEGMENT_PAGES {
                     return Err(unusable(*key, format!("{pages} pages")));
                 }
-                let path = PathBuf::from(DataPath::Slru { slru, segment }.to_path());
-                self.parts.maker.sparse_file(FileId::Slru { slru, segment }, &path, pages)?;
+                self.parts.maker.sparse_file(FileId::Slru { slru, segment }, pages)?;
             }
         }
         Ok(())

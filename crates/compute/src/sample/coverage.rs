@@ -9,12 +9,12 @@ use super::Sampler;
 use super::compare::{Comparison, Finding, Scope};
 use super::inventory::Segment;
 use crate::Error;
+use crate::cache_dir::CacheDir;
 use crate::cached_files::{CachedFile, CachedPage};
 use crate::session::Session;
-use quire_cache::ComputeDir;
 use quire_redo::mask::{PageKind, page_kind};
 use quire_types::{Key, Lsn};
-use quire_wal::{page, version};
+use quire_wal::page;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ impl Sweep {
     }
 
     /// The next page in the cache.
-    fn next(&mut self, dir: &ComputeDir) -> Option<CachedPage> {
+    fn next(&mut self, dir: &CacheDir) -> Option<CachedPage> {
         loop {
             if let Some((file, from)) = &mut self.open {
                 // Behind the last present block the search goes on at the first.
@@ -66,7 +66,7 @@ impl Sweep {
     /// Looks at some pages; those that `is_wanted`.
     fn turn(
         &mut self,
-        dir: &ComputeDir,
+        dir: &CacheDir,
         scope: Scope,
         is_wanted: impl Fn(&'static str, (Key, Lsn)) -> bool,
     ) -> Vec<Wanted> {
@@ -91,7 +91,7 @@ impl Sampler {
     /// Compares some more pages, if the server is one that needs it.
     pub(super) async fn cover(&mut self) -> Result<(), Error> {
         let Some((session, _)) = self.handle.running() else { return Ok(()) };
-        if version::CURRENT.doubts(session.server).is_none() || self.is_resting() {
+        if self.handle.setting().version.doubts(session.server).is_none() || self.is_resting() {
             return Ok(());
         }
         if self.sweep.is_over() {
@@ -124,7 +124,7 @@ impl Sampler {
 
     async fn turn(&mut self, session: &Arc<Session>, scope: Scope) -> Result<Vec<Wanted>, Error> {
         let (mut sweep, handle) = (std::mem::take(&mut self.sweep), self.handle.clone());
-        let (dir, server) = (ComputeDir::new(&handle.config().dir), session.server);
+        let (dir, server) = (handle.setting().cache_dir(), session.server);
         let looking = move || {
             let wanted = sweep.turn(&dir, scope, |kind, page| handle.covered().wants(server, kind, page));
             (sweep, wanted)
@@ -155,7 +155,7 @@ fn name(kind: PageKind) -> &'static str {
 mod tests {
     use super::*;
     use quire_types::{Fork, PAGE_SIZE, RelTag};
-    use quire_wal::DataPath;
+    use quire_wal::version::PG15;
     use std::fs;
 
     const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
@@ -163,8 +163,8 @@ mod tests {
     #[test]
     fn a_sweep_comes_by_every_page_of_this_term_once() {
         let folder = tempfile::tempdir().expect("a folder");
-        let dir = ComputeDir::new(folder.path());
-        let path = dir.data_file(DataPath::Relation { rel: REL, segment: 0 }.to_path());
+        let dir = CacheDir::new(folder.path(), &PG15);
+        let path = dir.relation_file(REL, 0);
         fs::create_dir_all(path.parent().expect("a folder above")).expect("made");
         let mut bytes = Vec::new();
         for block in 0..TURN_PAGES as u64 + 10 {

@@ -6,13 +6,12 @@
 //! taken.
 
 use super::compare::Scope;
+use crate::cache_dir::CacheDir;
 use crate::cached_files::{CachedFile, CachedPage, relation_files, relation_folders};
-use quire_cache::ComputeDir;
 use quire_types::{Fork, RelTag};
-use quire_wal::{DataPath, page};
+use quire_wal::page;
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
 /// Blocks that are drawn for each page that is wanted, before it is given up.
 const TRIES: usize = 8;
@@ -29,12 +28,11 @@ pub(super) struct Inventory {
 
 impl Inventory {
     /// Looks at all relation files; a folder that goes away meanwhile has none.
-    pub fn take(pgdata: &Path) -> Inventory {
-        let folders = relation_folders(pgdata).unwrap_or_default();
-        let segments = folders.iter().flat_map(|folder| relation_files(pgdata, folder).unwrap_or_default());
+    pub fn take(dir: &CacheDir) -> Inventory {
+        let folders = relation_folders(dir).unwrap_or_default();
+        let segments = folders.iter().flat_map(|folder| relation_files(dir, folder).unwrap_or_default());
         let weigh = |(rel, segment)| {
-            let path = pgdata.join(DataPath::Relation { rel, segment }.to_path());
-            ((rel, segment), std::fs::metadata(path).map_or(0, |status| status.blocks()))
+            ((rel, segment), std::fs::metadata(dir.relation_file(rel, segment)).map_or(0, |status| status.blocks()))
         };
         Inventory::of(segments.map(weigh).collect())
     }
@@ -78,7 +76,7 @@ impl Inventory {
 
 /// Draws up to `wanted` pages whose LSNs are within `scope`. `random` gives a number below its argument.
 pub(super) fn draw(
-    dir: &ComputeDir,
+    dir: &CacheDir,
     inventory: &Inventory,
     scope: Scope,
     wanted: usize,
@@ -89,7 +87,7 @@ pub(super) fn draw(
 }
 
 fn try_one(
-    dir: &ComputeDir,
+    dir: &CacheDir,
     inventory: &Inventory,
     scope: Scope,
     random: &mut dyn FnMut(u64) -> u64,
@@ -106,7 +104,9 @@ fn try_one(
 mod tests {
     use super::*;
     use quire_types::{Lsn, PAGE_SIZE};
+    use quire_wal::version::PG15;
     use std::fs;
+    use std::path::Path;
 
     fn segment(relation: u32, fork: Fork) -> Segment {
         (RelTag { tablespace: 1663, database: 5, relation, fork }, 0)
@@ -132,10 +132,10 @@ mod tests {
     }
 
     /// A file with a page for each of these LSNs.
-    fn make_file(folder: &Path, lsns: &[u64]) -> ComputeDir {
-        let dir = ComputeDir::new(folder);
+    fn make_file(folder: &Path, lsns: &[u64]) -> CacheDir {
+        let dir = CacheDir::new(folder, &PG15);
         let (rel, segment) = segment(7, Fork::Main);
-        let path = dir.data_file(DataPath::Relation { rel, segment }.to_path());
+        let path = dir.relation_file(rel, segment);
         fs::create_dir_all(path.parent().expect("a folder above")).expect("made");
         let mut bytes = Vec::new();
         for lsn in lsns {
@@ -151,7 +151,7 @@ mod tests {
     fn only_pages_of_this_term_that_storage_has_are_drawn() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = make_file(folder.path(), &[0, 5, 15, 25]);
-        let inventory = Inventory::take(&dir.pgdata());
+        let inventory = Inventory::take(&dir);
         let scope = Scope { after: Lsn(10), upto: Lsn(20) };
         let mut number = 0;
         let mut random = |below: u64| {

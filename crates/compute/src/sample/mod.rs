@@ -33,7 +33,6 @@ use crate::{Error, conf, postgres};
 use compare::{Comparison, DifferingPage, Finding, Scope};
 use coverage::Sweep;
 use inventory::{Inventory, draw};
-use quire_cache::ComputeDir;
 use quire_types::{Key, Lsn, RelTag};
 use quire_wal::page;
 use std::collections::HashSet;
@@ -116,7 +115,7 @@ impl Sampler {
 
     async fn draw(&mut self, session: &Arc<Session>, scope: Scope, pages: usize) -> Result<Vec<CachedPage>, Error> {
         let inventory = self.inventory(session).await?;
-        let dir = ComputeDir::new(&self.handle.config().dir);
+        let dir = self.handle.setting().cache_dir();
         let drawing = move || draw(&dir, &inventory, scope, pages, &mut |below| rand::random::<u64>() % below.max(1));
         tokio::task::spawn_blocking(drawing).await.map_err(|_| Error::ShuttingDown)
     }
@@ -129,8 +128,8 @@ impl Sampler {
         if let Some((inventory, ..)) = self.inventory.as_ref().filter(|entry| is_usable(entry)) {
             return Ok(inventory.clone());
         }
-        let pgdata = self.handle.config().pgdata();
-        let listed = tokio::task::spawn_blocking(move || Inventory::take(&pgdata)).await;
+        let dir = self.handle.setting().cache_dir();
+        let listed = tokio::task::spawn_blocking(move || Inventory::take(&dir)).await;
         let inventory = Arc::new(listed.map_err(|_| Error::ShuttingDown)?);
         self.inventory = Some((inventory.clone(), session.clone(), Instant::now()));
         Ok(inventory)

@@ -10,14 +10,13 @@
 //!
 //! Little endian. It is a hint: a file that is damaged, or that another version wrote, is as good as none.
 
-use crate::cached_files::{names, relation_folders};
-use crate::fill::path_of;
-use crate::{Config, Error};
+use crate::Error;
+use crate::cache_dir::CacheDir;
+use crate::cached_files::{relation_files, relation_folders};
 use quire_cache::protocol::{BlockState, Blocks};
-use quire_cache::{ComputeDir, FileId, Meta};
+use quire_cache::{FileId, Meta};
 use quire_files::{Durability, publish};
 use quire_types::{CodecError, Fork, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, Reader, Writer};
-use quire_wal::DataPath;
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
@@ -39,37 +38,34 @@ pub struct HotPages {
 }
 
 /// Where the file lies.
-fn path(config: &Config) -> PathBuf {
-    config.dir.join("hot-pages")
+fn path(dir: &CacheDir) -> PathBuf {
+    dir.root().join("hot-pages")
 }
 
 impl HotPages {
     /// What was remembered last; nothing if there is nothing that can be used.
-    pub fn load(config: &Config) -> HotPages {
-        let Ok(raw) = fs::read(path(config)) else { return HotPages::default() };
-        HotPages::decode(&raw).unwrap_or_else(|error| {
+    pub fn load(dir: &CacheDir) -> HotPages {
+        let Ok(raw) = fs::read(path(dir)) else { return HotPages::default() };
+        HotPages::decode(&raw, dir).unwrap_or_else(|error| {
             tracing::warn!(%error, "the list of pages that were in use cannot be used");
             HotPages::default()
         })
     }
 
     /// Remembers this, in place of what was remembered.
-    pub fn save(&self, config: &Config) -> Result<(), Error> {
-        Ok(publish(&path(config), &self.encode(), Durability::Machine)?)
+    pub fn save(&self, dir: &CacheDir) -> Result<(), Error> {
+        Ok(publish(&path(dir), &self.encode(dir), Durability::Machine)?)
     }
 
     /// Looks which relation pages are in the cache, and in a bounded one, which were touched lately. Small files come
     /// first when there are more than `blocks_max` blocks: catalogs and indexes before large tables.
-    pub fn look(config: &Config, blocks_max: u64) -> HotPages {
-        let (pgdata, dir) = (config.pgdata(), ComputeDir::new(&config.dir));
+    pub fn look(dir: &CacheDir, blocks_max: u64) -> HotPages {
         let mut found = Vec::new();
-        for folder in relation_folders(&pgdata).unwrap_or_default() {
-            for name in names(&pgdata.join(&folder)).unwrap_or_default() {
-                let data_path = folder.join(name).to_str().and_then(DataPath::parse);
-                let Some(DataPath::Relation { rel, segment }) = data_path else { continue };
+        for folder in relation_folders(dir).unwrap_or_default() {
+            for (rel, segment) in relation_files(dir, &folder).unwrap_or_default() {
                 if rel.fork != Fork::FreeSpaceMap {
                     let id = FileId::Relation { rel, segment };
-                    found.push((id, ranges_in_use(&dir, id)));
+                    found.push((id, ranges_in_use(dir, id)));
                 }
             }
         }
@@ -128,11 +124,11 @@ impl HotPages {
         self.files.remove(&id);
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self, dir: &CacheDir) -> Vec<u8> {
         let mut body = Writer::new();
         body.u32(VERSION);
         for (id, ranges) in &self.files {
-            body.length_prefixed(path_of(*id).as_bytes());
+            body.length_prefixed(dir.path_of(*id).as_bytes());
             let packed: Vec<u8> =
                 ranges.iter().flat_map(|range| [range.start, range.end]).flat_map(u32::to_le_bytes).collect();
             body.length_prefixed(&packed);
@@ -142,7 +138,7 @@ impl HotPages {
         out.into_vec()
     }
 
-    fn decode(raw: &[u8]) -> Result<HotPages, CodecError> {
+    fn decode(raw: &[u8], dir: &CacheDir) -> Result<HotPages, CodecError> {
         let invalid = |field, value: u32| CodecError::Invalid { field, value: value.into() };
         let mut input = Reader::new(raw);
         let (magic, checksum) = (input.u64("magic")?, input.u32("checksum")?);
@@ -157,9 +153,8 @@ impl HotPages {
         while input.remaining() > 0 {
             let path = std::str::from_utf8(input.length_prefixed("path")?).unwrap_or_default();
             let ranges = decode_ranges(input.length_prefixed("ranges")?)?;
-            let Some(DataPath::Relation { rel, segment }) = DataPath::parse(path) else {
-                return Err(invalid("path of a file", 0));
-            };
+            let file = dir.relation_of(Path::new(path));
+            let (rel, segment) = file.ok_or_else(|| invalid("path of a file", 0))?;
             files.insert(FileId::Relation { rel, segment }, ranges);
         }
         Ok(HotPages { files })
@@ -185,8 +180,8 @@ fn count(ranges: &[Range<u32>]) -> u64 {
 }
 
 /// What is in use of one file; nothing if it cannot be looked at.
-fn ranges_in_use(dir: &ComputeDir, id: FileId) -> Vec<Range<u32>> {
-    let path = path_of(id);
+fn ranges_in_use(dir: &CacheDir, id: FileId) -> Vec<Range<u32>> {
+    let path = dir.path_of(id);
     let Ok(status) = fs::metadata(dir.data_file(&path)) else { return Vec::new() };
     let blocks = u32::try_from(status.len() / PAGE_SIZE as u64).unwrap_or(0).min(RELATION_SEGMENT_BLOCKS);
     let whole = || (blocks > 0).then_some(0..blocks).into_iter().collect();
@@ -221,6 +216,7 @@ fn ranges_of(meta: &Meta, blocks: u32) -> Vec<Range<u32>> {
 mod tests {
     use super::*;
     use quire_types::RelTag;
+    use quire_wal::version::PG15;
 
     fn file(relation: u32) -> FileId {
         FileId::Relation { rel: RelTag { tablespace: 1663, database: 5, relation, fork: Fork::Main }, segment: 0 }
@@ -232,14 +228,14 @@ mod tests {
 
     #[test]
     fn what_was_written_reads_back_and_damage_is_found() {
-        let hot = pages(&[(1, &[0..1, 5..70]), (2, &[3..4])]);
-        let raw = hot.encode();
-        assert_eq!(HotPages::decode(&raw).expect("readable"), hot);
+        let (hot, dir) = (pages(&[(1, &[0..1, 5..70]), (2, &[3..4])]), CacheDir::new("/c", &PG15));
+        let raw = hot.encode(&dir);
+        assert_eq!(HotPages::decode(&raw, &dir).expect("readable"), hot);
         for at in 0..raw.len() {
             let mut damaged = raw.clone();
             damaged[at] ^= 1;
-            assert!(HotPages::decode(&damaged).is_err(), "byte {at}");
-            assert!(HotPages::decode(&raw[..at]).is_err(), "cut at {at}");
+            assert!(HotPages::decode(&damaged, &dir).is_err(), "byte {at}");
+            assert!(HotPages::decode(&raw[..at], &dir).is_err(), "cut at {at}");
         }
     }
 

@@ -8,8 +8,10 @@
 mod hot_pages;
 
 use crate::Config;
+use crate::cache_dir::CacheDir;
 use crate::fill::Fetcher;
 use crate::materialise::Materialiser;
+use crate::setting::Setting;
 use hot_pages::HotPages;
 use parking_lot::{Mutex, MutexGuard};
 use quire_cache::FileId;
@@ -35,6 +37,7 @@ const WARM_BYTES_MAX: u64 = 4 << 30;
 #[derive(Debug)]
 pub struct WarmUp {
     config: Arc<Config>,
+    dir: CacheDir,
     fetcher: Arc<Fetcher>,
     materialiser: Arc<Materialiser>,
     /// What is still to be fetched.
@@ -44,9 +47,10 @@ pub struct WarmUp {
 
 impl WarmUp {
     /// Warms up what was remembered, for a session with an empty cache.
-    pub fn new(config: Arc<Config>, fetcher: Arc<Fetcher>, materialiser: Arc<Materialiser>) -> WarmUp {
-        let left = Mutex::new(HotPages::load(&config));
-        WarmUp { config, fetcher, materialiser, left, forgotten: AtomicBool::new(false) }
+    pub fn new(setting: &Setting, fetcher: Arc<Fetcher>, materialiser: Arc<Materialiser>) -> WarmUp {
+        let (config, dir) = (setting.config.clone(), setting.cache_dir());
+        let left = Mutex::new(HotPages::load(&dir));
+        WarmUp { config, dir, fetcher, materialiser, left, forgotten: AtomicBool::new(false) }
     }
 
     /// Fetches, until nothing is left.
@@ -108,9 +112,9 @@ impl WarmUp {
             let left = self.left().clone();
             let hot = match self.forgotten.load(Ordering::Relaxed) {
                 true => HotPages::default(),
-                false => HotPages::look(&self.config, blocks_max).with(&left, blocks_max),
+                false => HotPages::look(&self.dir, blocks_max).with(&left, blocks_max),
             };
-            if let Err(error) = hot.save(&self.config) {
+            if let Err(error) = hot.save(&self.dir) {
                 tracing::warn!(%error, "which pages are in use is not written down");
             }
         };

@@ -41,26 +41,28 @@ use bytes::Bytes;
 use changes::{Batch, Sizes};
 use quire_types::{Key, Lsn};
 use quire_wal::effects::{FullPageWrites, relmap, replorigin, standby};
+use quire_wal::version::Version;
 use quire_wal::{CheckpointState, Record, ServerVersion, rmgr};
 use state::IngestState;
 
 /// Turns the records of one branch into changes.
 #[derive(Debug)]
 pub struct Ingest {
+    version: &'static Version,
     state: IngestState,
     sizes: Sizes,
 }
 
 impl Ingest {
-    /// Begins at the import's start, with the counters that were imported.
-    pub fn begin(start: Lsn, view: &dyn StateView) -> Result<Ingest, IngestError> {
-        Ok(Ingest { state: IngestState::imported(start, view)?, sizes: Sizes::default() })
+    /// Begins at the import's start, with the counters that were imported from a data directory of `version`.
+    pub fn begin(version: &'static Version, start: Lsn, view: &dyn StateView) -> Result<Ingest, IngestError> {
+        Ok(Ingest { version, state: IngestState::imported(start, view)?, sizes: Sizes::default() })
     }
 
     /// Goes on where [`Ingest::state`] was taken.
-    pub fn restore(state: &[u8]) -> Result<Ingest, IngestError> {
+    pub fn restore(version: &'static Version, state: &[u8]) -> Result<Ingest, IngestError> {
         let state = IngestState::decode(state).map_err(|source| IngestError::IngestState { source })?;
-        Ok(Ingest { state, sizes: Sizes::default() })
+        Ok(Ingest { version, state, sizes: Sizes::default() })
     }
 
     /// All that has to be remembered with the LSN of [`Ingest::position`] to go on from there.
@@ -114,7 +116,7 @@ impl Ingest {
         self.state.shut_down = false;
         self.state.counters.advance_past(record.xid);
         blocks::apply(&mut batch)?;
-        dispatch(&mut self.state, &mut batch)?;
+        dispatch(self.version, &mut self.state, &mut batch)?;
         self.state.write_counters(&mut batch);
         let changes = batch.into_changes()?;
         self.state.position = record.end;
@@ -124,7 +126,7 @@ impl Ingest {
 }
 
 /// What the record does beyond the blocks it names.
-fn dispatch(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+fn dispatch(version: &Version, state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     match batch.record.rmgr {
         rmgr::XLOG => xlog::apply(state, batch),
         rmgr::XACT => transaction::apply(state, batch),
@@ -138,7 +140,7 @@ fn dispatch(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), Ingest
         rmgr::HEAP | rmgr::HEAP2 => blocks::clear_visibility(batch),
         rmgr::COMMIT_TS => slru::apply_commit_ts(state, batch),
         rmgr::REPLORIGIN => replication_origin(batch),
-        rmgr::LOGICALMSG => server::apply(state, batch),
+        rmgr::LOGICALMSG => server::apply(version, state, batch),
         rmgr::CUSTOM_FIRST.. => Err(batch.unsupported()),
         _ => Ok(()),
     }

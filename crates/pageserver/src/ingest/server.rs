@@ -5,14 +5,14 @@ use super::error::IngestError;
 use super::state::IngestState;
 use quire_types::Key;
 use quire_wal::effects::server_version;
-use quire_wal::version;
+use quire_wal::version::Version;
 
-/// A message for logical decoding, which may be the one that tells the server's version.
-pub(super) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+/// A message for logical decoding, which may be the one that tells the server's version. The branch is of `version`.
+pub(super) fn apply(version: &Version, state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     let told = server_version::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))?;
     let Some(server) = told else { return Ok(()) };
-    if server.major() != version::CURRENT.major {
+    if server.major() != version.major {
         return Err(IngestError::Server { server, lsn: record.start });
     }
     if state.server != Some(server) {

@@ -16,6 +16,7 @@ use quire_files::fault;
 use quire_types::{BranchKey, ShardId};
 use quire_types::{Fork, PAGE_SIZE, RelTag, Writer};
 use quire_wal::record::record_crc;
+use quire_wal::version::PG15;
 use quire_wal::wal_page::WalPageHeader;
 use quire_wal::{CheckpointState, page, rmgr};
 use std::path::Path;
@@ -105,7 +106,7 @@ fn open(dir: &Path) -> Arc<Shard> {
         pages.store().insert(values.map(change).into()).unwrap();
     }
     let limits = MemtableLimits { bytes: 64 << 20, age: Duration::from_secs(3600) };
-    let pipeline = Pipeline::open(&pages, limits).unwrap();
+    let pipeline = Pipeline::open(&pages, &PG15, limits).unwrap();
     Shard::new(pages, pipeline, SmallFiles::open(dir).unwrap()).unwrap()
 }
 

@@ -7,6 +7,7 @@ use quire_pageserver::ingest::{Ingest, IngestError};
 use quire_pageserver::value::Value;
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RelTag, Slru, Writer};
 use quire_wal::effects::FullPageWrites;
+use quire_wal::version::PG15;
 use quire_wal::{CheckpointState, Record, rmgr};
 
 pub const TABLE: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };
@@ -109,7 +110,7 @@ impl Bench {
             (Key::Checkpoint, checkpoint.encode().into()),
             (Key::FullPageWrites, full_page_writes.encode().into()),
         ]);
-        let ingest = Ingest::begin(START, &store).expect("the store was imported");
+        let ingest = Ingest::begin(&PG15, START, &store).expect("the store was imported");
         Bench { store, ingest, next: START }
     }
 

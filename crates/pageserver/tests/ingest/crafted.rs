@@ -11,6 +11,7 @@ use quire_types::{Fork, Key, Lsn, RelTag, Slru};
 use quire_wal::effects::FullPageWrites;
 use quire_wal::effects::replorigin::OriginState;
 use quire_wal::effects::server_version;
+use quire_wal::version::PG15;
 use quire_wal::{CheckpointState, ServerVersion, rmgr};
 
 fn keys(changes: &[Change]) -> Vec<Key> {
@@ -340,7 +341,7 @@ fn a_shutdown_checkpoint_is_remembered_until_the_next_record() {
     bench.ingest(record(rmgr::XLOG, rmgr::XLOG_CHECKPOINT_SHUTDOWN).bytes(&state.to_record_data()));
     assert!(bench.ingest.log_ends_with_shutdown_checkpoint());
     assert_eq!(bench.ingest.last_record(), Some(start));
-    assert!(Ingest::restore(&bench.ingest.state()).unwrap().log_ends_with_shutdown_checkpoint());
+    assert!(Ingest::restore(&PG15, &bench.ingest.state()).unwrap().log_ends_with_shutdown_checkpoint());
     bench.ingest(record(rmgr::XLOG, rmgr::XLOG_NOOP));
     assert!(!bench.ingest.log_ends_with_shutdown_checkpoint());
 }
@@ -486,7 +487,7 @@ fn what_redo_depends_on_the_server_for_is_stored_with_the_server_that_wrote_it()
         assert_eq!(stored_with(&mut bench), Some(told));
         assert_eq!(keys(&bench.ingest(server(told, 0))), [], "it is no news");
     }
-    bench.ingest = Ingest::restore(&bench.ingest.state()).expect("the state is ingest's own");
+    bench.ingest = Ingest::restore(&PG15, &bench.ingest.state()).expect("the state is ingest's own");
     assert_eq!(stored_with(&mut bench), Some(older), "a restart forgets nothing");
     assert_eq!(keys(&bench.ingest(server(newer, 5))), [], "a session says it");
     assert_eq!(stored_with(&mut bench), Some(older));

@@ -10,6 +10,7 @@ use quire_redo::mask::{PageKind, mask_page, page_kind};
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, lsn::segment_file_name};
 use quire_wal::effects::dbase::{self, DbaseEffect};
 use quire_wal::effects::{FullPageWrites, replorigin::OriginState};
+use quire_wal::version::Version;
 use quire_wal::{CheckpointState, RawRecord, Record, WalStream, page, rmgr};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
@@ -31,6 +32,7 @@ const SEQUENCE_TUPLE_BYTES: usize = 24 + 8 + 8 + 1;
 
 /// What ingest makes of a server's log.
 pub struct Oracle {
+    version: &'static Version,
     store: Store,
     ingest: Ingest,
     stream: WalStream,
@@ -43,15 +45,15 @@ impl Oracle {
     /// Imports the stopped server's directory, to go on with the log from its last checkpoint.
     pub fn of(server: &Server) -> Result<Oracle> {
         let import = Import::open(&server.data_dir())?;
-        let start = import.control().checkpoint;
+        let (version, start) = (import.version(), import.control().checkpoint);
         ensure!(import.start() > start && import.start().segment_offset(SEGMENT_BYTES) == 0);
         let mut store = Store::default();
         for batch in import {
             store.import(batch?);
         }
-        let ingest = Ingest::begin(start, &store)?;
+        let ingest = Ingest::begin(version, start, &store)?;
         let stream = WalStream::new(start, SEGMENT_BYTES, None);
-        Ok(Oracle { store, ingest, stream, mapless: HashSet::new(), seen: BTreeSet::new() })
+        Ok(Oracle { version, store, ingest, stream, mapless: HashSet::new(), seen: BTreeSet::new() })
     }
 
     /// Fails unless the log had records of these resource managers and kinds: without them the test shows nothing.
@@ -158,7 +160,7 @@ impl Oracle {
     /// Ingest must go on from its remembered state as if nothing had happened.
     fn restart_now_and_then(&mut self, lsn: Lsn) -> Result<()> {
         if lsn.0.is_multiple_of(1 << 12) {
-            let restored = Ingest::restore(&self.ingest.state())?;
+            let restored = Ingest::restore(self.version, &self.ingest.state())?;
             ensure!(restored.checkpoint_state() == self.ingest.checkpoint_state());
             ensure!(restored.position() == self.ingest.position());
             self.ingest = restored;

@@ -8,7 +8,7 @@ use crate::table::{Table, cell};
 use anyhow::{Context as _, Result};
 use quire_api::pageserver::{HOT, HotPage, PAGE, PageChain};
 use quire_compute::evidence::{self, About, Evidence};
-use quire_types::{Fork, Lsn, RelTag};
+use quire_types::{DataFileName, Fork, Lsn, RelTag};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use std::fmt;
@@ -220,16 +220,10 @@ fn resolve(branch: &Branch, database: &str, relation: &str) -> Result<RelTag> {
 
 /// From the path of a main fork below the data directory.
 fn rel_tag(path: &str) -> Option<RelTag> {
-    let parts: Vec<&str> = path.split('/').collect();
-    let (tablespace, database, relation) = match parts[..] {
-        ["global", relation] => (RelTag::GLOBAL_TABLESPACE, 0, relation),
-        ["base", database, relation] => (RelTag::DEFAULT_TABLESPACE, database.parse().ok()?, relation),
-        ["pg_tblspc", tablespace, _, database, relation] => {
-            (tablespace.parse().ok()?, database.parse().ok()?, relation)
-        }
-        _ => return None,
-    };
-    Some(RelTag { tablespace, database, relation: relation.parse().ok()?, fork: Fork::Main })
+    match DataFileName::parse(path.as_bytes())? {
+        DataFileName::Relation(file) if file.fork == Fork::Main && file.segment == 0 => Some(file.rel()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -243,6 +237,8 @@ mod tests {
         assert_eq!(rel_tag("base/5/16384"), tag(1663, 5, 16384));
         assert_eq!(rel_tag("pg_tblspc/16385/PG_15_202209061/5/16386"), tag(16385, 5, 16386));
         assert_eq!(rel_tag("base/5/t3_16384"), None);
-        assert_eq!(rel_tag("pg_xact/0000"), None);
+        for path in ["base/5/16384_vm", "base/5/16384.1", "base/5", "pg_xact/0000"] {
+            assert_eq!(rel_tag(path), None, "{path}");
+        }
     }
 }

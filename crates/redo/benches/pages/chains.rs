@@ -7,6 +7,7 @@ use bytes::Bytes;
 use quire_redo::mask::first_difference;
 use quire_redo::{Delta, apply};
 use quire_types::{Key, Lsn, PAGE_SIZE};
+use quire_wal::version::PG15;
 use quire_wal::{ControlFile, DataPath, RawRecord, Record, WalStream, rmgr};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -151,7 +152,7 @@ fn read_log(data: &Path, control: &ControlFile) -> Result<Log> {
     let segment_bytes = u64::from(control.layout.wal_segment_bytes);
     let mut stream = WalStream::new(control.checkpoint, segment_bytes, Some(control.system_identifier));
     let segment_number = control.checkpoint.segment_number(segment_bytes);
-    let path = data.join(DataPath::WalSegment { timeline: 1, segment_number }.to_path());
+    let path = data.join(DataPath::WalSegment { timeline: 1, segment_number }.to_path(&PG15));
     let offset = usize::try_from(control.checkpoint.segment_offset(segment_bytes))?;
     stream.feed(&fs::read(path)?[offset..]);
     let mut log = Log::new();
@@ -173,7 +174,7 @@ fn note(log: &mut Log, raw: &RawRecord) -> Result<()> {
 
 /// The chain of a page of the relation in this file, if it makes the page that is there.
 fn checked_chain(log: &mut Log, data: &Path, path: &str, block: u32) -> Result<Chain> {
-    let Some(DataPath::Relation { rel, .. }) = DataPath::parse(path) else {
+    let Some(DataPath::Relation { rel, .. }) = DataPath::parse(path, &PG15) else {
         anyhow::bail!("{path} is no relation's file")
     };
     let key = Key::RelBlock { rel, block };

@@ -15,6 +15,7 @@ use quire_types::{Fork, Key, Lsn, Slru};
 use quire_wal::effects::heap::{VisibilityCleared, visibility_cleared_by};
 use quire_wal::effects::smgr::{self, SmgrEffect};
 use quire_wal::effects::xact::{self, XactEffect};
+use quire_wal::version::PG15;
 use quire_wal::{BlockView, ImageUse, RecordView};
 use quire_wal::{ControlFile, DataPath, Record, RecordRef, RecordRun, ServerVersion, WalStream, rmgr};
 use std::fs::File;
@@ -81,7 +82,7 @@ impl Replay {
         let mut offset = self.first_record.segment_offset(segment_bytes);
         let mut run = RecordRun::default();
         for segment_number in self.first_record.segment_number(segment_bytes).. {
-            let path = DataPath::WalSegment { timeline: 1, segment_number }.to_path_sized(segment_bytes);
+            let path = DataPath::WalSegment { timeline: 1, segment_number }.to_path_sized(&PG15, segment_bytes);
             let Ok(mut segment) = File::open(data.join(path)) else { break };
             segment.seek(SeekFrom::Start(std::mem::take(&mut offset)))?;
             while stream.feed_from(&mut segment, PIECE_BYTES)? > 0 {

@@ -4,6 +4,7 @@ use crate::arena::Arena;
 use anyhow::{Result, bail};
 use quire_types::{Fork, Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES, Slru};
 use quire_wal::DataPath;
+use quire_wal::version::PG15;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -44,8 +45,8 @@ impl Area {
 
     fn segment_path(self, segment: u32) -> String {
         match self {
-            Area::Relation(rel) => DataPath::Relation { rel, segment }.to_path(),
-            Area::Slru(slru) => DataPath::Slru { slru, segment }.to_path(),
+            Area::Relation(rel) => DataPath::Relation { rel, segment }.to_path(&PG15),
+            Area::Slru(slru) => DataPath::Slru { slru, segment }.to_path(&PG15),
         }
     }
 }

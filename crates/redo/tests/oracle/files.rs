@@ -4,6 +4,7 @@ use crate::pages::Pages;
 use anyhow::{Context, Result};
 use quire_types::{Fork, Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES};
 use quire_wal::DataPath;
+use quire_wal::version::PG15;
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
@@ -33,7 +34,7 @@ impl Files {
             let name = path.strip_prefix(data)?.to_str().context("file name is not UTF-8")?;
             if path.is_dir() {
                 self.load_folder(data, &path)?;
-            } else if let Some(file) = DataPath::parse(name) {
+            } else if let Some(file) = DataPath::parse(name, &PG15) {
                 self.load_file(file, &fs::read(&path)?)?;
             }
         }

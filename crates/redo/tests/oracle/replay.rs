@@ -19,6 +19,7 @@ use quire_wal::effects::heap::visibility_cleared;
 use quire_wal::effects::smgr::SmgrEffect;
 use quire_wal::effects::xact::XactEffect;
 use quire_wal::page::{HEADER_BYTES, is_new, lsn as page_lsn, set_lsn};
+use quire_wal::version::PG15;
 use quire_wal::{Block, DataPath, ImageUse, RawRecord, Record, RecordView, ServerVersion, WalStream, rmgr};
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -95,7 +96,7 @@ impl Replay {
         let mut stream = WalStream::new(start, SEGMENT_BYTES, Some(system_id));
         let mut offset = start.segment_offset(SEGMENT_BYTES) as usize;
         for segment_number in start.segment_number(SEGMENT_BYTES).. {
-            let path = data.join(DataPath::WalSegment { timeline: 1, segment_number }.to_path());
+            let path = data.join(DataPath::WalSegment { timeline: 1, segment_number }.to_path(&PG15));
             let Ok(segment) = fs::read(path) else { break };
             // In pieces, so that what was read is given back before more is held.
             for piece in segment[std::mem::take(&mut offset)..].chunks(1 << 20) {

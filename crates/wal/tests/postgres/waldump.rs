@@ -5,6 +5,7 @@ use crate::cluster::Cluster;
 use anyhow::{Context, Result};
 
 use quire_types::{Fork, Lsn, PAGE_SIZE};
+use quire_wal::version::PG15;
 use quire_wal::{Block, BlockImage, DataPath, ImageCompression, RawRecord, Record, WalStream, page, rmgr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -285,7 +286,7 @@ fn restored_images_are_the_pages_on_disk() -> Result<()> {
 fn assert_image_is_on_disk(cluster: &Cluster, record: &Record, block: &Block, image: &BlockImage) -> Result<()> {
     let mut page = image.restore()?;
     page::set_lsn(&mut page[..], record.end);
-    let file = std::fs::read(cluster.data().join(DataPath::Relation { rel: block.rel, segment: 0 }.to_path()))?;
+    let file = std::fs::read(cluster.data().join(DataPath::Relation { rel: block.rel, segment: 0 }.to_path(&PG15)))?;
     let mut on_disk = file[block.block as usize * PAGE_SIZE..][..PAGE_SIZE].to_vec();
     // PostgreSQL does not clear free space on disk: building an index leaves bytes there that no image has.
     on_disk[page::lower(&page[..]).into()..page::upper(&page[..]).into()].fill(0);

@@ -18,7 +18,7 @@ use crate::{control_file, first_few, run_workloads, settings, workload};
 use anyhow::{Context, Result, ensure};
 use quire_types::Lsn;
 use quire_wal::DataPath;
-use quire_wal::version::WAL_SEGMENT_BYTES_DEFAULT;
+use quire_wal::version::{PG15, WAL_SEGMENT_BYTES_DEFAULT};
 use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;
@@ -205,7 +205,7 @@ struct ComparedFiles {
 /// Removes the segments of a stopped server that it will not need after its last checkpoint, at `end`.
 fn remove_log_before(data: &Path, end: Lsn) -> Result<()> {
     let segment_number = end.segment_number(WAL_SEGMENT_BYTES_DEFAULT);
-    let first = data.join(DataPath::WalSegment { timeline: 1, segment_number }.to_path());
+    let first = data.join(DataPath::WalSegment { timeline: 1, segment_number }.to_path(&PG15));
     for entry in fs::read_dir(first.parent().context("segments lie in a folder")?)? {
         let path = entry?.path();
         // The names of segments ascend; nothing else there is a file.
