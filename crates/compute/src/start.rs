@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! win the election for a new term; E = the end of the log; bring a majority up to E
-//! ask the pageserver what a shutdown checkpoint at E says
+//! ask the pageserver what a shutdown checkpoint at E says; the branch must be of the programs' major version
 //! fence off earlier computes from the files that are kept outside WAL, and get these
 //! make an empty data directory with the last WAL segment in it
 //! write which server this is, unless the log says so, and that checkpoint's record at E, locally and through the
