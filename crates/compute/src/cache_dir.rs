@@ -3,24 +3,24 @@
 use quire_cache::{ComputeDir, FileId};
 use quire_types::RelTag;
 use quire_wal::DataPath;
-use quire_wal::version::Version;
+use quire_wal::postgres_version::PostgresVersion;
 use std::path::{Path, PathBuf};
 
 /// Where the files of the cache are.
 #[derive(Clone, Debug)]
 pub struct CacheDir {
     compute: ComputeDir,
-    version: &'static Version,
+    version: &'static PostgresVersion,
 }
 
 impl CacheDir {
     /// In the compute's directory `root`, which should be absolute.
-    pub fn new(root: impl Into<PathBuf>, version: &'static Version) -> CacheDir {
+    pub fn new(root: impl Into<PathBuf>, version: &'static PostgresVersion) -> CacheDir {
         CacheDir { compute: ComputeDir::new(root), version }
     }
 
     /// The version of PostgreSQL whose data directory it is.
-    pub fn version(&self) -> &'static Version {
+    pub fn version(&self) -> &'static PostgresVersion {
         self.version
     }
 

@@ -6,7 +6,7 @@ use quire_cache::protocol::{BlockState, Blocks};
 use quire_cache::{FileId, Meta};
 use quire_types::{Fork, Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag};
 use quire_wal::DataPath;
-use quire_wal::version::Version;
+use quire_wal::postgres_version::PostgresVersion;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -27,7 +27,7 @@ pub(crate) struct CachedPage {
     /// Its block in the fork.
     pub block: u32,
     /// The version of PostgreSQL that names the file.
-    version: &'static Version,
+    version: &'static PostgresVersion,
     /// Says whether it is still in the cache, and its block in the file.
     meta: Option<(Arc<Meta>, u32)>,
 }
@@ -125,7 +125,7 @@ fn is_absent(meta: &Meta, index: u32) -> bool {
 pub(crate) struct CachedFile {
     rel: RelTag,
     segment: u32,
-    version: &'static Version,
+    version: &'static PostgresVersion,
     path: PathBuf,
     meta: Option<Arc<Meta>>,
     blocks: u32,
@@ -187,7 +187,7 @@ mod tests {
     use quire_cache::protocol::{claim, publish};
     use quire_cache::{FileId, MetaSpec};
     use quire_types::{Fork, Lsn};
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
 
     #[test]
     fn absent_pages_are_passed_over_in_a_file_that_is_mostly_a_hole() {

@@ -21,7 +21,7 @@ use quire_types::{
 };
 use quire_wal::effects::FullPageWrites;
 use quire_wal::effects::replorigin::{self, OriginState};
-use quire_wal::version::{SUPPORTED, Version, Versions, is_valid_segment_bytes};
+use quire_wal::postgres_version::{PostgresVersion, PostgresVersions, SUPPORTED, is_valid_segment_bytes};
 use quire_wal::{ControlFile, ControlFileError, DataPath, DatabaseState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -60,7 +60,7 @@ pub enum ImportError {
         /// What `PG_VERSION` says.
         found: String,
         /// What is supported.
-        supported: Versions,
+        supported: PostgresVersions,
     },
     /// `PG_VERSION` and `pg_control` are of two major versions.
     #[error("the data directory is of PostgreSQL {directory} by PG_VERSION, and of {control} by pg_control")]
@@ -174,7 +174,7 @@ impl Import {
     }
 
     /// The version of PostgreSQL that the directory is of.
-    pub fn version(&self) -> &'static Version {
+    pub fn version(&self) -> &'static PostgresVersion {
         self.control.version
     }
 
@@ -240,7 +240,7 @@ fn prepend(steps: &mut VecDeque<Step>, first: Vec<Step>) {
 }
 
 /// The version in `PG_VERSION`.
-fn find_version(data_dir: &Path) -> Result<&'static Version, ImportError> {
+fn find_version(data_dir: &Path) -> Result<&'static PostgresVersion, ImportError> {
     let raw = read(&data_dir.join("PG_VERSION"))?;
     let text = String::from_utf8_lossy(&raw);
     let found = text.trim();
@@ -249,7 +249,7 @@ fn find_version(data_dir: &Path) -> Result<&'static Version, ImportError> {
 }
 
 /// The databases that have a folder in `folder`.
-fn database_steps(data_dir: &Path, folder: &str, version: &Version) -> Result<Vec<Step>, ImportError> {
+fn database_steps(data_dir: &Path, folder: &str, version: &PostgresVersion) -> Result<Vec<Step>, ImportError> {
     let mut steps = Vec::new();
     for name in names(&data_dir.join(folder))? {
         let path = format!("{folder}/{name}");
@@ -329,7 +329,7 @@ fn origin_values(data_dir: &Path) -> Result<Vec<(Key, Bytes)>, ImportError> {
 }
 
 /// The relation forks of a directory with the sizes of their segment files, and its relation map.
-fn relation_steps(data_dir: &Path, directory: &str, version: &Version) -> Result<Vec<Step>, ImportError> {
+fn relation_steps(data_dir: &Path, directory: &str, version: &PostgresVersion) -> Result<Vec<Step>, ImportError> {
     let mut forks: BTreeMap<RelTag, BTreeMap<u32, u32>> = BTreeMap::new();
     let mut steps = Vec::new();
     for name in names(&data_dir.join(directory))? {
@@ -359,7 +359,7 @@ fn fork_steps(
     data_dir: &Path,
     rel: RelTag,
     segments: &BTreeMap<u32, u32>,
-    version: &Version,
+    version: &PostgresVersion,
 ) -> Result<Vec<Step>, ImportError> {
     let mut steps = Vec::new();
     let mut size: u32 = 0;

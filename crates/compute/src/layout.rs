@@ -12,7 +12,7 @@ use crate::{Config, Error, conf, place, tablespaces};
 use bytes::Bytes;
 use quire_cache::ComputeDir;
 use quire_types::{DataFileName, Key, RelTag, Writer};
-use quire_wal::version::Version;
+use quire_wal::postgres_version::PostgresVersion;
 use quire_wal::{ControlFile, DataPath, DatabaseState};
 use std::collections::BTreeSet;
 use std::fs;
@@ -158,7 +158,12 @@ fn user_tablespaces(entries: &[(Key, Bytes)]) -> BTreeSet<u32> {
     entries.iter().filter_map(|(key, _)| tablespace(key)).filter(|tablespace| !own.contains(tablespace)).collect()
 }
 
-fn write_entries(pgdata: &Path, version: &Version, owner: Owner, entries: &[(Key, Bytes)]) -> Result<(), Error> {
+fn write_entries(
+    pgdata: &Path,
+    version: &PostgresVersion,
+    owner: Owner,
+    entries: &[(Key, Bytes)],
+) -> Result<(), Error> {
     for (key, _) in entries {
         if let Key::Database { tablespace, database } = *key {
             let folder = DataPath::Database { tablespace, database }.to_path(version);
@@ -177,7 +182,7 @@ fn write_entries(pgdata: &Path, version: &Version, owner: Owner, entries: &[(Key
     Ok(())
 }
 
-fn write_version_of(key: Key, folder: &Path, version: &Version, owner: Owner) -> Result<(), Error> {
+fn write_version_of(key: Key, folder: &Path, version: &PostgresVersion, owner: Owner) -> Result<(), Error> {
     match key {
         Key::RelMap { database, .. } if database != 0 => {
             place::file(&folder.join(VERSION), version_text(version).as_bytes(), owner)
@@ -186,11 +191,11 @@ fn write_version_of(key: Key, folder: &Path, version: &Version, owner: Owner) ->
     }
 }
 
-fn version_text(version: &Version) -> String {
+fn version_text(version: &PostgresVersion) -> String {
     format!("{}\n", version.major)
 }
 
-fn small_file(key: Key, version: &Version) -> Option<String> {
+fn small_file(key: Key, version: &PostgresVersion) -> Option<String> {
     match key {
         Key::RelMap { tablespace, database } => Some(DataPath::RelationMap { tablespace, database }.to_path(version)),
         Key::TwoPhase { xid } => Some(DataPath::TwoPhase { xid }.to_path(version)),
@@ -245,7 +250,7 @@ pub fn restore_local_files(config: &Config, owner: Owner, auto_conf: Option<&[u8
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
 
     #[test]
     fn origins_are_written_with_their_checksum() {

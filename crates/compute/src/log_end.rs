@@ -8,6 +8,7 @@ use bytes::Bytes;
 use quire_types::Lsn;
 use quire_wal::checkpoint::append_shutdown_checkpoint;
 use quire_wal::effects::server_version;
+use quire_wal::postgres_version::PostgresVersion;
 use quire_wal::{CheckpointState, ServerVersion, WalWriter, rmgr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -26,6 +27,7 @@ pub struct LogEnd {
 impl LogEnd {
     /// `news` is the server that is going to write the log, if the log does not say that yet.
     pub fn plan(
+        version: &'static PostgresVersion,
         won: &Won,
         answer: &CheckpointAnswer,
         news: Option<ServerVersion>,
@@ -41,7 +43,7 @@ impl LogEnd {
         let state = CheckpointState { full_page_writes: !pushdown, time: unix_time(), ..known };
         let (end, prev) = (won.end_of_log, answer.last_record);
         let segment_bytes = won.identity.segment_bytes.into();
-        let mut wal = WalWriter::new(end, prev, state.this_timeline, won.identity.system_id, segment_bytes);
+        let mut wal = WalWriter::new(version, end, prev, state.this_timeline, won.identity.system_id, segment_bytes);
         if let Some(server) = news {
             wal.append(rmgr::LOGICALMSG, rmgr::XLOG_LOGICAL_MESSAGE, 0, &server_version::to_record_data(server));
         }
@@ -61,6 +63,7 @@ mod tests {
     use super::*;
     use quire_protocol::quorum::LogIdentity;
     use quire_types::Term;
+    use quire_wal::postgres_version::PG15;
     use quire_wal::{Record, WalStream};
 
     const SEGMENT: u32 = 16 << 20;
@@ -89,7 +92,7 @@ mod tests {
     #[test]
     fn an_empty_log_gets_records_that_say_which_server_this_is_and_what_the_start_does() {
         let won = won(SEGMENT.into());
-        let end = LogEnd::plan(&won, &answer(0, false), Some(SERVER), true).expect("planned");
+        let end = LogEnd::plan(&PG15, &won, &answer(0, false), Some(SERVER), true).expect("planned");
         let [told, checkpoint] = &appended(&end, &won)[..] else { panic!("two records") };
         assert_eq!(server_version::parse(told.info, &told.main_data), Ok(Some(SERVER)));
         assert_eq!((checkpoint.start, checkpoint.end), (end.last.record, end.start));
@@ -100,7 +103,7 @@ mod tests {
     #[test]
     fn a_log_that_ends_with_a_shutdown_checkpoint_of_this_server_is_left_as_it_is() {
         let at = u64::from(SEGMENT) + 4096;
-        let end = LogEnd::plan(&won(at), &answer(at - 120, true), None, false).expect("planned");
+        let end = LogEnd::plan(&PG15, &won(at), &answer(at - 120, true), None, false).expect("planned");
         assert!(end.wal.is_empty());
         assert_eq!((end.start, end.last.record, end.last.state.redo), (Lsn(at), Lsn(at - 120), Lsn(at - 120)));
     }
@@ -108,7 +111,8 @@ mod tests {
     #[test]
     fn another_server_is_told_behind_the_shutdown_checkpoint_of_the_one_before() {
         let won = won(u64::from(SEGMENT) + 4096);
-        let end = LogEnd::plan(&won, &answer(won.end_of_log.0 - 120, true), Some(SERVER), true).expect("planned");
+        let end =
+            LogEnd::plan(&PG15, &won, &answer(won.end_of_log.0 - 120, true), Some(SERVER), true).expect("planned");
         let kinds: Vec<u8> = appended(&end, &won).iter().map(|record| record.rmgr).collect();
         assert_eq!(kinds, [rmgr::LOGICALMSG, rmgr::XLOG]);
         assert!(end.last.record > won.end_of_log && end.start > end.last.record);
@@ -117,7 +121,7 @@ mod tests {
     #[test]
     fn a_server_that_the_log_knows_is_not_told_again() {
         let won = won(u64::from(SEGMENT) + 4096);
-        let end = LogEnd::plan(&won, &answer(won.end_of_log.0 - 120, false), None, true).expect("planned");
+        let end = LogEnd::plan(&PG15, &won, &answer(won.end_of_log.0 - 120, false), None, true).expect("planned");
         let kinds: Vec<u8> = appended(&end, &won).iter().map(|record| record.rmgr).collect();
         assert_eq!(kinds, [rmgr::XLOG]);
     }

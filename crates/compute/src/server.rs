@@ -12,17 +12,17 @@ use crate::setting::Setting;
 use crate::{Config, Error, bootstrap};
 use quire_types::{Key, Lsn};
 use quire_wal::ServerVersion;
-use quire_wal::version::{SUPPORTED, Version, Versions};
+use quire_wal::postgres_version::{PostgresVersion, PostgresVersions, SUPPORTED};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio_postgres::Client;
 
 /// The version of PostgreSQL that the programs are of.
-pub fn find_version(config: &Config, owner: Owner) -> Result<&'static Version, Error> {
+pub fn find_version(config: &Config, owner: Owner) -> Result<&'static PostgresVersion, Error> {
     version_of(ask_program(config, owner)?, SUPPORTED)
 }
 
-fn version_of(server: ServerVersion, supported: Versions) -> Result<&'static Version, Error> {
+fn version_of(server: ServerVersion, supported: PostgresVersions) -> Result<&'static PostgresVersion, Error> {
     let unsupported = || format!("the programs are of PostgreSQL {server}, which is not supported: use {supported}");
     supported.of_server(server).ok_or_else(|| Error::Config(unsupported()))
 }
@@ -41,11 +41,11 @@ pub async fn installed(setting: &Setting) -> Result<ServerVersion, Error> {
 }
 
 /// Checks that the branch is of the programs' version.
-pub async fn check_branch(version: &Version, client: &PageClient, end: Lsn) -> Result<(), Error> {
+pub async fn check_branch(version: &PostgresVersion, client: &PageClient, end: Lsn) -> Result<(), Error> {
     check_version(bootstrap::stored_control_file(client, end).await?.version, version)
 }
 
-fn check_version(branch: &Version, programs: &Version) -> Result<(), Error> {
+fn check_version(branch: &PostgresVersion, programs: &PostgresVersion) -> Result<(), Error> {
     let (branch, programs) = (branch.major, programs.major);
     if branch != programs {
         let message = format!("this is a branch of PostgreSQL {branch}, and the programs are of {programs}");
@@ -104,10 +104,11 @@ pub fn warn_of(setting: &Setting, server: ServerVersion) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
 
-    const NEXT: Version = Version { major: 99, newest_tested: ServerVersion::new(99, 1), doubtful: &[], ..PG15 };
-    static TABLE: Versions = Versions::new(&[PG15, NEXT]);
+    const NEXT: PostgresVersion =
+        PostgresVersion { major: 99, newest_tested: ServerVersion::new(99, 1), doubtful: &[], ..PG15 };
+    static TABLE: PostgresVersions = PostgresVersions::new(&[PG15, NEXT]);
 
     #[test]
     fn programs_of_every_version_in_the_table_are_served() {

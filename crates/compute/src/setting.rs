@@ -4,7 +4,7 @@ use crate::cache_dir::CacheDir;
 use crate::metrics::Metrics;
 use crate::owner::Owner;
 use crate::{Config, Error};
-use quire_wal::version::Version;
+use quire_wal::postgres_version::PostgresVersion;
 use std::sync::Arc;
 
 /// What does not change between starts.
@@ -17,7 +17,7 @@ pub struct Setting {
     /// The agent's metrics.
     pub metrics: Arc<Metrics>,
     /// The version of the PostgreSQL that the agent runs.
-    pub version: &'static Version,
+    pub version: &'static PostgresVersion,
 }
 
 impl Setting {

@@ -127,7 +127,7 @@ async fn take_log(setting: &Setting, quorum: &Quorum) -> Result<Log, Error> {
     let server = server::installed(setting).await?;
     server::check_branch(setting.version, &client, won.end_of_log).await?;
     let told = server::recorded(&client, won.end_of_log, PATIENCE).await?.filter(|recorded| *recorded == server);
-    let end = LogEnd::plan(&won, &answer, told.xor(Some(server)), conf::read_pushdown(config))?;
+    let end = LogEnd::plan(setting.version, &won, &answer, told.xor(Some(server)), conf::read_pushdown(config))?;
     Ok(Log { won, client, answer, server, end })
 }
 

@@ -55,6 +55,7 @@ mod tests {
     use super::*;
     use quire_wal::CheckpointState;
     use quire_wal::checkpoint::encode_shutdown_checkpoint;
+    use quire_wal::postgres_version::PG15;
 
     const SEGMENT: u64 = 1 << 20;
 
@@ -72,7 +73,7 @@ mod tests {
         let state = CheckpointState { this_timeline: 1, ..CheckpointState::default() };
         let pages = [2 * SEGMENT, 2 * SEGMENT - WAL_PAGE, 2 * SEGMENT + WAL_PAGE];
         for at in pages.iter().flat_map(|page| (page + 40..page + WAL_PAGE).step_by(8)) {
-            let (bytes, start) = encode_shutdown_checkpoint(&state, Lsn(at), Lsn(at - 8), 7, SEGMENT);
+            let (bytes, start) = encode_shutdown_checkpoint(&PG15, &state, Lsn(at), Lsn(at - 8), 7, SEGMENT);
             assert_eq!(end_of_shutdown(start, SEGMENT), Lsn(at + bytes.len() as u64), "at {at}");
         }
     }

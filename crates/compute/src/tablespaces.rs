@@ -8,7 +8,7 @@
 use crate::cached_files::names;
 use crate::owner::Owner;
 use crate::{Error, place};
-use quire_wal::version::Version;
+use quire_wal::postgres_version::PostgresVersion;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,13 @@ pub const FOLDER: &str = "pg_tblspc";
 const DISCARDED_PREFIX: &str = "quire-discarded-";
 
 /// Makes an empty tablespace in `own`, the directory beside the data directory, and the link to it.
-pub fn lay_out(pgdata: &Path, own: &Path, tablespace: u32, version: &Version, owner: Owner) -> Result<(), Error> {
+pub fn lay_out(
+    pgdata: &Path,
+    own: &Path,
+    tablespace: u32,
+    version: &PostgresVersion,
+    owner: Owner,
+) -> Result<(), Error> {
     let directory = own.join(tablespace.to_string());
     place::folder(own, owner)?;
     place::folder(&directory, owner)?;
@@ -29,7 +35,7 @@ pub fn lay_out(pgdata: &Path, own: &Path, tablespace: u32, version: &Version, ow
 /// Moves what is at the locations of users aside, before the data directory is thrown away. From then on the locations
 /// can be used for other tablespaces. One that cannot be reached keeps what nobody needs any more, which is no reason
 /// not to start. What a cold start laid out, in `own`, goes as a whole.
-pub fn discard(pgdata: &Path, own: &Path, version: &Version) {
+pub fn discard(pgdata: &Path, own: &Path, version: &PostgresVersion) {
     for location in locations(pgdata).into_iter().filter(|link| !is_below(link, own)) {
         let ours = location.join(version.tablespace_directory);
         if !is_folder_of_same_owner(&ours, pgdata) {
@@ -78,7 +84,7 @@ fn locations(pgdata: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
     use std::os::unix::fs::symlink;
 
     #[test]

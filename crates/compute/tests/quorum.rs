@@ -16,6 +16,7 @@ use quire_safekeeper::Safekeeper;
 use quire_types::{BranchId, Endpoint, Lsn, NodeId, ProjectId, Term};
 use quire_wal::CheckpointState;
 use quire_wal::checkpoint::encode_shutdown_checkpoint;
+use quire_wal::postgres_version::PG15;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -162,7 +163,8 @@ impl Writer {
     /// Writes one record to the local file.
     fn record(&mut self) -> (Vec<u8>, Lsn) {
         let state = CheckpointState { this_timeline: 1, ..CheckpointState::default() };
-        let (bytes, record) = encode_shutdown_checkpoint(&state, self.end, self.last, IDENTITY.system_id, SEGMENT);
+        let (bytes, record) =
+            encode_shutdown_checkpoint(&PG15, &state, self.end, self.last, IDENTITY.system_id, SEGMENT);
         self.write(self.end, &bytes);
         self.end = self.end.add(bytes.len() as u64);
         self.last = record;

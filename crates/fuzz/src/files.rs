@@ -15,7 +15,7 @@ use quire_safekeeper::StateFile;
 use quire_types::{Key, Writer};
 use quire_wal::effects::replorigin::{self, OriginState};
 use quire_wal::effects::{FullPageWrites, relmap};
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use quire_wal::{CheckpointState, ControlFile, DataPath, rmgr};
 use std::fmt::Debug;
 

@@ -19,7 +19,7 @@ use quire_pageserver::ingest::Ingest;
 use quire_pageserver::value::{Value, Version};
 use quire_types::{Key, Lsn, PAGE_SIZE, Writer};
 use quire_wal::effects::FullPageWrites;
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use quire_wal::{CheckpointState, Record};
 use std::collections::HashSet;
 use store::Store;

@@ -8,6 +8,7 @@ use crate::record_bytes::{header, repaired};
 use bytes::Bytes;
 use quire_types::{Lsn, Writer};
 use quire_wal::effects;
+use quire_wal::postgres_version::PG15;
 use quire_wal::wal_page::{WAL_PAGE_BYTES, WalPageHeader};
 use quire_wal::{CheckpointState, Record, WalStream, rmgr};
 
@@ -82,7 +83,7 @@ fn laid_out(bytes: &[u8]) -> Vec<u8> {
         let page = position.add(here.len() as u64);
         let mut header = Writer::new();
         let later_bytes = u32::try_from(later.len()).expect("input is short");
-        WalPageHeader::new(page, 1, later_bytes, 7, SEGMENT_BYTES).write(&mut header);
+        WalPageHeader::new(&PG15, page, 1, later_bytes, 7, SEGMENT_BYTES).write(&mut header);
         out.bytes(header.as_slice());
         position = page.add(header.len() as u64);
         rest = later;

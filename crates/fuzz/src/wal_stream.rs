@@ -9,8 +9,8 @@
 use crate::input::Input;
 use crate::record;
 use quire_types::Lsn;
+use quire_wal::postgres_version::PG15;
 use quire_wal::record::{HEADER_BYTES, record_crc};
-use quire_wal::version::PG15;
 use quire_wal::wal_page::{LONG_HEADER_BYTES, WAL_PAGE_BYTES, header_bytes};
 use quire_wal::{RawRecord, Record, WalError, WalStream};
 
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_damaged_log_is_repaired_so_that_all_its_records_are_found() {
         let start = Lsn(3 * SEGMENT_BYTES);
-        let mut writer = WalWriter::new(start, Lsn(0), 1, SYSTEM_ID, SEGMENT_BYTES);
+        let mut writer = WalWriter::new(&PG15, start, Lsn(0), 1, SYSTEM_ID, SEGMENT_BYTES);
         for number in 0..5 {
             writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, &vec![number; 3000]);
         }

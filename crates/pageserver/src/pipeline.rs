@@ -7,7 +7,7 @@ use crate::shard_pages::{KeepError, LatestView, MustWait, PatientView, ShardPage
 use quire_crash::{Work, work};
 use quire_protocol::page::{Keeping, WrittenPage};
 use quire_types::Lsn;
-use quire_wal::version::Version;
+use quire_wal::postgres_version::PostgresVersion;
 use quire_wal::{CheckpointState, RawRecord, Record, WalError, WalStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl Pipeline {
     /// Goes on where the shard is durable, with the log of a server of `version`.
     pub fn open(
         pages: &Arc<ShardPages>,
-        version: &'static Version,
+        version: &'static PostgresVersion,
         limits: MemtableLimits,
     ) -> Result<Pipeline, PipelineError> {
         let origin = pages.origin();
@@ -109,6 +109,7 @@ impl Pipeline {
             Some(last) => WalStream::resume(ingest.position(), last, segment_bytes, None),
             None => WalStream::at_boundary(ingest.position(), segment_bytes, None),
         };
+        let stream = stream.of_version(version);
         let (pages, last_freeze) = (Arc::clone(pages), Instant::now());
         Ok(Pipeline { pages, limits, ingest, stream, last_freeze, wal_failures: 0, is_stopped: false })
     }
@@ -258,8 +259,8 @@ mod tests {
     use crate::store::Store;
     use quire_types::{BranchKey, Key, ShardId};
     use quire_wal::effects::FullPageWrites;
+    use quire_wal::postgres_version::PG15;
     use quire_wal::record::record_crc;
-    use quire_wal::version::PG15;
     use quire_wal::{WalWriter, rmgr};
     use std::path::Path;
 
@@ -295,7 +296,7 @@ mod tests {
 
     /// Three records and where each starts; the second has a right checksum and cannot be decoded.
     fn wal() -> (Vec<u8>, [Lsn; 3], Lsn) {
-        let mut writer = WalWriter::new(START, Lsn::INVALID, 1, 7, SEGMENT_BYTES.into());
+        let mut writer = WalWriter::new(&PG15, START, Lsn::INVALID, 1, 7, SEGMENT_BYTES.into());
         let starts = [0; 3].map(|_| writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, b"abc"));
         let end = writer.position();
         let mut wal = writer.into_vec();
@@ -313,7 +314,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("0-1");
         import(&dir);
-        let mut writer = WalWriter::new(START, Lsn::INVALID, 1, 7, SEGMENT_BYTES.into());
+        let mut writer = WalWriter::new(&PG15, START, Lsn::INVALID, 1, 7, SEGMENT_BYTES.into());
         let [_, bad, _] = [0; 3].map(|_| writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, b"abc"));
         let put_aside = PutAside { records: [bad].into(), ..PutAside::default() };
         let mut pipeline = open_without(&dir, put_aside);
@@ -356,7 +357,7 @@ mod tests {
         let dir = dir.path().join("0-1");
         import(&dir);
         let before = Lsn(START.0 - 8192);
-        let mut writer = WalWriter::new(before, Lsn::INVALID, 1, 7, SEGMENT_BYTES.into());
+        let mut writer = WalWriter::new(&PG15, before, Lsn::INVALID, 1, 7, SEGMENT_BYTES.into());
         writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, &[7; 9000]);
         writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, b"abc");
         let wal = writer.into_vec();

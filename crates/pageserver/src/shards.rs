@@ -20,7 +20,7 @@ use crate::store::Store;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use quire_types::{BranchId, BranchKey, Key, ProjectId, ShardId};
-use quire_wal::version::{SUPPORTED, Version, Versions};
+use quire_wal::postgres_version::{PostgresVersion, PostgresVersions, SUPPORTED};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -78,7 +78,7 @@ pub enum ShardError {
         /// The branch's.
         found: u32,
         /// Those that are known.
-        supported: Versions,
+        supported: PostgresVersions,
     },
     /// The disk failed.
     #[error(transparent)]
@@ -348,6 +348,6 @@ fn subdirectories<T: FromStr>(dir: &Path) -> Result<Vec<(T, PathBuf)>, StorageEr
 }
 
 /// The version of PostgreSQL that a shard's branch is of.
-fn find_version(major: u32) -> Result<&'static Version, ShardError> {
+fn find_version(major: u32) -> Result<&'static PostgresVersion, ShardError> {
     SUPPORTED.of_major(major).ok_or(ShardError::Major { found: major, supported: SUPPORTED })
 }

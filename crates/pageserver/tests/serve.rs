@@ -12,6 +12,7 @@ use quire_protocol::quorum::{self, LogIdentity};
 use quire_types::{BranchId, BranchKey, Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Term};
 use quire_wal::checkpoint::encode_shutdown_checkpoint;
 use quire_wal::effects::FullPageWrites;
+use quire_wal::postgres_version::PG15;
 use quire_wal::record::record_crc;
 use quire_wal::{CheckpointState, WalStream, WalWriter, rmgr};
 use std::net::SocketAddr;
@@ -197,7 +198,7 @@ async fn import(client: &mut Client) {
 }
 
 fn shutdown_checkpoint() -> (Vec<u8>, Lsn) {
-    encode_shutdown_checkpoint(&checkpoint(), START, Lsn::INVALID, SYSTEM_ID, SEGMENT_BYTES.into())
+    encode_shutdown_checkpoint(&PG15, &checkpoint(), START, Lsn::INVALID, SYSTEM_ID, SEGMENT_BYTES.into())
 }
 
 fn get_pages(lsn: Lsn, blocks: &[u32]) -> Request {
@@ -423,7 +424,7 @@ async fn wal_that_cannot_be_ingested_stops_the_branch_and_not_the_process() {
 /// good; where the second starts, and where the third ends.
 fn wal_with_a_record_that_cannot_be_decoded() -> (Vec<u8>, Lsn, Lsn) {
     let (mut wal, last) = shutdown_checkpoint();
-    let mut writer = WalWriter::new(START.add(wal.len() as u64), last, 1, SYSTEM_ID, SEGMENT_BYTES.into());
+    let mut writer = WalWriter::new(&PG15, START.add(wal.len() as u64), last, 1, SYSTEM_ID, SEGMENT_BYTES.into());
     let bad = writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, b"abc");
     writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, b"def");
     let end = writer.position();

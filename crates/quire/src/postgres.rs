@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use quire_wal::ServerVersion;
-use quire_wal::version::{SUPPORTED, Version};
+use quire_wal::postgres_version::{PostgresVersion, SUPPORTED};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,7 +28,7 @@ pub fn find_programs(asked: Option<&Path>, remembered: Option<&Path>) -> Result<
     })
 }
 
-fn find_in_usual_places(version: &Version) -> Option<PathBuf> {
+fn find_in_usual_places(version: &PostgresVersion) -> Option<PathBuf> {
     usual_places(version.major).find(|folder| find_version(folder).is_ok_and(|found| found == version))
 }
 
@@ -46,7 +46,7 @@ fn told_by_pg_config() -> Option<PathBuf> {
 }
 
 /// The version of the programs in a folder.
-fn find_version(folder: &Path) -> Result<&'static Version> {
+fn find_version(folder: &Path) -> Result<&'static PostgresVersion> {
     for program in ["postgres", "initdb"] {
         let path = folder.join(program);
         ensure!(path.is_file(), "{} is not there; name a folder that has it with --pg-bin", path.display());

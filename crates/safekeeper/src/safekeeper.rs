@@ -56,7 +56,7 @@ pub struct Safekeeper {
 }
 
 impl Safekeeper {
-    /// Opens the logs, each at the end that a crash may have left, and takes the ports.
+    /// Opens the logs, each at the end that a crash may have left, and takes the ports; within a tokio runtime.
     pub fn open(config: Config) -> Result<Safekeeper, SafekeeperError> {
         let metrics = Arc::new(Metrics::new());
         quire_crash::hook::keep_notes_in(&config.data_dir);

@@ -10,6 +10,7 @@ use quire_protocol::quorum::{ErrorCode, LogIdentity, Request, Response, TermHist
 use quire_safekeeper::{Config, Safekeeper, SafekeeperError};
 use quire_types::lsn::segment_file_name;
 use quire_types::{BranchId, BranchKey, Lsn, NodeId, ProjectId, ShardId, Term};
+use quire_wal::postgres_version::PG15;
 use quire_wal::writer::WalWriter;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -40,10 +41,13 @@ impl Running {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let config =
             Config { node: NodeId(1), listen: any, http: any, data_dir: data_dir.to_owned(), keep_segments: 0 };
-        let safekeeper = Safekeeper::open(config)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let safekeeper = {
+            let _within = runtime.enter();
+            Safekeeper::open(config)?
+        };
         let (quorum, http) = (safekeeper.quorum_address()?, safekeeper.http_address()?);
         let (stop, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let run = move || {
             runtime.block_on(safekeeper.run(async {
                 let _ = stopped.await;
@@ -140,7 +144,7 @@ fn wal(records: usize, payload: usize) -> (Bytes, Vec<Lsn>) {
 
 fn wal_at(begin: Lsn, last_record: Lsn, records: usize, payload: &[u8]) -> (Bytes, Vec<Lsn>) {
     const NOOP: u8 = 0x20;
-    let mut writer = WalWriter::new(begin, last_record, 1, IDENTITY.system_id, SEGMENT_BYTES);
+    let mut writer = WalWriter::new(&PG15, begin, last_record, 1, IDENTITY.system_id, SEGMENT_BYTES);
     let mut ends = Vec::new();
     for _ in 0..records {
         writer.append(quire_wal::rmgr::XLOG, NOOP, 0, payload);

@@ -4,6 +4,7 @@
 //! A compute that starts from nothing needs a log that ends in a shutdown checkpoint, so that PostgreSQL finds a clean
 //! shutdown and replays nothing. Storage keeps, at every LSN, what such a checkpoint would say: a [`CheckpointState`].
 
+use crate::postgres_version::PostgresVersion;
 use crate::rmgr;
 use crate::writer::WalWriter;
 use quire_types::{CodecError, Lsn, Reader, Writer};
@@ -225,13 +226,14 @@ pub(crate) fn write_checkpoint(state: &CheckpointState, writer: &mut Writer) {
 /// If `at` is no place where a record or page can start, or `segment_bytes` no size of a WAL segment: both would be a
 /// mistake of the caller's that must not get into a log.
 pub fn encode_shutdown_checkpoint(
+    version: &'static PostgresVersion,
     state: &CheckpointState,
     at: Lsn,
     prev: Lsn,
     system_id: u64,
     segment_bytes: u64,
 ) -> (Vec<u8>, Lsn) {
-    let mut writer = WalWriter::new(at, prev, state.this_timeline, system_id, segment_bytes);
+    let mut writer = WalWriter::new(version, at, prev, state.this_timeline, system_id, segment_bytes);
     let start = append_shutdown_checkpoint(&mut writer, state);
     (writer.into_vec(), start)
 }

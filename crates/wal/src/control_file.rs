@@ -1,7 +1,7 @@
 //! `global/pg_control`. Source: `pg_control.h` (`ControlFileData`), as laid out on 64-bit little-endian machines.
 
 use crate::checkpoint::{CheckpointState, read_checkpoint, read_i32, write_checkpoint};
-use crate::version::{SUPPORTED, Version, Versions};
+use crate::postgres_version::{PostgresVersion, PostgresVersions, SUPPORTED};
 use quire_types::{CodecError, Lsn, Reader, Writer};
 
 /// Bytes of the file (`PG_CONTROL_FILE_SIZE`).
@@ -18,7 +18,7 @@ pub enum ControlFileError {
         /// What the file says.
         found: u32,
         /// What is supported.
-        supported: Versions,
+        supported: PostgresVersions,
     },
     /// Damaged.
     #[error("pg_control has the wrong CRC")]
@@ -67,7 +67,7 @@ impl DatabaseState {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ControlFile {
     /// The version of PostgreSQL whose file this is, by `pg_control_version`.
-    pub version: &'static Version,
+    pub version: &'static PostgresVersion,
     /// `system_identifier`.
     pub system_identifier: u64,
     /// `catalog_version_no`.
@@ -135,7 +135,7 @@ impl ControlFile {
     }
 
     /// As [`ControlFile::parse`], where `supported` are all versions there are.
-    pub(crate) fn parse_among(supported: Versions, bytes: &[u8]) -> Result<ControlFile, ControlFileError> {
+    pub(crate) fn parse_among(supported: PostgresVersions, bytes: &[u8]) -> Result<ControlFile, ControlFileError> {
         let mut start = Reader::new(bytes);
         start.u64("system_identifier")?;
         let found = start.u32("pg_control_version")?;
@@ -198,7 +198,7 @@ impl DataLayout {
 }
 
 /// Reads the bytes before the CRC, in their order.
-fn read(version: &'static Version, reader: &mut Reader<'_>) -> Result<ControlFile, CodecError> {
+fn read(version: &'static PostgresVersion, reader: &mut Reader<'_>) -> Result<ControlFile, CodecError> {
     let system_identifier = reader.u64("system_identifier")?;
     reader.u32("pg_control_version")?;
     let mut file = ControlFile {
@@ -278,7 +278,7 @@ fn write_bool(value: bool, writer: &mut Writer) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::version::PG15;
+    use crate::postgres_version::PG15;
     use proptest::prelude::*;
 
     impl ControlFile {

@@ -1,7 +1,7 @@
 //! PostgreSQL's on-disk formats: WAL pages and records, `pg_control`, checkpoints, page headers, file names.
 //!
 //! Pure: bytes in, values out. Nothing here does I/O, and no input makes it panic: what does not fit the format is a
-//! typed error. What differs by major version lies in [`version`].
+//! typed error. What differs by major version lies in [`postgres_version`].
 //!
 //! A WAL reader goes through three steps: [`WalStream`] cuts the bytes into [`RawRecord`]s and checks page headers,
 //! CRCs and the chain of `xl_prev`; [`Record::decode`] finds the block references, images and data inside one record;
@@ -14,12 +14,12 @@ pub mod effects;
 pub mod page;
 pub mod path;
 pub mod pglz;
+pub mod postgres_version;
 pub mod record;
 pub mod replication_slot;
 pub mod rmgr;
 mod server_version;
 pub mod stream;
-pub mod version;
 pub mod wal_page;
 pub mod writer;
 

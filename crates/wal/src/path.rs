@@ -4,7 +4,7 @@
 //! zeroes, small letters) is no data path. Neither are temporary relations (`base/5/t3_16384`), which never leave the
 //! compute, nor PostgreSQL's scratch files.
 
-use crate::version::{self, Version};
+use crate::postgres_version::{self, PostgresVersion};
 use quire_types::data_file_name::{DataFileName, DatabaseFolder, RelationFile, WalSegmentName};
 use quire_types::{RelTag, Slru};
 
@@ -57,12 +57,12 @@ pub enum DataPath {
 
 impl DataPath {
     /// What the path names in a data directory of `version`, with WAL segments of the default size.
-    pub fn parse(path: &str, version: &Version) -> Option<DataPath> {
-        DataPath::parse_sized(path, version, version::WAL_SEGMENT_BYTES_DEFAULT)
+    pub fn parse(path: &str, version: &PostgresVersion) -> Option<DataPath> {
+        DataPath::parse_sized(path, version, postgres_version::WAL_SEGMENT_BYTES_DEFAULT)
     }
 
     /// What the path names, with WAL segments of `segment_bytes`.
-    pub fn parse_sized(path: &str, version: &Version, segment_bytes: u64) -> Option<DataPath> {
+    pub fn parse_sized(path: &str, version: &PostgresVersion, segment_bytes: u64) -> Option<DataPath> {
         Some(match DataFileName::parse_exact(path.as_bytes())? {
             DataFileName::Relation(file) => {
                 check_version(file.folder, version)?;
@@ -85,19 +85,19 @@ impl DataPath {
     }
 
     /// The path in a data directory of `version`, with WAL segments of the default size.
-    pub fn to_path(&self, version: &Version) -> String {
-        self.to_path_sized(version, version::WAL_SEGMENT_BYTES_DEFAULT)
+    pub fn to_path(&self, version: &PostgresVersion) -> String {
+        self.to_path_sized(version, postgres_version::WAL_SEGMENT_BYTES_DEFAULT)
     }
 
     /// The path, with WAL segments of `segment_bytes`.
     ///
     /// # Panics
     /// If `segment_bytes` is 0.
-    pub fn to_path_sized(&self, version: &Version, segment_bytes: u64) -> String {
+    pub fn to_path_sized(&self, version: &PostgresVersion, segment_bytes: u64) -> String {
         self.name(version, segment_bytes).to_string()
     }
 
-    fn name(&self, version: &Version, segment_bytes: u64) -> DataFileName<'static> {
+    fn name(&self, version: &PostgresVersion, segment_bytes: u64) -> DataFileName<'static> {
         let directory = version.tablespace_directory.as_bytes();
         let folder = |tablespace, database| DatabaseFolder::new(tablespace, database, directory);
         match *self {
@@ -115,7 +115,7 @@ impl DataPath {
 }
 
 /// Tablespace and database of a folder, unless it is another version's.
-fn check_version(folder: DatabaseFolder<'_>, version: &Version) -> Option<(u32, u32)> {
+fn check_version(folder: DatabaseFolder<'_>, version: &PostgresVersion) -> Option<(u32, u32)> {
     let ours = version.tablespace_directory.as_bytes();
     let is_ours = folder.version_directory().is_none_or(|directory| directory == ours);
     is_ours.then(|| (folder.tablespace(), folder.database()))
@@ -123,7 +123,7 @@ fn check_version(folder: DatabaseFolder<'_>, version: &Version) -> Option<(u32, 
 
 /// A segment, unless there is none of the name where segments have this size.
 fn wal_segment(name: WalSegmentName, segment_bytes: u64) -> Option<DataPath> {
-    if !version::is_valid_segment_bytes(segment_bytes) {
+    if !postgres_version::is_valid_segment_bytes(segment_bytes) {
         return None;
     }
     let (timeline, segment_number) = (name.timeline, name.segment_number(segment_bytes)?);
@@ -134,7 +134,7 @@ fn wal_segment(name: WalSegmentName, segment_bytes: u64) -> Option<DataPath> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::version::PG15;
+    use crate::postgres_version::PG15;
     use proptest::prelude::*;
     use quire_types::Fork;
 

@@ -5,7 +5,7 @@
 //! ```
 //! # use quire_types::Lsn;
 //! # let (bytes, _) = quire_wal::checkpoint::encode_shutdown_checkpoint(
-//! #     &Default::default(), Lsn(16 << 20), Lsn(0), 7, 16 << 20);
+//! #     &quire_wal::postgres_version::PG15, &Default::default(), Lsn(16 << 20), Lsn(0), 7, 16 << 20);
 //! let mut stream = quire_wal::WalStream::new(Lsn(16 << 20), 16 << 20, Some(7));
 //! stream.feed(&bytes);
 //! while let Some(record) = stream.next_record()? {
@@ -26,9 +26,10 @@ mod run;
 
 pub use run::{RecordRef, RecordRun};
 
+use crate::postgres_version::PostgresVersion;
+use crate::postgres_version::is_valid_segment_bytes;
 use crate::record::{HEADER_BYTES, RECORD_BYTES_MAX, RecordHeader, WalError, record_crc};
 use crate::rmgr;
-use crate::version::is_valid_segment_bytes;
 use crate::wal_page::{SHORT_HEADER_BYTES, WAL_PAGE_BYTES, WalPageHeader, header_bytes};
 use bytes::{Buf, Bytes, BytesMut};
 use quire_types::Lsn;
@@ -53,6 +54,8 @@ pub struct WalStream {
     system_id: Option<u64>,
     /// The last page's timeline, below which none may fall.
     timeline: u32,
+    /// Which version of PostgreSQL writes the log, once a page header was read.
+    version: Option<&'static PostgresVersion>,
     /// Whether no record was given out yet and the start may lie inside one.
     may_skip: bool,
     boundary: Lsn,
@@ -111,6 +114,7 @@ impl WalStream {
             segment_bytes,
             system_id,
             timeline: 0,
+            version: None,
             may_skip: true,
             boundary: start,
             last_record: None,
@@ -131,6 +135,12 @@ impl WalStream {
     /// name that one as the one before it.
     pub fn resume(boundary: Lsn, last_record: Lsn, segment_bytes: u64, system_id: Option<u64>) -> WalStream {
         WalStream { last_record: Some(last_record), ..WalStream::at_boundary(boundary, segment_bytes, system_id) }
+    }
+
+    /// The same for a log that is known to be of that version: a page of another is an error.
+    #[must_use]
+    pub fn of_version(self, version: &'static PostgresVersion) -> WalStream {
+        WalStream { version: Some(version), ..self }
     }
 
     /// LSN of the next byte to be fed.
@@ -325,10 +335,21 @@ impl WalStream {
             return Ok(false);
         }
         let header = WalPageHeader::read(&self.buffer, self.cursor, self.segment_bytes, self.system_id)?;
+        self.check_version(&header)?;
         self.check_timeline(&header)?;
         self.advance(bytes);
         self.enter_page(&header)?;
         Ok(true)
+    }
+
+    /// A log is of one version.
+    fn check_version(&mut self, header: &WalPageHeader) -> Result<(), WalError> {
+        let known = *self.version.get_or_insert(header.version);
+        if known.major != header.version.major {
+            let reason = format!("a page of PostgreSQL {} in a log of {}", header.version.major, known.major);
+            return Err(WalError::invalid(header.address, reason));
+        }
+        Ok(())
     }
 
     /// Timelines only ever grow along a log.

@@ -1,7 +1,7 @@
 //! The header of a WAL page. Source: `xlog_internal.h`, `xlogreader.c` (`XLogReaderValidatePageHeader`).
 
+use crate::postgres_version::{PostgresVersion, PostgresVersions, SUPPORTED};
 use crate::record::WalError;
-use crate::version;
 use quire_types::{CodecError, Lsn, Reader, Writer};
 
 /// Bytes of a WAL page (`XLOG_BLCKSZ`).
@@ -24,6 +24,8 @@ const ALL_FLAGS: u16 = 0x000F;
 /// A WAL page's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalPageHeader {
+    /// The version of PostgreSQL that wrote the page, by `xlp_magic`.
+    pub version: &'static PostgresVersion,
     /// `xlp_info`.
     pub flags: u16,
     /// `xlp_tli`.
@@ -57,7 +59,14 @@ impl WalPageHeader {
     ///
     /// # Panics
     /// If `segment_bytes` is no size of a WAL segment.
-    pub fn new(address: Lsn, timeline: u32, remaining_bytes: u32, system_id: u64, segment_bytes: u64) -> WalPageHeader {
+    pub fn new(
+        version: &'static PostgresVersion,
+        address: Lsn,
+        timeline: u32,
+        remaining_bytes: u32,
+        system_id: u64,
+        segment_bytes: u64,
+    ) -> WalPageHeader {
         let long = (address.segment_offset(segment_bytes) == 0).then_some(LongHeader {
             system_id,
             segment_bytes: u32::try_from(segment_bytes).expect("a segment is at most 1 GiB"),
@@ -65,12 +74,12 @@ impl WalPageHeader {
         });
         let continues = if remaining_bytes > 0 { XLP_FIRST_IS_CONTRECORD } else { 0 };
         let flags = continues | if long.is_some() { XLP_LONG_HEADER } else { 0 };
-        WalPageHeader { flags, timeline, address, remaining_bytes, long }
+        WalPageHeader { version, flags, timeline, address, remaining_bytes, long }
     }
 
     /// Appends the header's 24 or 40 bytes.
     pub fn write(&self, writer: &mut Writer) {
-        writer.u16(version::CURRENT.wal_page_magic).u16(self.flags).u32(self.timeline).u64(self.address.0);
+        writer.u16(self.version.wal_page_magic).u16(self.flags).u32(self.timeline).u64(self.address.0);
         writer.u32(self.remaining_bytes).u32(0);
         if let Some(long) = &self.long {
             writer.u64(long.system_id).u32(long.segment_bytes).u32(long.page_bytes);
@@ -96,7 +105,7 @@ impl WalPageHeader {
         system_id: Option<u64>,
     ) -> Result<WalPageHeader, WalError> {
         let wrong = |reason: String| WalError::invalid(address, reason);
-        let header = parse(bytes).map_err(|error| wrong(error.to_string()))?;
+        let header = parse(SUPPORTED, bytes).map_err(|error| wrong(error.to_string()))?;
         let is_segment_start = address.segment_offset(segment_bytes) == 0;
         if header.flags & !ALL_FLAGS != 0 || header.long.is_some() != is_segment_start {
             return Err(wrong(format!("invalid info bits {:04X}", header.flags)));
@@ -111,18 +120,17 @@ impl WalPageHeader {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<WalPageHeader, CodecError> {
+fn parse(versions: PostgresVersions, bytes: &[u8]) -> Result<WalPageHeader, CodecError> {
     let mut reader = Reader::new(bytes);
     let magic = reader.u16("page magic")?;
-    if magic != version::CURRENT.wal_page_magic {
-        return Err(CodecError::Invalid { field: "page magic", value: magic.into() });
-    }
+    let unknown = CodecError::Invalid { field: "page magic", value: magic.into() };
+    let version = versions.of_wal_page_magic(magic).ok_or(unknown)?;
     let (flags, timeline) = (reader.u16("xlp_info")?, reader.u32("xlp_tli")?);
     let address = Lsn(reader.u64("xlp_pageaddr")?);
     let remaining_bytes = reader.u32("xlp_rem_len")?;
     reader.bytes("padding", 4)?;
     let long = (flags & XLP_LONG_HEADER != 0).then(|| parse_long(&mut reader)).transpose()?;
-    Ok(WalPageHeader { flags, timeline, address, remaining_bytes, long })
+    Ok(WalPageHeader { version, flags, timeline, address, remaining_bytes, long })
 }
 
 fn parse_long(reader: &mut Reader<'_>) -> Result<LongHeader, CodecError> {
@@ -146,6 +154,7 @@ fn check_long(long: &LongHeader, segment_bytes: u64, system_id: Option<u64>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres_version::PG15;
 
     const SEGMENT: u64 = 1 << 20;
 
@@ -158,7 +167,7 @@ mod tests {
     #[test]
     fn headers_round_trip_long_at_a_segment_start_and_short_elsewhere() {
         for (at, bytes) in [(Lsn(SEGMENT), LONG_HEADER_BYTES), (Lsn(SEGMENT + 8192), SHORT_HEADER_BYTES)] {
-            let header = WalPageHeader::new(at, 1, 7, 99, SEGMENT);
+            let header = WalPageHeader::new(&PG15, at, 1, 7, 99, SEGMENT);
             let mut writer = Writer::new();
             header.write(&mut writer);
             assert_eq!((writer.len(), header_bytes(at, SEGMENT)), (bytes, bytes));
@@ -167,8 +176,19 @@ mod tests {
     }
 
     #[test]
+    fn the_page_says_which_version_wrote_it() {
+        let next = Box::leak(Box::new(PostgresVersion { wal_page_magic: 0xD199, ..PG15 }));
+        let table = PostgresVersions::new(Box::leak(Box::new([PG15, *next])));
+        let mut writer = Writer::new();
+        WalPageHeader::new(next, Lsn(SEGMENT), 1, 7, 99, SEGMENT).write(&mut writer);
+        let header = parse(table, writer.as_slice()).expect("in the table");
+        assert_eq!(header.version.wal_page_magic, 0xD199);
+        assert!(parse(SUPPORTED, writer.as_slice()).is_err(), "not a version that is served");
+    }
+
+    #[test]
     fn headers_of_another_place_or_system_are_refused() {
-        let header = WalPageHeader::new(Lsn(SEGMENT), 1, 0, 99, SEGMENT);
+        let header = WalPageHeader::new(&PG15, Lsn(SEGMENT), 1, 0, 99, SEGMENT);
         assert!(read(&header, Lsn(2 * SEGMENT), Some(99)).is_err());
         assert!(read(&header, Lsn(SEGMENT), Some(98)).is_err());
         assert!(read(&WalPageHeader { flags: 0x12, ..header }, Lsn(SEGMENT), None).is_err());

@@ -2,14 +2,16 @@
 //!
 //! For the few records that storage writes itself, and for tests that need a log without a server.
 
+use crate::postgres_version::PostgresVersion;
+use crate::postgres_version::is_valid_segment_bytes;
 use crate::record::{HEADER_BYTES, ID_DATA_LONG, ID_DATA_SHORT, record_crc};
-use crate::version::is_valid_segment_bytes;
 use crate::wal_page::{WAL_PAGE_BYTES, WalPageHeader, header_bytes};
 use quire_types::{Lsn, Writer};
 
 /// Writes WAL from a record boundary on, with page headers wherever a page starts.
 #[derive(Debug)]
 pub struct WalWriter {
+    version: &'static PostgresVersion,
     timeline: u32,
     system_id: u64,
     segment_bytes: u64,
@@ -25,12 +27,19 @@ impl WalWriter {
     /// # Panics
     /// If no record can start at `at`, or `segment_bytes` is no size of a WAL segment: a mistake of the caller's that
     /// must not get into a log.
-    pub fn new(at: Lsn, last_record: Lsn, timeline: u32, system_id: u64, segment_bytes: u64) -> WalWriter {
+    pub fn new(
+        version: &'static PostgresVersion,
+        at: Lsn,
+        last_record: Lsn,
+        timeline: u32,
+        system_id: u64,
+        segment_bytes: u64,
+    ) -> WalWriter {
         assert!(is_valid_segment_bytes(segment_bytes), "{segment_bytes} is no WAL segment size");
         let offset = at.0 % WAL_PAGE_BYTES;
         let header = header_bytes(Lsn(at.0 - offset), segment_bytes) as u64;
         assert!(at == at.align_up() && (offset == 0 || offset >= header), "no record can start at {at}");
-        WalWriter { timeline, system_id, segment_bytes, position: at, last_record, output: Writer::new() }
+        WalWriter { version, timeline, system_id, segment_bytes, position: at, last_record, output: Writer::new() }
     }
 
     /// Where the next byte goes.
@@ -90,7 +99,7 @@ impl WalWriter {
     fn write_page_header(&mut self, remaining_bytes: usize) {
         let remaining = u32::try_from(remaining_bytes).expect("a record's length has 32 bits");
         let mut header = Writer::new();
-        WalPageHeader::new(self.position, self.timeline, remaining, self.system_id, self.segment_bytes)
+        WalPageHeader::new(self.version, self.position, self.timeline, remaining, self.system_id, self.segment_bytes)
             .write(&mut header);
         self.write(header.as_slice());
     }

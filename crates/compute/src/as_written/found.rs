@@ -168,7 +168,7 @@ mod tests {
     use crate::cache_dir::CacheDir;
     use quire_cache::MetaSpec;
     use quire_types::{Fork, RelTag};
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
     use std::fs::{self, File};
 
     const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };

@@ -263,7 +263,7 @@ mod tests {
     use super::*;
     use quire_cache::MetaSpec;
     use quire_types::{Lsn, Slru};
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
 
     const ID: FileId = FileId::Slru { slru: Slru::Clog, segment: 2 };
 

@@ -1,7 +1,7 @@
 use super::*;
 use quire_wal::CheckpointState;
 use quire_wal::control_file::DataLayout;
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use tempfile::TempDir;
 
 const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };

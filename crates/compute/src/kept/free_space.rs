@@ -222,7 +222,7 @@ fn main_blocks(dir: &CacheDir, rel: RelTag) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
 
     const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16_384, fork: Fork::Main };
 

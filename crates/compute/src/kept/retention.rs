@@ -43,7 +43,7 @@ impl Retention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
     use quire_wal::{CheckpointState, DataLayout, DatabaseState};
     use std::path::Path;
 

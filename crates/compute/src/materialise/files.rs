@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use quire_cache::Meta;
     use quire_cache::protocol::{BlockState, Blocks};
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
     use std::path::PathBuf;
 
     const REL: RelTag =

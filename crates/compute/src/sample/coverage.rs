@@ -155,7 +155,7 @@ fn name(kind: PageKind) -> &'static str {
 mod tests {
     use super::*;
     use quire_types::{Fork, PAGE_SIZE, RelTag};
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
     use std::fs;
 
     const REL: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };

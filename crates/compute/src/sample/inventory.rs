@@ -104,7 +104,7 @@ fn try_one(
 mod tests {
     use super::*;
     use quire_types::{Lsn, PAGE_SIZE};
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
     use std::fs;
     use std::path::Path;
 

@@ -216,7 +216,7 @@ fn ranges_of(meta: &Meta, blocks: u32) -> Vec<Range<u32>> {
 mod tests {
     use super::*;
     use quire_types::RelTag;
-    use quire_wal::version::PG15;
+    use quire_wal::postgres_version::PG15;
 
     fn file(relation: u32) -> FileId {
         FileId::Relation { rel: RelTag { tablespace: 1663, database: 5, relation, fork: Fork::Main }, segment: 0 }

@@ -14,6 +14,7 @@ use quire_redo::{Delta, MultixactMember, TransactionStatus};
 use quire_types::{BranchKey, Fork, Key, Lsn, NodeId, PAGE_SIZE, RelTag, ShardId, Slru, Term, Writer};
 use quire_wal::effects::FullPageWrites;
 use quire_wal::effects::replorigin;
+use quire_wal::postgres_version::PG15;
 use quire_wal::wal_page::WalPageHeader;
 use quire_wal::{CheckpointState, WalWriter, rmgr};
 
@@ -127,7 +128,7 @@ fn quorum_responses() -> Vec<Frame> {
 fn of_files(control_file: &[u8]) -> Vec<Vec<u8>> {
     let checkpoint = CheckpointState { next_xid: 700, ..CheckpointState::default() };
     let mut header = Writer::new();
-    WalPageHeader::new(Lsn(1 << 20), 1, 9, 7, 1 << 20).write(&mut header);
+    WalPageHeader::new(&PG15, Lsn(1 << 20), 1, 9, 7, 1 << 20).write(&mut header);
     let mut control = Writer::new();
     control.bytes(&[0; 24]).u64(1 << 24).bytes(&[0; 4096]);
     let made = [
@@ -236,7 +237,7 @@ fn effects_and_keys() -> Vec<(Key, Delta)> {
 /// Records of all lengths, with one that spans pages, and a segment's end.
 fn log() -> Vec<u8> {
     let start = Lsn(3 * wal_stream::SEGMENT_BYTES);
-    let mut writer = WalWriter::new(start, Lsn(0), 1, wal_stream::SYSTEM_ID, wal_stream::SEGMENT_BYTES);
+    let mut writer = WalWriter::new(&PG15, start, Lsn(0), 1, wal_stream::SYSTEM_ID, wal_stream::SEGMENT_BYTES);
     for length in [0, 1, 7, 300, 9000, 20] {
         writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 3, &vec![5; length]);
     }

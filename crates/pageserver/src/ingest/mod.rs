@@ -41,26 +41,26 @@ use bytes::Bytes;
 use changes::{Batch, Sizes};
 use quire_types::{Key, Lsn};
 use quire_wal::effects::{FullPageWrites, relmap, replorigin, standby};
-use quire_wal::version::Version;
+use quire_wal::postgres_version::PostgresVersion;
 use quire_wal::{CheckpointState, Record, ServerVersion, rmgr};
 use state::IngestState;
 
 /// Turns the records of one branch into changes.
 #[derive(Debug)]
 pub struct Ingest {
-    version: &'static Version,
+    version: &'static PostgresVersion,
     state: IngestState,
     sizes: Sizes,
 }
 
 impl Ingest {
     /// Begins at the import's start, with the counters that were imported from a data directory of `version`.
-    pub fn begin(version: &'static Version, start: Lsn, view: &dyn StateView) -> Result<Ingest, IngestError> {
+    pub fn begin(version: &'static PostgresVersion, start: Lsn, view: &dyn StateView) -> Result<Ingest, IngestError> {
         Ok(Ingest { version, state: IngestState::imported(start, view)?, sizes: Sizes::default() })
     }
 
     /// Goes on where [`Ingest::state`] was taken.
-    pub fn restore(version: &'static Version, state: &[u8]) -> Result<Ingest, IngestError> {
+    pub fn restore(version: &'static PostgresVersion, state: &[u8]) -> Result<Ingest, IngestError> {
         let state = IngestState::decode(state).map_err(|source| IngestError::IngestState { source })?;
         Ok(Ingest { version, state, sizes: Sizes::default() })
     }
@@ -126,7 +126,7 @@ impl Ingest {
 }
 
 /// What the record does beyond the blocks it names.
-fn dispatch(version: &Version, state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+fn dispatch(version: &PostgresVersion, state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     match batch.record.rmgr {
         rmgr::XLOG => xlog::apply(state, batch),
         rmgr::XACT => transaction::apply(state, batch),

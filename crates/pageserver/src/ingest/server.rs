@@ -5,10 +5,14 @@ use super::error::IngestError;
 use super::state::IngestState;
 use quire_types::Key;
 use quire_wal::effects::server_version;
-use quire_wal::version::Version;
+use quire_wal::postgres_version::PostgresVersion;
 
 /// A message for logical decoding, which may be the one that tells the server's version. The branch is of `version`.
-pub(super) fn apply(version: &Version, state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(super) fn apply(
+    version: &PostgresVersion,
+    state: &mut IngestState,
+    batch: &mut Batch<'_>,
+) -> Result<(), IngestError> {
     let record = batch.record;
     let told = server_version::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))?;
     let Some(server) = told else { return Ok(()) };

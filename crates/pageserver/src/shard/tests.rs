@@ -15,8 +15,8 @@ use crate::value::Value;
 use quire_files::fault;
 use quire_types::{BranchKey, ShardId};
 use quire_types::{Fork, PAGE_SIZE, RelTag, Writer};
+use quire_wal::postgres_version::PG15;
 use quire_wal::record::record_crc;
-use quire_wal::version::PG15;
 use quire_wal::wal_page::WalPageHeader;
 use quire_wal::{CheckpointState, page, rmgr};
 use std::path::Path;
@@ -36,7 +36,7 @@ struct Log {
 impl Log {
     fn new() -> Log {
         let mut bytes = Writer::new();
-        WalPageHeader::new(START, 1, 0, 7, SEGMENT_BYTES.into()).write(&mut bytes);
+        WalPageHeader::new(&PG15, START, 1, 0, 7, SEGMENT_BYTES.into()).write(&mut bytes);
         Log { bytes, last: Lsn::INVALID }
     }
 

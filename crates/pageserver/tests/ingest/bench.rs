@@ -7,7 +7,7 @@ use quire_pageserver::ingest::{Ingest, IngestError};
 use quire_pageserver::value::Value;
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RelTag, Slru, Writer};
 use quire_wal::effects::FullPageWrites;
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use quire_wal::{CheckpointState, Record, rmgr};
 
 pub const TABLE: RelTag = RelTag { tablespace: 1663, database: 5, relation: 16384, fork: Fork::Main };

@@ -11,7 +11,7 @@ use quire_types::{Fork, Key, Lsn, RelTag, Slru};
 use quire_wal::effects::FullPageWrites;
 use quire_wal::effects::replorigin::OriginState;
 use quire_wal::effects::server_version;
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use quire_wal::{CheckpointState, ServerVersion, rmgr};
 
 fn keys(changes: &[Change]) -> Vec<Key> {

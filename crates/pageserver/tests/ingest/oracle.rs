@@ -10,7 +10,7 @@ use quire_redo::mask::{PageKind, mask_page, page_kind};
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, lsn::segment_file_name};
 use quire_wal::effects::dbase::{self, DbaseEffect};
 use quire_wal::effects::{FullPageWrites, replorigin::OriginState};
-use quire_wal::version::Version;
+use quire_wal::postgres_version::PostgresVersion;
 use quire_wal::{CheckpointState, RawRecord, Record, WalStream, page, rmgr};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
@@ -32,7 +32,7 @@ const SEQUENCE_TUPLE_BYTES: usize = 24 + 8 + 8 + 1;
 
 /// What ingest makes of a server's log.
 pub struct Oracle {
-    version: &'static Version,
+    version: &'static PostgresVersion,
     store: Store,
     ingest: Ingest,
     stream: WalStream,

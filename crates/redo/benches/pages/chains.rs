@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quire_redo::mask::first_difference;
 use quire_redo::{Delta, apply};
 use quire_types::{Key, Lsn, PAGE_SIZE};
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use quire_wal::{ControlFile, DataPath, RawRecord, Record, WalStream, rmgr};
 use std::collections::BTreeMap;
 use std::fmt;

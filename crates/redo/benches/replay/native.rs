@@ -15,7 +15,7 @@ use quire_types::{Fork, Key, Lsn, Slru};
 use quire_wal::effects::heap::{VisibilityCleared, visibility_cleared_by};
 use quire_wal::effects::smgr::{self, SmgrEffect};
 use quire_wal::effects::xact::{self, XactEffect};
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use quire_wal::{BlockView, ImageUse, RecordView};
 use quire_wal::{ControlFile, DataPath, Record, RecordRef, RecordRun, ServerVersion, WalStream, rmgr};
 use std::fs::File;

@@ -4,7 +4,7 @@ use crate::arena::Arena;
 use anyhow::{Result, bail};
 use quire_types::{Fork, Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES, Slru};
 use quire_wal::DataPath;
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};

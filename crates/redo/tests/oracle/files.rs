@@ -4,7 +4,7 @@ use crate::pages::Pages;
 use anyhow::{Context, Result};
 use quire_types::{Fork, Key, PAGE_SIZE, RELATION_SEGMENT_BLOCKS, RelTag, SLRU_SEGMENT_PAGES};
 use quire_wal::DataPath;
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;

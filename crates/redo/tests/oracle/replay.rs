@@ -19,7 +19,7 @@ use quire_wal::effects::heap::visibility_cleared;
 use quire_wal::effects::smgr::SmgrEffect;
 use quire_wal::effects::xact::XactEffect;
 use quire_wal::page::{HEADER_BYTES, is_new, lsn as page_lsn, set_lsn};
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use quire_wal::{Block, DataPath, ImageUse, RawRecord, Record, RecordView, ServerVersion, WalStream, rmgr};
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,5 @@
 use super::*;
+use crate::postgres_version::PG15;
 use crate::{Record, WalStream};
 use proptest::prelude::*;
 
@@ -78,7 +79,7 @@ fn a_parameter_change_replaces_the_settings_alone() {
 
 /// Writes a shutdown checkpoint at `at` and reads it back, behind a page header if `at` lies inside a page.
 fn round_trip(at: Lsn) -> (Lsn, Record) {
-    let (bytes, start) = encode_shutdown_checkpoint(&sample(), at, Lsn(0), 42, SEGMENT);
+    let (bytes, start) = encode_shutdown_checkpoint(&PG15, &sample(), at, Lsn(0), 42, SEGMENT);
     let mut stream = WalStream::new(at, SEGMENT, Some(42));
     stream.feed(&bytes);
     let raw = stream.next_record().unwrap().expect("the record is whole");
@@ -110,5 +111,5 @@ proptest! {
 #[test]
 #[should_panic(expected = "no record can start")]
 fn a_checkpoint_inside_a_page_header_is_a_mistake() {
-    encode_shutdown_checkpoint(&sample(), Lsn(SEGMENT + 8), Lsn(0), 42, SEGMENT);
+    encode_shutdown_checkpoint(&PG15, &sample(), Lsn(SEGMENT + 8), Lsn(0), 42, SEGMENT);
 }

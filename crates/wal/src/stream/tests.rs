@@ -1,4 +1,5 @@
 use super::*;
+use crate::postgres_version::PG15;
 use crate::writer::WalWriter;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -8,7 +9,7 @@ const SYSTEM: u64 = 77;
 
 /// A log of records with main data of these lengths, and where each record starts and ends.
 fn log(start: Lsn, lengths: &[usize]) -> (Vec<u8>, Vec<(Lsn, Lsn)>) {
-    let mut writer = WalWriter::new(start, Lsn(0), 1, SYSTEM, SEGMENT);
+    let mut writer = WalWriter::new(&PG15, start, Lsn(0), 1, SYSTEM, SEGMENT);
     let bounds = lengths.iter().map(|&length| (append(&mut writer, length), writer.position())).collect();
     (writer.into_vec(), bounds)
 }
@@ -99,7 +100,7 @@ fn a_known_boundary_is_not_followed_by_the_rest_of_another_record() {
 fn timelines_may_grow_but_not_fall() {
     let (first, bounds) = log(Lsn(SEGMENT), &[8123]);
     for (timeline, is_good) in [(2, true), (1, true), (0, false)] {
-        let mut writer = WalWriter::new(bounds[0].1, bounds[0].0, timeline, SYSTEM, SEGMENT);
+        let mut writer = WalWriter::new(&PG15, bounds[0].1, bounds[0].0, timeline, SYSTEM, SEGMENT);
         append(&mut writer, 8);
         let mut stream = stream(Lsn(SEGMENT));
         stream.feed(&first);
@@ -132,13 +133,13 @@ fn a_record_is_withheld_until_its_padding_was_fed() {
 
 #[test]
 fn a_segment_switch_ends_where_the_next_segment_starts() {
-    let mut writer = WalWriter::new(Lsn(SEGMENT), Lsn(0), 1, SYSTEM, SEGMENT);
+    let mut writer = WalWriter::new(&PG15, Lsn(SEGMENT), Lsn(0), 1, SYSTEM, SEGMENT);
     let switch = writer.append(rmgr::XLOG, rmgr::XLOG_SWITCH, 0, &[]);
     let mut bytes = writer.into_vec();
     // PostgreSQL leaves page headers and zeroes there; nothing in it matters.
     bytes.resize(SEGMENT as usize, 0x5A);
     let next = Lsn(2 * SEGMENT);
-    let mut writer = WalWriter::new(next, switch, 1, SYSTEM, SEGMENT);
+    let mut writer = WalWriter::new(&PG15, next, switch, 1, SYSTEM, SEGMENT);
     append(&mut writer, 8);
     let mut stream = stream(Lsn(SEGMENT));
     stream.feed(&bytes[..5000]);
@@ -190,7 +191,7 @@ fn a_lost_continuation_is_overwritten_by_the_page_that_says_so() {
     let (mut bytes, bounds) = log(Lsn(SEGMENT), &[8, 9000]);
     bytes.truncate(8192);
     let overwrite = Lsn(SEGMENT + 8192);
-    let mut writer = WalWriter::new(overwrite, bounds[0].0, 1, SYSTEM, SEGMENT);
+    let mut writer = WalWriter::new(&PG15, overwrite, bounds[0].0, 1, SYSTEM, SEGMENT);
     let start = writer.append(rmgr::XLOG, rmgr::XLOG_OVERWRITE_CONTRECORD, 0, &[0; 16]);
     let mut page = writer.into_vec();
     page[2] |= crate::wal_page::XLP_FIRST_IS_OVERWRITE_CONTRECORD as u8;

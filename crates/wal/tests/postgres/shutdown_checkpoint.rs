@@ -7,6 +7,7 @@ use quire_types::Lsn;
 use quire_types::lsn::segment_file_name;
 use quire_wal::checkpoint::encode_shutdown_checkpoint;
 use quire_wal::effects::server_version;
+use quire_wal::postgres_version::PG15;
 use quire_wal::wal_page::header_bytes;
 use quire_wal::{CheckpointState, ControlFile, DatabaseState, Record, ServerVersion, WalWriter, rmgr};
 
@@ -96,7 +97,7 @@ fn postgresql_starts_cleanly_from_a_checkpoint_anywhere() -> Result<()> {
 fn append_checkpoint(cluster: &Cluster, unit: u64, before: u64) -> Result<Lsn> {
     let mut control = cluster.control()?;
     let end = end_of_wal(cluster, &control)?;
-    let mut writer = WalWriter::new(end, control.checkpoint, 1, control.system_identifier, SEGMENT);
+    let mut writer = WalWriter::new(&PG15, end, control.checkpoint, 1, control.system_identifier, SEGMENT);
     // Far enough for the filling; if this unit has too little room left, the next one is meant.
     let at = Lsn((end.0 + 4 * RECORD + before).next_multiple_of(unit) - before);
     let server = server_version::to_record_data(ServerVersion::new(15, 20));
@@ -106,7 +107,7 @@ fn append_checkpoint(cluster: &Cluster, unit: u64, before: u64) -> Result<Lsn> {
     let mut bytes = writer.into_vec();
 
     let state = CheckpointState { time: control.time + 1, ..control.checkpoint_copy };
-    let (record, start) = encode_shutdown_checkpoint(&state, at, previous, control.system_identifier, SEGMENT);
+    let (record, start) = encode_shutdown_checkpoint(&PG15, &state, at, previous, control.system_identifier, SEGMENT);
     bytes.extend(record);
     write_log(cluster, end, &bytes)?;
     control.checkpoint = start;

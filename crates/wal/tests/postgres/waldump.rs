@@ -5,7 +5,7 @@ use crate::cluster::Cluster;
 use anyhow::{Context, Result};
 
 use quire_types::{Fork, Lsn, PAGE_SIZE};
-use quire_wal::version::PG15;
+use quire_wal::postgres_version::PG15;
 use quire_wal::{Block, BlockImage, DataPath, ImageCompression, RawRecord, Record, WalStream, page, rmgr};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

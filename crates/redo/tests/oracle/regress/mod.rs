@@ -18,7 +18,7 @@ use crate::{control_file, first_few, run_workloads, settings, workload};
 use anyhow::{Context, Result, ensure};
 use quire_types::Lsn;
 use quire_wal::DataPath;
-use quire_wal::version::{PG15, WAL_SEGMENT_BYTES_DEFAULT};
+use quire_wal::postgres_version::{PG15, WAL_SEGMENT_BYTES_DEFAULT};
 use std::collections::BTreeMap;
 use std::env;
 use std::fmt::Write as _;

@@ -1,17 +1,17 @@
 //! The seam between major versions: every constant that another major version of PostgreSQL may change.
 //!
 //! A version is a value that travels: it is found once, in [`SUPPORTED`], by a fact that names it (`PG_VERSION`,
-//! `pg_control`, `postgres --version`), and handed to what depends on it. Record layouts belong here too, in spirit: a
-//! second version gets its own [`Version`] value and, where the layouts of resource managers differ, its own constants
-//! beside [`crate::rmgr`]. What changed from one minor version to the next is not here but where it matters, by
-//! [`ServerVersion`].
+//! `pg_control`, `postgres --version`, a WAL page), and handed to what depends on it. Record layouts belong here too,
+//! in spirit: a second version gets its own [`PostgresVersion`] value and, where the layouts of resource managers differ,
+//! its own constants beside [`crate::rmgr`]. What changed from one minor version to the next is not here but where it
+//! matters, by [`ServerVersion`].
 
 use crate::ServerVersion;
 use std::fmt;
 
 /// What Quire needs to know of one major version of PostgreSQL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Version {
+pub struct PostgresVersion {
     /// The major version, as in the file `PG_VERSION`.
     pub major: u32,
     /// `XLOG_PAGE_MAGIC`: first two bytes of every WAL page.
@@ -28,7 +28,7 @@ pub struct Version {
 }
 
 /// PostgreSQL 15.
-pub const PG15: Version = Version {
+pub const PG15: PostgresVersion = PostgresVersion {
     major: 15,
     wal_page_magic: 0xD110,
     control_version: 1300,
@@ -38,48 +38,50 @@ pub const PG15: Version = Version {
 };
 
 /// The versions that Quire serves.
-pub static SUPPORTED: Versions = Versions::new(&[PG15]);
-
-/// The version whose WAL pages [`crate::wal_page`] reads and writes.
-pub(crate) const CURRENT: Version = PG15;
+pub static SUPPORTED: PostgresVersions = PostgresVersions::new(&[PG15]);
 
 /// A table of versions, oldest first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Versions(&'static [Version]);
+pub struct PostgresVersions(&'static [PostgresVersion]);
 
-impl Versions {
+impl PostgresVersions {
     /// A table.
-    pub const fn new(oldest_first: &'static [Version]) -> Versions {
-        Versions(oldest_first)
+    pub const fn new(oldest_first: &'static [PostgresVersion]) -> PostgresVersions {
+        PostgresVersions(oldest_first)
     }
 
     /// By the major version, as in the file `PG_VERSION`.
-    pub fn of_major(&self, major: u32) -> Option<&'static Version> {
+    pub fn of_major(&self, major: u32) -> Option<&'static PostgresVersion> {
         self.0.iter().find(|version| version.major == major)
     }
 
     /// By a server's full version.
-    pub fn of_server(&self, server: ServerVersion) -> Option<&'static Version> {
+    pub fn of_server(&self, server: ServerVersion) -> Option<&'static PostgresVersion> {
         self.of_major(server.major())
     }
 
+    /// By the first two bytes of a WAL page.
+    pub fn of_wal_page_magic(&self, magic: u16) -> Option<&'static PostgresVersion> {
+        self.0.iter().find(|version| version.wal_page_magic == magic)
+    }
+
     /// By the layout of `pg_control`, as the file names it.
-    pub fn of_control_version(&self, control_version: u32) -> Option<&'static Version> {
+    pub fn of_control_version(&self, control_version: u32) -> Option<&'static PostgresVersion> {
         self.0.iter().find(|version| version.control_version == control_version)
     }
 
     /// The newest of them.
-    pub fn newest(&self) -> &'static Version {
+    pub fn newest(&self) -> &'static PostgresVersion {
         self.0.last().expect("a table has at least one version")
     }
 
     /// All of them.
-    pub fn newest_first(&self) -> impl Iterator<Item = &'static Version> + use<> {
+    pub fn newest_first(&self) -> impl Iterator<Item = &'static PostgresVersion> + use<> {
         self.0.iter().rev()
     }
 }
 
-impl fmt::Display for Versions {
+impl fmt::Display for PostgresVersions {
     /// The major versions, such as `15, 16`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, version) in self.0.iter().enumerate() {
@@ -90,7 +92,7 @@ impl fmt::Display for Versions {
     }
 }
 
-impl Version {
+impl PostgresVersion {
     /// Why redo of what this server writes is not known to be right, in words; none if it is.
     pub fn doubts(&self, server: ServerVersion) -> Option<String> {
         let newest = self.newest_tested;
@@ -116,7 +118,7 @@ mod tests {
     use crate::{ControlFile, ControlFileError, DataPath};
     use quire_types::{Fork, RelTag};
 
-    const NEXT: Version = Version {
+    const NEXT: PostgresVersion = PostgresVersion {
         major: 99,
         wal_page_magic: 0xD199,
         control_version: 9900,
@@ -124,13 +126,13 @@ mod tests {
         newest_tested: ServerVersion::new(99, 1),
         doubtful: &[],
     };
-    static TABLE: Versions = Versions::new(&[PG15, NEXT]);
+    static TABLE: PostgresVersions = PostgresVersions::new(&[PG15, NEXT]);
 
     #[test]
     fn a_version_is_found_by_each_fact_that_names_it() {
         assert_eq!(TABLE.of_major(99), Some(&NEXT));
         assert_eq!(TABLE.of_server(ServerVersion::new(99, 2)), Some(&NEXT));
-        assert_eq!(TABLE.of_control_version(9900), Some(&NEXT));
+        assert_eq!((TABLE.of_control_version(9900), TABLE.of_wal_page_magic(0xD199)), (Some(&NEXT), Some(&NEXT)));
         assert_eq!(TABLE.of_control_version(1300), Some(&PG15));
         assert_eq!((TABLE.newest(), TABLE.newest_first().count()), (&NEXT, 2));
         assert_eq!((TABLE.of_major(14), SUPPORTED.of_major(99)), (None, None));
