@@ -80,16 +80,18 @@ impl Staged {
         self.sync_name(durability)
     }
 
-    /// Gives the file its name, unless there is a file that has it: that one is left as it is.
-    pub fn publish_if_absent(mut self, durability: Durability) -> Result<(), PublishError> {
+    /// Gives the file its name, unless there is a file that has it: that one is left as it is. Says whether this one
+    /// has it now.
+    pub fn publish_if_absent(mut self, durability: Durability) -> Result<bool, PublishError> {
         self.complete(durability)?;
-        match fault::point().and_then(|()| fs::hard_link(&self.aside, &self.target)) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            linked => linked.map_err(PublishError::unsettled("link", &self.target))?,
-        }
+        let is_new = match fault::point().and_then(|()| fs::hard_link(&self.aside, &self.target)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            linked => linked.map(|()| true).map_err(PublishError::unsettled("link", &self.target))?,
+        };
         fs::remove_file(&self.aside).map_err(PublishError::unsettled("remove", &self.aside))?;
         self.is_aside = false;
-        self.sync_name(durability)
+        self.sync_name(durability)?;
+        Ok(is_new)
     }
 
     fn complete(&mut self, durability: Durability) -> Result<(), PublishError> {

@@ -8,14 +8,16 @@
 use crate::accounts::Account;
 use crate::error::StorageError;
 use crate::image_policy::ImageSettings;
-use crate::layer::LayerWriter;
+use crate::layer::LayerFolder;
 use crate::manifest::{Manifest, Origin, RunEntry};
 use crate::memtable::Memtable;
+use crate::objects::{LocalFolder, Objects};
 use crate::value::{Value, Version};
 use bytes::Bytes;
 use quire_types::Key;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why a value was not imported.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +40,8 @@ pub struct Import {
     dir: PathBuf,
     /// Where it will be.
     target: PathBuf,
+    objects: Arc<dyn Objects>,
+    layers: LayerFolder,
     manifest: Manifest,
     table: Memtable,
     memtable_bytes: usize,
@@ -54,8 +58,10 @@ impl Import {
         let dir = aside_of(target);
         discard(&dir)?;
         quire_files::create_folder(&dir)?;
-        let manifest = Manifest::new(origin, settings);
-        Ok(Import { dir, target: target.to_owned(), manifest, table: Memtable::default(), memtable_bytes })
+        let objects: Arc<dyn Objects> = Arc::new(LocalFolder::new(&dir));
+        let layers = LayerFolder::new(Arc::clone(&objects), &origin);
+        let (manifest, table) = (Manifest::new(origin, settings), Memtable::default());
+        Ok(Import { dir, target: target.to_owned(), objects, layers, manifest, table, memtable_bytes })
     }
 
     /// Takes one value: a page for a page's key, anything for others.
@@ -76,7 +82,7 @@ impl Import {
     /// Makes the branch exist.
     pub fn finish(mut self) -> Result<(), StorageError> {
         self.flush()?;
-        self.manifest.publish(&self.dir)?;
+        self.manifest.publish(self.objects.as_ref())?;
         Ok(quire_files::publish_folder(&self.dir, &self.target)?)
     }
 
@@ -85,13 +91,8 @@ impl Import {
             return Ok(());
         }
         let table = std::mem::take(&mut self.table);
-        let (id, origin) = (self.manifest.next_layer, self.manifest.origin);
-        let path = Manifest::layer_path(&self.dir, id);
-        let mut writer = LayerWriter::create(&path, origin.branch, origin.shard)?;
-        for (key, version) in table.entries() {
-            writer.add(key, version)?;
-        }
-        writer.finish(table.carries().map(Ok))?;
+        let id = self.manifest.next_layer;
+        self.layers.write(id, &table)?;
         self.manifest.next_layer += 1;
         self.manifest.runs.push(RunEntry { tier: 0, layers: vec![id] });
         Ok(())
@@ -143,7 +144,8 @@ mod tests {
             fault::fail_after(Some(steps));
             let finished = finish(&target);
             fault::fail_after(None);
-            let manifest = if target.exists() { Manifest::load(&target).expect("readable") } else { None };
+            let manifest =
+                if target.exists() { Manifest::load(&LocalFolder::new(&target)).expect("readable") } else { None };
             assert_eq!(manifest.is_some(), target.exists(), "after {steps} steps");
             if finished.is_ok() {
                 return assert_eq!((steps, manifest.expect("it is there").runs.len()), (8, 1));

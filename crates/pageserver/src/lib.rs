@@ -30,6 +30,7 @@ pub mod layer;
 pub mod manifest;
 pub mod memtable;
 pub mod metrics;
+pub mod objects;
 pub mod pageserver;
 pub mod pipeline;
 pub mod put_aside;
@@ -39,6 +40,7 @@ pub mod shard_key;
 pub mod shard_pages;
 pub mod shards;
 pub mod small_files;
+pub mod source;
 pub mod store;
 pub mod value;
 

@@ -6,14 +6,12 @@
 
 use crate::error::StorageError;
 use crate::image_policy::ImageSettings;
+use crate::objects::Objects;
 use bytes::Bytes;
-use quire_files::Durability;
 use quire_types::{BranchId, BranchKey, CodecError, Lsn, ProjectId, Reader, ShardId, Writer};
-use std::fs;
-use std::path::{Path, PathBuf};
 
-/// The manifest's file name in a shard's directory.
-pub const FILE_NAME: &str = "manifest";
+/// The manifest's name among a shard's objects.
+const NAME: &str = "manifest";
 
 const MAGIC: [u8; 8] = *b"QUIREMAN";
 const VERSION: u32 = 1;
@@ -74,25 +72,17 @@ impl Manifest {
         Manifest { generation: 0, origin, durable, ingest_state, settings, next_layer: 1, runs: Vec::new() }
     }
 
-    /// Reads the manifest in `dir`; none if there is none.
-    pub fn load(dir: &Path) -> Result<Option<Manifest>, StorageError> {
-        let path = dir.join(FILE_NAME);
-        match fs::read(&path) {
-            Ok(raw) => Manifest::decode(&raw).map(Some).map_err(StorageError::malformed(&path, 0)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StorageError::io("read", &path)(error)),
-        }
+    /// Reads the manifest among a shard's objects; none if there is none.
+    pub fn load(objects: &dyn Objects) -> Result<Option<Manifest>, StorageError> {
+        let raw = objects.read(NAME)?;
+        let decoded = raw.map(|raw| Manifest::decode(&raw)).transpose();
+        decoded.map_err(|error| StorageError::malformed(&objects.locate(NAME), 0)(error))
     }
 
-    /// Publishes this manifest in `dir` as the next generation.
-    pub fn publish(&mut self, dir: &Path) -> Result<(), StorageError> {
+    /// Publishes this manifest as the next generation.
+    pub fn publish(&mut self, objects: &dyn Objects) -> Result<(), StorageError> {
         self.generation += 1;
-        Ok(quire_files::publish(&dir.join(FILE_NAME), &self.encode(), Durability::Machine)?)
-    }
-
-    /// The path of a layer in `dir`.
-    pub fn layer_path(dir: &Path, layer: LayerId) -> PathBuf {
-        dir.join(format!("{layer:016x}.layer"))
+        objects.replace(NAME, &self.encode())
     }
 
     /// The bytes, ending in the checksum of all before it.
@@ -180,6 +170,7 @@ fn read_count(input: &mut Reader<'_>, field: &'static str) -> Result<usize, Code
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::LocalFolder;
 
     fn manifest() -> Manifest {
         let origin = Origin {
@@ -209,13 +200,14 @@ mod tests {
     #[test]
     fn publishing_counts_generations_and_a_damaged_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Manifest::load(dir.path()).unwrap(), None);
+        let objects = LocalFolder::new(dir.path());
+        assert_eq!(Manifest::load(&objects).unwrap(), None);
         let mut current = manifest();
-        current.publish(dir.path()).unwrap();
-        current.publish(dir.path()).unwrap();
-        assert_eq!(Manifest::load(dir.path()).unwrap().map(|manifest| manifest.generation), Some(2));
-        fs::write(dir.path().join(FILE_NAME), b"nonsense").unwrap();
-        let error = Manifest::load(dir.path()).unwrap_err();
-        assert!(matches!(error, StorageError::Corrupt { ref path, .. } if path.ends_with(FILE_NAME)), "{error}");
+        current.publish(&objects).unwrap();
+        current.publish(&objects).unwrap();
+        assert_eq!(Manifest::load(&objects).unwrap().map(|manifest| manifest.generation), Some(2));
+        objects.replace(NAME, b"nonsense").unwrap();
+        let error = Manifest::load(&objects).unwrap_err();
+        assert!(matches!(error, StorageError::Corrupt { ref path, .. } if path.ends_with(NAME)), "{error}");
     }
 }

@@ -73,11 +73,13 @@ impl Memtable {
         slot.versions.binary_search_by_key(&(lsn, true), Version::place).is_ok()
     }
 
+    /// Whether it may have versions with LSNs above `after` and at most `upto`.
+    pub fn spans(&self, after: Lsn, upto: Lsn) -> bool {
+        self.lsns.0 <= upto && self.lsns.1 > after
+    }
+
     /// Shows the versions of `key` with LSNs above `after` and at most `upto`, newest first, until told to stop.
     pub fn visit(&self, key: Key, after: Lsn, upto: Lsn, visit: &mut dyn FnMut(Version) -> ControlFlow<()>) {
-        if self.lsns.0 > upto || self.lsns.1 <= after {
-            return;
-        }
         let Some(slot) = self.slots.get(&key) else { return };
         let end = slot.versions.partition_point(|version| version.lsn <= upto);
         for version in slot.versions[..end].iter().rev() {
@@ -85,12 +87,6 @@ impl Memtable {
                 return;
             }
         }
-    }
-
-    /// The newest version of `key` at or below `upto`.
-    pub fn newest(&self, key: Key, upto: Lsn) -> Option<Version> {
-        let versions = &self.slots.get(&key)?.versions;
-        versions[..versions.partition_point(|version| version.lsn <= upto)].last().cloned()
     }
 
     /// The newest version at or below `upto` of each key in the range, up to `limit` keys, in key order.

@@ -281,7 +281,8 @@ mod tests {
     }
 
     fn open_without(dir: &Path, put_aside: PutAside) -> Pipeline {
-        let manifest = Manifest::load(dir).unwrap().expect("it was imported");
+        let objects = Arc::new(crate::objects::LocalFolder::open(dir).unwrap());
+        let manifest = Manifest::load(objects.as_ref()).unwrap().expect("it was imported");
         let parts = ShardPagesParts {
             redo: native_redo,
             backlog_max: 100,
@@ -289,7 +290,7 @@ mod tests {
             metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),
             put_aside,
         };
-        let pages = ShardPages::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10).unwrap(), parts);
+        let pages = ShardPages::new(Store::open(objects, manifest, &BlockCache::new(1 << 16), 4 << 10).unwrap(), parts);
         let limits = MemtableLimits { bytes: 1 << 20, age: Duration::from_secs(3600) };
         Pipeline::open(&pages, &PG15, limits).unwrap()
     }

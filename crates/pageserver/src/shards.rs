@@ -10,6 +10,7 @@ use crate::import::{self, Import, ImportError};
 use crate::layer::BlockCache;
 use crate::manifest::{Manifest, Origin};
 use crate::metrics::Metrics;
+use crate::objects::{LocalFolder, Objects};
 use crate::pipeline::{MemtableLimits, Pipeline, PipelineError};
 use crate::put_aside::PutAside;
 use crate::shard::{Shard, keep_flushing};
@@ -198,8 +199,9 @@ impl Shards {
     }
 
     fn open_in(&self, dir: &Path) -> Result<Arc<Shard>, ShardError> {
-        let manifest = Manifest::load(dir)?.ok_or_else(|| ShardError::NoManifest(dir.to_owned()))?;
-        self.open(dir, manifest)
+        let objects = Arc::new(LocalFolder::open(dir)?);
+        let manifest = Manifest::load(objects.as_ref())?.ok_or_else(|| ShardError::NoManifest(dir.to_owned()))?;
+        self.open(objects, SmallFiles::open_in(dir)?, manifest)
     }
 
     /// The shard, if it is known.
@@ -257,10 +259,10 @@ impl Shards {
         Ok(shard)
     }
 
-    fn open(&self, dir: &Path, manifest: Manifest) -> Result<Arc<Shard>, ShardError> {
+    fn open(&self, objects: Arc<dyn Objects>, files: SmallFiles, manifest: Manifest) -> Result<Arc<Shard>, ShardError> {
         let version = find_version(manifest.origin.postgres_version)?;
         let origin = manifest.origin;
-        let store = Store::open(dir, manifest, &self.cache, self.config.layer_bytes)?;
+        let store = Store::open(objects, manifest, &self.cache, self.config.layer_bytes)?;
         let parts = ShardPagesParts {
             redo: native_redo,
             backlog_max: self.config.image_backlog_max,
@@ -273,7 +275,7 @@ impl Shards {
         pages.write_evidence();
         let limits = MemtableLimits { bytes: self.config.memtable_bytes, age: self.config.memtable_age() };
         let pipeline = Pipeline::open(&pages, version, limits).map_err(ShardError::Incomplete)?;
-        Ok(Shard::new(pages, pipeline, SmallFiles::open(dir)?)?)
+        Ok(Shard::new(pages, pipeline, files)?)
     }
 
     /// Starts the tasks of a shard: flushing, and following the WAL.

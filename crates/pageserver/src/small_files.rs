@@ -16,15 +16,16 @@
 //!   process.
 
 use crate::error::StorageError;
+use crate::objects::{LocalFolder, Objects};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use quire_files::{ASIDE_SUFFIX, Durability, PublishError, sync_folder_of};
+use quire_files::{ASIDE_SUFFIX, Durability};
 use quire_protocol::page::{FileVersion, MAX_KEYS, SMALL_FILE_BYTES_MAX, SmallFile};
 use quire_types::{CodecError, Lsn, Reader, Term, Writer};
 use std::collections::BTreeMap;
-use std::fs;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The folder in a shard's directory.
 const FOLDER: &str = "files";
@@ -87,7 +88,7 @@ pub struct Listed {
 /// The small files of one shard of a branch.
 #[derive(Debug)]
 pub struct SmallFiles {
-    dir: PathBuf,
+    objects: Arc<dyn Objects>,
     state: Mutex<State>,
 }
 
@@ -103,17 +104,19 @@ struct State {
 }
 
 impl SmallFiles {
-    /// Opens those in a shard's directory, and removes what was not published.
-    pub fn open(shard: &Path) -> Result<SmallFiles, StorageError> {
+    /// Opens those in a shard's directory.
+    pub fn open_in(shard: &Path) -> Result<SmallFiles, StorageError> {
         let dir = shard.join(FOLDER);
         quire_files::create_folder(&dir)?;
-        // A crash of the process may have come between a rename and this, and what is found is told to others.
-        let names = dir.join(TERM_FILE);
-        sync_folder_of(&names).map_err(StorageError::io("sync the directory of", &names))?;
-        let files = found_in(&dir)?;
-        let Fence { term, settled } = load_fence(&dir)?;
+        SmallFiles::open(Arc::new(LocalFolder::open(&dir)?))
+    }
+
+    /// Opens those that a shard keeps apart from its layers.
+    pub fn open(objects: Arc<dyn Objects>) -> Result<SmallFiles, StorageError> {
+        let files = found_in(objects.as_ref())?;
+        let Fence { term, settled } = load_fence(objects.as_ref())?;
         let last = FileVersion { term, sequence: 0 };
-        Ok(SmallFiles { dir, state: Mutex::new(State { last, settled, files, failed: None }) })
+        Ok(SmallFiles { objects, state: Mutex::new(State { last, settled, files, failed: None }) })
     }
 
     /// Up to where no compute before the one that fenced the files can have more to send; invalid if nothing is known.
@@ -134,7 +137,7 @@ impl SmallFiles {
         }
         if term > fence {
             let settled = ingested.max(state.settled);
-            state.publish(&self.dir.join(TERM_FILE), &encode_fence(Fence { term, settled }))?;
+            state.write(|| self.objects.replace(TERM_FILE, &encode_fence(Fence { term, settled })))?;
             state.last = FileVersion { term, sequence: 0 };
             state.settled = settled;
         }
@@ -153,11 +156,11 @@ impl SmallFiles {
         if file.content.len() > SMALL_FILE_BYTES_MAX {
             return Err(FileError::TooLong(file.name.clone()));
         }
-        let path = self.path(&file.name)?;
+        let object = object_name(&file.name)?;
         let mut state = self.state();
         if state.admits(version)? {
             let raw = encode(file);
-            state.publish(&path, &raw)?;
+            state.write(|| self.objects.replace(&object, &raw))?;
             state.files.insert(file.name.clone(), raw.len() as u64);
             state.last = version;
         }
@@ -166,11 +169,11 @@ impl SmallFiles {
 
     /// Forgets a file, durably.
     pub fn remove(&self, version: FileVersion, name: &str) -> Result<(), FileError> {
-        let path = self.path(name)?;
+        let object = object_name(name)?;
         let mut state = self.state();
         if state.admits(version)? {
             if state.files.contains_key(name) {
-                state.write(|| quire_files::remove(&path))?;
+                state.write(|| self.objects.remove(&object, Durability::Machine))?;
                 state.files.remove(name);
             }
             state.last = version;
@@ -210,19 +213,14 @@ impl SmallFiles {
     }
 
     fn load(&self, name: &str) -> Result<SmallFile, FileError> {
-        let path = self.path(name)?;
-        let raw = fs::read(&path).map_err(StorageError::io("read", &path))?;
+        let object = object_name(name)?;
+        let path = self.objects.locate(&object);
+        let gone = || StorageError::io("read", &path)(std::io::ErrorKind::NotFound.into());
+        let raw = self.objects.read(&object)?.ok_or_else(gone)?;
         let file = decode(&raw).map_err(StorageError::malformed(&path, 0))?;
         match file.name == name {
             true => Ok(file),
             false => Err(misnamed(path, &file.name).into()),
-        }
-    }
-
-    fn path(&self, name: &str) -> Result<PathBuf, FileError> {
-        match is_valid(name) {
-            true => Ok(self.dir.join(name.replace('/', &SEPARATOR.to_string()))),
-            false => Err(FileError::Name(name.to_owned())),
         }
     }
 
@@ -247,19 +245,23 @@ impl State {
         }
     }
 
-    fn publish(&mut self, path: &Path, content: &[u8]) -> Result<(), StorageError> {
-        self.write(|| quire_files::publish(path, content, Durability::Machine))
-    }
-
-    fn write(&mut self, write: impl FnOnce() -> Result<(), PublishError>) -> Result<(), StorageError> {
+    fn write(&mut self, write: impl FnOnce() -> Result<(), StorageError>) -> Result<(), StorageError> {
         if let Some(reason) = &self.failed {
             return Err(StorageError::Failed(reason.clone()));
         }
-        let written = write().map_err(StorageError::from);
+        let written = write();
         if let Err(error @ StorageError::Unsettled { .. }) = &written {
             self.failed = Some(error.to_string());
         }
         written
+    }
+}
+
+/// The name of a file's object.
+fn object_name(name: &str) -> Result<String, FileError> {
+    match is_valid(name) {
+        true => Ok(name.replace('/', &SEPARATOR.to_string())),
+        false => Err(FileError::Name(name.to_owned())),
     }
 }
 
@@ -268,20 +270,10 @@ fn is_valid(name: &str) -> bool {
     name.len() <= NAME_BYTES_MAX && name.bytes().all(allowed) && name.contains('/') && !name.ends_with(ASIDE_SUFFIX)
 }
 
-/// Names and lengths of the files in `dir`. What ends as an unpublished file is removed.
-fn found_in(dir: &Path) -> Result<BTreeMap<String, u64>, StorageError> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).map_err(StorageError::io("list", dir))? {
-        let entry = entry.map_err(StorageError::io("list", dir))?;
-        let (path, bytes) = (entry.path(), entry.metadata().map_err(StorageError::io("examine", dir))?.len());
-        let name = entry.file_name().to_string_lossy().replace(SEPARATOR, "/");
-        if name.ends_with(ASIDE_SUFFIX) {
-            fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
-        } else if is_valid(&name) {
-            found.insert(name, bytes);
-        }
-    }
-    Ok(found)
+/// Names and lengths of the files.
+fn found_in(objects: &dyn Objects) -> Result<BTreeMap<String, u64>, StorageError> {
+    let files = objects.list()?.into_iter().map(|(object, bytes)| (object.replace(SEPARATOR, "/"), bytes));
+    Ok(files.filter(|(name, _)| is_valid(name)).collect())
 }
 
 /// What the term file says.
@@ -291,13 +283,9 @@ struct Fence {
     settled: Lsn,
 }
 
-fn load_fence(dir: &Path) -> Result<Fence, StorageError> {
-    let path = dir.join(TERM_FILE);
-    match fs::read(&path) {
-        Ok(raw) => decode_fence(&raw).map_err(StorageError::malformed(&path, 0)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Fence::default()),
-        Err(error) => Err(StorageError::io("read", &path)(error)),
-    }
+fn load_fence(objects: &dyn Objects) -> Result<Fence, StorageError> {
+    let Some(raw) = objects.read(TERM_FILE)? else { return Ok(Fence::default()) };
+    decode_fence(&raw).map_err(StorageError::malformed(&objects.locate(TERM_FILE), 0))
 }
 
 fn misnamed(path: PathBuf, name: &str) -> StorageError {

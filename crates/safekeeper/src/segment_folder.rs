@@ -55,7 +55,7 @@ impl SegmentFolder {
 
     /// Gives a segment its name, durably, unless there is one that has it.
     pub fn place(&self, staged: Staged) -> io::Result<()> {
-        Ok(staged.publish_if_absent(Durability::Machine)?)
+        Ok(staged.publish_if_absent(Durability::Machine).map(drop)?)
     }
 
     /// Makes the names of the segments durable.

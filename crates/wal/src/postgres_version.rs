@@ -1,10 +1,11 @@
 //! The seam between major versions: every constant that another major version of PostgreSQL may change.
 //!
 //! A version is a value that travels: it is found once, in [`SUPPORTED`], by a fact that names it (`PG_VERSION`,
-//! `pg_control`, `postgres --version`, a WAL page), and handed to what depends on it. Record layouts belong here too,
-//! in spirit: a second version gets its own [`PostgresVersion`] value and, where the layouts of resource managers differ,
-//! its own constants beside [`crate::rmgr`]. What changed from one minor version to the next is not here but where it
-//! matters, by [`ServerVersion`].
+//! `pg_control`, `postgres --version`, a WAL page), and handed to what depends on it.
+//!
+//! Record layouts belong here too, in spirit: a second version gets its own [`PostgresVersion`] value and, where the
+//! layouts of resource managers differ, its own constants beside [`crate::rmgr`]. What changed from one minor version
+//! to the next is not here but where it matters, by [`ServerVersion`].
 
 use crate::ServerVersion;
 use std::fmt;

@@ -6,13 +6,16 @@
 
 use super::shared::in_memory;
 use crate::input::Input;
+use quire_pageserver::error::StorageError;
 use quire_pageserver::layer::{BlockCache, Layer};
+use quire_pageserver::objects::{LocalFolder, Objects};
+use quire_pageserver::source::Source;
 use quire_types::key::KEY_BYTES;
 use quire_types::{Lsn, Writer};
 use std::ops::Bound;
 use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Bytes of cached blocks.
@@ -34,11 +37,15 @@ pub(super) fn read_parts(parts: &[u8]) {
 /// Reads a layer.
 pub(super) fn read_whole(contents: &[u8]) {
     let file = in_memory(contents);
-    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    let cache = BlockCache::new(CACHE_BYTES);
-    if let Ok(layer) = Layer::open(&path, &cache) {
+    if let Ok(layer) = open(&file) {
         walk(&layer);
     }
+}
+
+/// Opens the layer that a file holds, which has no name but its number in this process.
+fn open(file: &impl AsRawFd) -> Result<Arc<Layer>, StorageError> {
+    let objects: Arc<dyn Objects> = Arc::new(LocalFolder::new(Path::new("/proc/self/fd")));
+    Layer::open(&objects, &file.as_raw_fd().to_string(), &BlockCache::new(CACHE_BYTES))
 }
 
 /// A seed: the parts of a layer with one data block.
@@ -57,7 +64,7 @@ fn walk(layer: &Arc<Layer>) {
     let _carries = layer.carries().take_while(Result::is_ok).count();
     for (key, version) in &entries {
         let _found = layer.may_hold(*key, Lsn::INVALID, version.lsn);
-        let _newest = layer.newest(*key, version.lsn);
+        let _newest = Source::newest(layer.as_ref(), *key, version.lsn);
         let _visited = layer.visit(*key, Lsn::INVALID, Lsn::MAX, &mut |_| ControlFlow::Continue(()));
     }
     let last = layer.summary().last_key;
@@ -134,8 +141,7 @@ mod tests {
         assert_eq!(summary.len(), SUMMARY_BYTES);
         let contents = assembled(&layer_seed(block.as_slice(), &[], summary.as_slice()));
         let file = in_memory(&contents);
-        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        let layer = Layer::open(&path, &BlockCache::new(CACHE_BYTES)).unwrap();
+        let layer = open(&file).unwrap();
         let found = layer.newest(Key::Checkpoint, Lsn(7)).unwrap().unwrap();
         assert_eq!(found.into_bytes().as_deref(), Some(&b"value"[..]));
     }

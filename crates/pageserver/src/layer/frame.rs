@@ -9,11 +9,10 @@
 //! ```
 
 use crate::error::StorageError;
+use crate::objects::Object;
 use quire_types::{CodecError, Reader, Writer};
 use std::cell::RefCell;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use zstd::bulk::Decompressor;
 
@@ -52,19 +51,24 @@ pub(super) fn encode(raw: &[u8]) -> Vec<u8> {
     frame.into_vec()
 }
 
-/// Reads the frame at `extent` and gives its content.
-pub(super) fn read(file: &File, path: &Path, extent: Extent) -> Result<Vec<u8>, StorageError> {
+/// Reads the frame at `extent` of the object at `path`, and gives its content.
+pub(super) fn read(object: &dyn Object, path: &Path, extent: Extent) -> Result<Vec<u8>, StorageError> {
     let mut raw = vec![0; extent.length as usize];
-    file.read_exact_at(&mut raw, extent.offset).map_err(StorageError::io("read", path))?;
+    object.read_exact_at(&mut raw, extent.offset)?;
     let corrupt = |reason: String| StorageError::Corrupt { path: path.to_owned(), offset: extent.offset, reason };
     decode(&raw).map_err(corrupt)
 }
 
 /// Reads the frame that starts at `offset`, of whatever length, and where the next would start.
-pub(super) fn read_next(file: &File, path: &Path, offset: u64, end: u64) -> Result<(Vec<u8>, u64), StorageError> {
+pub(super) fn read_next(
+    object: &dyn Object,
+    path: &Path,
+    offset: u64,
+    end: u64,
+) -> Result<(Vec<u8>, u64), StorageError> {
     let corrupt = |reason: &str| StorageError::Corrupt { path: path.to_owned(), offset, reason: reason.to_owned() };
     let mut head = [0; 8];
-    file.read_exact_at(&mut head, offset).map_err(StorageError::io("read", path))?;
+    object.read_exact_at(&mut head, offset)?;
     let mut reader = Reader::new(&head[4..]);
     let stored = reader.u32("stored length").map_err(StorageError::malformed(path, offset))?;
     let length = stored.checked_add(HEADER_BYTES as u32).ok_or_else(|| corrupt("frame length"))?;
@@ -72,7 +76,7 @@ pub(super) fn read_next(file: &File, path: &Path, offset: u64, end: u64) -> Resu
     if next > end {
         return Err(corrupt("a frame reaches past its section"));
     }
-    Ok((read(file, path, Extent { offset, length })?, next))
+    Ok((read(object, path, Extent { offset, length })?, next))
 }
 
 fn decode(raw: &[u8]) -> Result<Vec<u8>, String> {

@@ -19,6 +19,7 @@ mod block;
 mod bloom;
 mod cache;
 mod carry;
+mod folder;
 mod footer;
 mod frame;
 mod merge;
@@ -28,6 +29,7 @@ mod sections;
 mod writer;
 
 pub use cache::BlockCache;
+pub use folder::LayerFolder;
 pub use footer::Summary;
 pub use merge::{Merge, Stream};
 pub use reader::{Entries, Layer};

@@ -6,21 +6,21 @@ use super::cache::BlockCache;
 use super::footer::{FOOTER_BYTES, Footer, MAGIC, Summary};
 use super::frame::{self, Extent};
 use crate::error::StorageError;
+use crate::objects::{Object, Objects};
 use crate::value::Version;
 use quire_types::key::KEY_BYTES;
 use quire_types::{CodecError, Key, Lsn, Reader};
-use std::fs::File;
 use std::ops::{Bound, ControlFlow};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// An open layer. The file stays readable through it even after it was removed.
+/// An open layer. It stays readable after it was removed.
 #[derive(Debug)]
 pub struct Layer {
+    objects: Arc<dyn Objects>,
+    name: String,
     path: PathBuf,
-    file: File,
-    bytes: u64,
+    object: Box<dyn Object>,
     number: u64,
     pub(super) footer: Footer,
     index: Vec<IndexEntry>,
@@ -36,27 +36,26 @@ struct IndexEntry {
 
 impl Layer {
     /// Opens a layer and checks its header, footer, index and filter; blocks are checked when they are read.
-    pub fn open(path: &Path, cache: &Arc<BlockCache>) -> Result<Arc<Layer>, StorageError> {
-        let file = File::open(path).map_err(StorageError::io("open", path))?;
-        let bytes = file.metadata().map_err(StorageError::io("stat", path))?.len();
-        let footer = read_footer(&file, path, bytes)?;
-        let index = frame::read(&file, path, footer.index)?;
-        let index = parse_index(&index, footer.carries).map_err(StorageError::malformed(path, footer.index.offset))?;
-        let bloom = frame::read(&file, path, footer.bloom)?;
-        let bloom = Bloom::decode(&bloom).map_err(StorageError::malformed(path, footer.bloom.offset))?;
-        let number = cache.number_layer();
-        let path = path.to_owned();
-        Ok(Arc::new(Layer { path, file, bytes, number, footer, index, bloom, cache: Arc::clone(cache) }))
+    pub fn open(objects: &Arc<dyn Objects>, name: &str, cache: &Arc<BlockCache>) -> Result<Arc<Layer>, StorageError> {
+        let (object, path) = (objects.open(name)?, objects.locate(name));
+        let footer = read_footer(object.as_ref(), &path)?;
+        let index = frame::read(object.as_ref(), &path, footer.index)?;
+        let index = parse_index(&index, footer.carries).map_err(StorageError::malformed(&path, footer.index.offset))?;
+        let bloom = frame::read(object.as_ref(), &path, footer.bloom)?;
+        let bloom = Bloom::decode(&bloom).map_err(StorageError::malformed(&path, footer.bloom.offset))?;
+        let (number, objects, name, cache) =
+            (cache.number_layer(), Arc::clone(objects), name.to_owned(), Arc::clone(cache));
+        Ok(Arc::new(Layer { objects, name, path, object, number, footer, index, bloom, cache }))
     }
 
-    /// The file.
+    /// Where it is, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Its length.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.object.bytes()
     }
 
     /// What it spans.
@@ -93,18 +92,6 @@ impl Layer {
             }
         }
         Ok(())
-    }
-
-    /// The newest version of `key` at or below `upto`.
-    pub fn newest(&self, key: Key, upto: Lsn) -> Result<Option<Version>, StorageError> {
-        let mut newest = None;
-        if self.may_hold(key, Lsn::INVALID, upto) {
-            self.visit(key, Lsn::INVALID, upto, &mut |version| {
-                newest = Some(version);
-                ControlFlow::Break(())
-            })?;
-        }
-        Ok(newest)
     }
 
     /// The newest version at or below `upto` of each key in the range, up to `limit` keys, in key order.
@@ -148,14 +135,14 @@ impl Layer {
     }
 
     pub(super) fn read_frame_at(&self, offset: u64, end: u64) -> Result<(Vec<u8>, u64), StorageError> {
-        self.read_again(|file| frame::read_next(file, &self.path, offset, end))
+        self.read_again(|object| frame::read_next(object, &self.path, offset, end))
     }
 
     /// Reads, and where that fails once more from what the name stands for now: whoever puts back a damaged file may
     /// put another in its place.
-    fn read_again<T>(&self, read: impl Fn(&File) -> Result<T, StorageError>) -> Result<T, StorageError> {
-        read(&self.file).or_else(|error| match File::open(&self.path) {
-            Ok(file) => read(&file),
+    fn read_again<T>(&self, read: impl Fn(&dyn Object) -> Result<T, StorageError>) -> Result<T, StorageError> {
+        read(self.object.as_ref()).or_else(|error| match self.objects.open(&self.name) {
+            Ok(object) => read(object.as_ref()),
             Err(_) => Err(error),
         })
     }
@@ -173,7 +160,7 @@ impl Layer {
 
     fn read_block(&self, number: usize) -> Result<Block, StorageError> {
         let entry = self.index[number];
-        let raw = self.read_again(|file| frame::read(file, &self.path, entry.extent))?;
+        let raw = self.read_again(|object| frame::read(object, &self.path, entry.extent))?;
         let malformed = StorageError::malformed(&self.path, entry.extent.offset);
         let block = Block::parse(raw).map_err(malformed)?;
         match block.len() > 0 && block.position(0) == entry.first {
@@ -187,14 +174,15 @@ impl Layer {
     }
 }
 
-fn read_footer(file: &File, path: &Path, bytes: u64) -> Result<Footer, StorageError> {
+fn read_footer(object: &dyn Object, path: &Path) -> Result<Footer, StorageError> {
+    let bytes = object.bytes();
     let corrupt = |offset, reason: &str| StorageError::Corrupt { path: path.to_owned(), offset, reason: reason.into() };
     let at = bytes.checked_sub(FOOTER_BYTES as u64).ok_or_else(|| corrupt(0, "shorter than a footer"))?;
     let mut raw = [0; FOOTER_BYTES];
-    file.read_exact_at(&mut raw, at).map_err(StorageError::io("read", path))?;
+    object.read_exact_at(&mut raw, at)?;
     let footer = Footer::decode(&raw).map_err(StorageError::malformed(path, at))?;
     let mut magic = [0; 8];
-    file.read_exact_at(&mut magic, 0).map_err(StorageError::io("read", path))?;
+    object.read_exact_at(&mut magic, 0)?;
     match (magic == MAGIC, footer.fits(bytes)) {
         (true, true) => Ok(footer),
         (false, _) => Err(corrupt(0, "not a layer file")),

@@ -2,7 +2,7 @@
 
 use super::frame;
 use crate::error::StorageError;
-use quire_files::Staged;
+use crate::objects::NewObject;
 use quire_types::{CodecError, Reader, Writer};
 
 const TARGET_BYTES: usize = 64 << 10;
@@ -17,7 +17,7 @@ pub trait SectionRecord: Sized {
 
 /// Writes a list as it comes.
 pub(super) fn write_all<R: SectionRecord>(
-    out: &mut Staged,
+    out: &mut dyn NewObject,
     records: impl Iterator<Item = Result<R, StorageError>>,
 ) -> Result<(), StorageError> {
     let mut raw = Writer::new();
@@ -29,6 +29,6 @@ pub(super) fn write_all<R: SectionRecord>(
     }
     match raw.is_empty() {
         true => Ok(()),
-        false => Ok(out.write(&frame::encode(raw.as_slice()))?),
+        false => out.write(&frame::encode(raw.as_slice())),
     }
 }

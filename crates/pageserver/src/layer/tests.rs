@@ -1,6 +1,8 @@
 use super::*;
 use crate::accounts::{Account, Carry};
 use crate::error::StorageError;
+use crate::objects::{LocalFolder, Objects};
+use crate::source::Source;
 use crate::value::{Kind, Version};
 use bytes::Bytes;
 use quire_types::{BranchKey, Key, Lsn, ShardId, Slru};
@@ -38,8 +40,18 @@ fn carries() -> Vec<Carry> {
     (0..200).map(|number| Carry { key: page(number), account: account(number) }).collect()
 }
 
+/// The objects among which the layer at `path` is called `layer`.
+fn objects(path: &Path) -> Arc<dyn Objects> {
+    Arc::new(LocalFolder::new(path.parent().unwrap()))
+}
+
+fn open(path: &Path, cache_bytes: usize) -> Result<Arc<Layer>, StorageError> {
+    Layer::open(&objects(path), "layer", &BlockCache::new(cache_bytes))
+}
+
 fn write(path: &Path, model: &Model) -> Summary {
-    let mut writer = LayerWriter::create(path, BranchKey::default(), ShardId::UNSHARDED).unwrap();
+    let mut writer =
+        LayerWriter::create(objects(path).create("layer").unwrap(), BranchKey::default(), ShardId::UNSHARDED).unwrap();
     for ((key, _), version) in model {
         writer.add(*key, version).unwrap();
     }
@@ -66,14 +78,14 @@ fn every_version_is_found_and_only_within_its_bounds() {
     let (path, model) = (dir.path().join("layer"), model());
     let summary = write(&path, &model);
     assert_eq!((summary.first_key, summary.last_lsn), (page(0), Lsn(4099)));
-    let layer = Layer::open(&path, &BlockCache::new(1 << 20)).unwrap();
+    let layer = open(&path, 1 << 20).unwrap();
     assert_eq!(layer.summary(), &summary);
     for key in [page(0), page(76), page(77), page(78), page(199), Key::TwoPhase { xid: 5 }, Key::ControlFile] {
         for (after, upto) in [(0, 5000), (10, 5000), (0, 10), (150, 3000), (4099, 5000), (0, 9)] {
             assert_eq!(visited(&layer, key, after, upto).unwrap(), expected(&model, key, after, upto), "{key}");
         }
         let newest = expected(&model, key, 0, 200).first().cloned();
-        assert_eq!(layer.newest(key, Lsn(200)).unwrap(), newest, "{key}");
+        assert_eq!(Source::newest(layer.as_ref(), key, Lsn(200)).unwrap(), newest, "{key}");
     }
 }
 
@@ -82,7 +94,7 @@ fn walking_through_it_gives_all_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let (path, model) = (dir.path().join("layer"), model());
     write(&path, &model);
-    let layer = Layer::open(&path, &BlockCache::new(1 << 20)).unwrap();
+    let layer = open(&path, 1 << 20).unwrap();
     let walked: Vec<_> = layer.entries().map(Result::unwrap).collect();
     let all: Vec<_> = model.iter().map(|((key, _), version)| (*key, version.clone())).collect();
     assert_eq!(walked, all);
@@ -94,7 +106,7 @@ fn a_range_gives_the_newest_version_of_each_key_up_to_a_limit() {
     let dir = tempfile::tempdir().unwrap();
     let (path, model) = (dir.path().join("layer"), model());
     write(&path, &model);
-    let layer = Layer::open(&path, &BlockCache::new(1 << 20)).unwrap();
+    let layer = open(&path, 1 << 20).unwrap();
     let last = Key::TwoPhase { xid: u32::MAX };
     for (from, upto, limit) in [(0, 33, 10_000), (4, 200, 3), (2500, 33, 100), (2999, 200, 1)] {
         let mut newest = BTreeMap::new();
@@ -136,7 +148,7 @@ fn damage_is_an_error_that_names_the_file_and_never_another_answer() {
 }
 
 fn read_everything(path: &Path) -> Result<Vec<(Key, Version)>, StorageError> {
-    let layer = Layer::open(path, &BlockCache::new(1 << 20))?;
+    let layer = open(path, 1 << 20)?;
     let entries = layer.entries().collect::<Result<Vec<_>, _>>()?;
     layer.carries().collect::<Result<Vec<_>, _>>()?;
     Ok(entries)
@@ -160,7 +172,7 @@ fn the_file_stays_readable_through_an_open_layer_after_it_was_removed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("layer");
     write(&path, &model());
-    let layer: Arc<Layer> = Layer::open(&path, &BlockCache::new(0)).unwrap();
+    let layer = open(&path, 0).unwrap();
     fs::remove_file(&path).unwrap();
     assert_eq!(visited(&layer, page(3), 0, 100).unwrap().len(), 2);
 }

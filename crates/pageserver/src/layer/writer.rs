@@ -7,15 +7,14 @@ use super::frame::{self, Extent};
 use super::sections;
 use crate::accounts::Carry;
 use crate::error::StorageError;
+use crate::objects::NewObject;
 use crate::value::{Place, Version};
-use quire_files::{Durability, Staged};
 use quire_types::{BranchKey, Key, Lsn, ShardId, Writer};
-use std::path::Path;
 
 /// A layer that is being written. Dropped before [`LayerWriter::finish`], it leaves nothing.
 #[derive(Debug)]
 pub struct LayerWriter {
-    out: Staged,
+    out: Box<dyn NewObject>,
     block: Writer,
     block_start: Option<(Key, Lsn)>,
     index: Writer,
@@ -28,9 +27,8 @@ pub struct LayerWriter {
 }
 
 impl LayerWriter {
-    /// Starts the layer that will be `path`.
-    pub fn create(path: &Path, branch: BranchKey, shard: ShardId) -> Result<LayerWriter, StorageError> {
-        let mut out = Staged::create(path)?;
+    /// Starts the layer that `out` will be.
+    pub fn create(mut out: Box<dyn NewObject>, branch: BranchKey, shard: ShardId) -> Result<LayerWriter, StorageError> {
         out.write(&MAGIC)?;
         out.write(&VERSION.to_le_bytes())?;
         debug_assert_eq!(out.written(), FILE_HEADER_BYTES);
@@ -79,7 +77,7 @@ impl LayerWriter {
         self.last.map(|(key, _)| key)
     }
 
-    /// Writes the rest and publishes the file. `carries` are in key order and only of keys in the layer.
+    /// Writes the rest and puts the layer under its name. `carries` are in key order and only of keys in the layer.
     ///
     /// # Panics
     /// If nothing was added: an empty layer has no key range.
@@ -89,13 +87,13 @@ impl LayerWriter {
     ) -> Result<Summary, StorageError> {
         self.close_block()?;
         let carries_at = self.out.written();
-        sections::write_all(&mut self.out, carries)?;
+        sections::write_all(self.out.as_mut(), carries)?;
         let bloom = self.write_part(&Bloom::build(&self.hashes).encode())?;
         let index = std::mem::take(&mut self.index);
         let index = self.write_part(index.as_slice())?;
         let footer = Footer { summary: self.summary(), carries: carries_at, bloom, index };
         self.out.write(&footer.encode())?;
-        self.out.publish(Durability::Machine)?;
+        self.out.put()?;
         Ok(footer.summary)
     }
 

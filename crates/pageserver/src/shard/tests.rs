@@ -7,6 +7,7 @@ use crate::images::ImagePool;
 use crate::layer::BlockCache;
 use crate::manifest::{Manifest, Origin};
 use crate::metrics::Metrics;
+use crate::objects::LocalFolder;
 use crate::pipeline::MemtableLimits;
 use crate::shard_pages::ShardPagesParts;
 use crate::small_files::FileError;
@@ -76,7 +77,8 @@ impl Log {
 }
 
 fn open(dir: &Path) -> Arc<Shard> {
-    let manifest = Manifest::load(dir).unwrap().unwrap_or_else(|| {
+    let objects = Arc::new(LocalFolder::open(dir).unwrap());
+    let manifest = Manifest::load(objects.as_ref()).unwrap().unwrap_or_else(|| {
         let branch = BranchKey::default();
         let origin = Origin {
             branch,
@@ -94,7 +96,7 @@ fn open(dir: &Path) -> Arc<Shard> {
         metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),
         put_aside: crate::put_aside::PutAside::default(),
     };
-    let pages = ShardPages::new(Store::open(dir, manifest, &BlockCache::new(1 << 20), 1 << 20).unwrap(), parts);
+    let pages = ShardPages::new(Store::open(objects, manifest, &BlockCache::new(1 << 20), 1 << 20).unwrap(), parts);
     if pages.progress().ingested == START && pages.store().size().runs == 0 {
         let checkpoint =
             CheckpointState { next_xid: 700, next_multi: 1, oldest_multi: 1, ..CheckpointState::default() };
@@ -107,7 +109,7 @@ fn open(dir: &Path) -> Arc<Shard> {
     }
     let limits = MemtableLimits { bytes: 64 << 20, age: Duration::from_secs(3600) };
     let pipeline = Pipeline::open(&pages, &PG15, limits).unwrap();
-    Shard::new(pages, pipeline, SmallFiles::open(dir).unwrap()).unwrap()
+    Shard::new(pages, pipeline, SmallFiles::open_in(dir).unwrap()).unwrap()
 }
 
 fn written(rel: RelTag, block: u32, lsn: Lsn, byte: u8) -> WrittenPage {

@@ -1,5 +1,6 @@
 use super::*;
 use quire_files::fault;
+use std::fs;
 
 const SLOT: &str = "pgdata/pg_replslot/a/state";
 
@@ -12,7 +13,7 @@ fn version(term: u64, sequence: u64) -> FileVersion {
 }
 
 fn fenced(dir: &Path, term: u64) -> SmallFiles {
-    let files = SmallFiles::open(dir).unwrap();
+    let files = SmallFiles::open_in(dir).unwrap();
     files.fence(Term(term), Lsn(term * 100)).unwrap();
     files
 }
@@ -32,7 +33,7 @@ fn what_was_put_is_there_after_a_restart_and_what_was_removed_is_not() {
     files.put(version(3, 5), &file(SLOT, "newer")).unwrap();
     let expected = [file(SLOT, "newer"), file("pgdata/postgresql.auto.conf", "pgdata/postgresql.auto.conf")];
     assert_eq!(listed(&files), expected);
-    assert_eq!(listed(&SmallFiles::open(dir.path()).unwrap()), expected);
+    assert_eq!(listed(&SmallFiles::open_in(dir.path()).unwrap()), expected);
 }
 
 #[test]
@@ -41,7 +42,7 @@ fn a_fenced_term_writes_nothing_any_more_even_after_a_restart() {
     let files = fenced(dir.path(), 3);
     files.put(version(3, 1), &file(SLOT, "old compute")).unwrap();
     files.fence(Term(4), Lsn(400)).unwrap();
-    for files in [files, SmallFiles::open(dir.path()).unwrap()] {
+    for files in [files, SmallFiles::open_in(dir.path()).unwrap()] {
         assert!(matches!(files.put(version(3, 2), &file(SLOT, "late")), Err(FileError::Fenced { .. })));
         assert!(matches!(files.remove(version(3, 3), SLOT), Err(FileError::Fenced { .. })));
         assert!(matches!(files.fence(Term(3), Lsn(900)), Err(FileError::Fenced { .. })));
@@ -53,13 +54,13 @@ fn a_fenced_term_writes_nothing_any_more_even_after_a_restart() {
 #[test]
 fn a_new_term_settles_what_is_ingested_and_only_the_term_that_fenced_may_work() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(SmallFiles::open(dir.path()).unwrap().settled(), Lsn::INVALID);
+    assert_eq!(SmallFiles::open_in(dir.path()).unwrap().settled(), Lsn::INVALID);
     let files = fenced(dir.path(), 3);
     files.fence(Term(3), Lsn(900)).unwrap();
     assert_eq!(files.settled(), Lsn(300), "the same compute still sends what it has");
     files.fence(Term(4), Lsn(400)).unwrap();
     files.fence(Term(5), Lsn(350)).unwrap();
-    for files in [files, SmallFiles::open(dir.path()).unwrap()] {
+    for files in [files, SmallFiles::open_in(dir.path()).unwrap()] {
         assert_eq!(files.settled(), Lsn(400));
         assert!(matches!(files.in_term(Term(4), || ()), Err(FileError::Fenced { .. })));
         assert!(matches!(files.in_term(Term(6), || ()), Err(FileError::NotFenced(Term(6)))));
@@ -82,10 +83,10 @@ fn what_a_start_finds_is_made_durable_before_anybody_hears_of_it() {
     let dir = tempfile::tempdir().unwrap();
     fenced(dir.path(), 3).put(version(3, 1), &file(SLOT, "a")).unwrap();
     fault::fail_after(Some(0));
-    let opened = SmallFiles::open(dir.path());
+    let opened = SmallFiles::open_in(dir.path());
     fault::fail_after(None);
     assert!(matches!(opened, Err(StorageError::Io { .. })), "{opened:?}");
-    assert_eq!(listed(&SmallFiles::open(dir.path()).unwrap()), [file(SLOT, "a")]);
+    assert_eq!(listed(&SmallFiles::open_in(dir.path()).unwrap()), [file(SLOT, "a")]);
 }
 
 #[test]
@@ -163,14 +164,14 @@ fn a_damaged_file_is_an_error_and_never_served() {
         let mut damaged = whole.clone();
         damaged[position] ^= 0x40;
         fs::write(&path, &damaged).unwrap();
-        let files = SmallFiles::open(dir.path()).unwrap();
+        let files = SmallFiles::open_in(dir.path()).unwrap();
         assert!(matches!(files.list("", ""), Err(FileError::Storage(StorageError::Corrupt { .. }))), "byte {position}");
     }
     fs::write(&path, &whole).unwrap();
     fs::rename(&path, path.with_file_name("pgdata%pg_replslot%b%state")).unwrap();
-    assert!(SmallFiles::open(dir.path()).unwrap().list("", "").is_err(), "it says another name");
+    assert!(SmallFiles::open_in(dir.path()).unwrap().list("", "").is_err(), "it says another name");
     fs::write(dir.path().join("files/term"), b"nonsense").unwrap();
-    assert!(SmallFiles::open(dir.path()).is_err());
+    assert!(SmallFiles::open_in(dir.path()).is_err());
 }
 
 #[test]

@@ -9,10 +9,9 @@ use super::tables::Run;
 use crate::accounts::Carry;
 use crate::error::StorageError;
 use crate::layer::{Layer, LayerWriter, Merge, Stream};
-use crate::manifest::{LayerId, Manifest};
+use crate::manifest::LayerId;
 use crate::value::{Place, Version};
 use quire_types::Key;
-use std::fs;
 use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
@@ -44,7 +43,7 @@ impl Store {
         let merged = Run { tier: tiers[chosen.start].saturating_add(1), layers };
         let ids: Vec<LayerId> = merged.ids().collect();
         self.adopt_merged(chosen, merged).inspect_err(|_| self.discard(ids))?;
-        remove_files(inputs)?;
+        self.remove_merged(inputs)?;
         Ok(true)
     }
 
@@ -74,7 +73,7 @@ impl Store {
         while versions.peek().is_some() {
             let id = self.next_layer();
             self.write_merged_layer(id, &mut versions, &mut carries)?;
-            layers.push((id, Layer::open(&Manifest::layer_path(&self.dir, id), &self.cache)?));
+            layers.push((id, self.layers.open(id, &self.cache)?));
         }
         Ok(())
     }
@@ -85,9 +84,7 @@ impl Store {
         versions: &mut MergedVersions,
         carries: &mut MergedCarries,
     ) -> Result<(), StorageError> {
-        let origin = self.origin();
-        let path = Manifest::layer_path(&self.dir, id);
-        let mut writer = LayerWriter::create(&path, origin.branch, origin.shard)?;
+        let mut writer = self.layers.create(id)?;
         while let Some(entry) = versions.next_if(|entry| self.belongs(&writer, entry)) {
             let (key, version) = entry?;
             self.check_not_failed()?;
@@ -97,6 +94,12 @@ impl Store {
         let within = |carry: &Result<Carry, StorageError>| carry.as_ref().map_or(true, |carry| Some(carry.key) <= last);
         writer.finish(std::iter::from_fn(|| carries.next_if(within)))?;
         Ok(())
+    }
+
+    /// The layers of merged runs go once no manifest names them; reads that are under way keep them open. What cannot
+    /// be removed now is removed at the next open.
+    fn remove_merged(&self, inputs: &[Run]) -> Result<(), StorageError> {
+        inputs.iter().flat_map(Run::ids).try_for_each(|id| self.layers.remove(id))
     }
 
     /// Layers of a run have no key in common, so one is closed only where the key changes.
@@ -122,15 +125,6 @@ fn merge_carries(inputs: &[Run]) -> MergedCarries {
         Box::new(layers.into_iter().flat_map(|layer| layer.carries()))
     };
     Merge::new(inputs.iter().map(stream).collect(), |carry| carry.key, |_, newer| newer).peekable()
-}
-
-/// The files of merged runs go once no manifest names them; reads that are under way keep them open. What cannot be
-/// removed now is removed at the next open.
-fn remove_files(inputs: &[Run]) -> Result<(), StorageError> {
-    for (_, layer) in inputs.iter().flat_map(|run| &run.layers) {
-        fs::remove_file(layer.path()).map_err(StorageError::io("remove", layer.path()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

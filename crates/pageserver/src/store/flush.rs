@@ -3,8 +3,7 @@
 use super::Store;
 use super::tables::{Frozen, Run};
 use crate::error::StorageError;
-use crate::layer::{Layer, LayerWriter};
-use crate::manifest::{LayerId, Manifest};
+use crate::manifest::LayerId;
 use crate::memtable::Memtable;
 use bytes::Bytes;
 use quire_types::Lsn;
@@ -27,7 +26,7 @@ impl Store {
         self.check_not_failed()?;
         let run = match frozen.table.is_empty() {
             true => None,
-            false => Some(self.note_unsettled(self.write_layer(&frozen.table))?),
+            false => Some(self.note_unsettled(self.write_run(&frozen.table))?),
         };
         let layers: Vec<LayerId> = run.iter().flat_map(Run::ids).collect();
         self.adopt_flushed(&frozen, run).inspect_err(|_| self.discard(layers))?;
@@ -48,16 +47,10 @@ impl Store {
         Ok(())
     }
 
-    fn write_layer(&self, table: &Memtable) -> Result<Run, StorageError> {
+    fn write_run(&self, table: &Memtable) -> Result<Run, StorageError> {
         let id = self.next_layer();
-        let path = Manifest::layer_path(&self.dir, id);
-        let origin = self.origin();
-        let mut writer = LayerWriter::create(&path, origin.branch, origin.shard)?;
-        for (key, version) in table.entries() {
-            writer.add(key, version)?;
-        }
-        writer.finish(table.carries().map(Ok))?;
-        Ok(Run { tier: 0, layers: vec![(id, Layer::open(&path, &self.cache)?)] })
+        self.layers.write(id, table)?;
+        Ok(Run { tier: 0, layers: vec![(id, self.layers.open(id, &self.cache)?)] })
     }
 
     pub(super) fn next_layer(&self) -> LayerId {
@@ -73,7 +66,8 @@ mod tests {
     use crate::image_policy::ImageSettings;
     use crate::import::Import;
     use crate::layer::BlockCache;
-    use crate::manifest::Origin;
+    use crate::manifest::{Manifest, Origin};
+    use crate::objects::LocalFolder;
     use quire_types::{BranchKey, Key, ShardId};
 
     const START: Lsn = Lsn(16 << 20);
@@ -84,8 +78,9 @@ mod tests {
         let mut import = Import::begin(dir, origin, ImageSettings::default(), 1 << 20).unwrap();
         import.put(Key::ControlFile, Bytes::from_static(b"control")).unwrap();
         import.finish().unwrap();
-        let manifest = Manifest::load(dir).unwrap().expect("it was imported");
-        Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10).unwrap()
+        let objects = Arc::new(LocalFolder::open(dir).unwrap());
+        let manifest = Manifest::load(objects.as_ref()).unwrap().expect("it was imported");
+        Store::open(objects, manifest, &BlockCache::new(1 << 16), 4 << 10).unwrap()
     }
 
     #[test]

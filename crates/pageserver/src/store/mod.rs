@@ -31,16 +31,14 @@ pub use tables::Run;
 use crate::accounts::Account;
 use crate::error::{ApplyError, StorageError};
 use crate::image_policy::ImageSettings;
-use crate::layer::{BlockCache, Layer};
-use crate::manifest::{self, LayerId, Manifest, Origin};
+use crate::layer::{BlockCache, LayerFolder};
+use crate::manifest::{LayerId, Manifest, Origin, RunEntry};
+use crate::objects::Objects;
 use crate::value::{Kind, Version};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use quire_files::{ASIDE_SUFFIX, sync_folder_of};
 use quire_types::{Key, Lsn};
 use std::collections::HashSet;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tables::Tables;
@@ -48,7 +46,8 @@ use tables::Tables;
 /// The storage of one shard.
 #[derive(Debug)]
 pub struct Store {
-    dir: PathBuf,
+    objects: Arc<dyn Objects>,
+    layers: LayerFolder,
     cache: Arc<BlockCache>,
     layer_bytes: u64,
     tables: RwLock<Tables>,
@@ -78,20 +77,21 @@ pub struct StoreSize {
 }
 
 impl Store {
-    /// Opens what `manifest` names in `dir`, and removes what it does not name. Compaction makes layers of about
-    /// `layer_bytes`.
+    /// Opens what `manifest` names among a shard's objects, and removes layers that it does not name. Compaction makes
+    /// layers of about `layer_bytes`.
     pub fn open(
-        dir: &Path,
+        objects: Arc<dyn Objects>,
         manifest: Manifest,
         cache: &Arc<BlockCache>,
         layer_bytes: u64,
     ) -> Result<Store, StorageError> {
-        sync_names(dir)?;
-        remove_strangers(dir, &manifest)?;
-        let runs = manifest.runs.iter().map(|run| open_run(dir, &manifest.origin, run, cache));
+        let layers = LayerFolder::new(Arc::clone(&objects), &manifest.origin);
+        layers.retain(manifest.runs.iter().flat_map(|run| run.layers.iter().copied()))?;
+        let runs = manifest.runs.iter().map(|run| open_run(&layers, run, cache));
         let tables = Tables::open(runs.collect::<Result<_, _>>()?)?;
         Ok(Store {
-            dir: dir.to_owned(),
+            objects,
+            layers,
             cache: Arc::clone(cache),
             layer_bytes,
             tables: RwLock::new(tables),
@@ -231,7 +231,7 @@ impl Store {
         self.check_not_failed()?;
         let mut changed = self.manifest().clone();
         change(&mut changed);
-        self.note_unsettled(changed.publish(&self.dir))?;
+        self.note_unsettled(changed.publish(self.objects.as_ref()))?;
         let mut manifest = self.manifest();
         // Layers may have been given numbers meanwhile.
         changed.next_layer = changed.next_layer.max(manifest.next_layer);
@@ -253,7 +253,7 @@ impl Store {
     fn discard(&self, layers: impl IntoIterator<Item = LayerId>) {
         if !self.has_failed() {
             // What cannot be removed now is removed when the shard is opened.
-            layers.into_iter().for_each(|layer| drop(fs::remove_file(Manifest::layer_path(&self.dir, layer))));
+            layers.into_iter().for_each(|layer| drop(self.layers.remove(layer)));
         }
     }
 
@@ -291,51 +291,7 @@ fn refuse_duplicates(versions: &[(Key, Version)]) -> Result<(), ApplyError> {
     }
 }
 
-fn open_run(
-    dir: &Path,
-    origin: &Origin,
-    entry: &manifest::RunEntry,
-    cache: &Arc<BlockCache>,
-) -> Result<Run, StorageError> {
-    let open = |id: &u64| {
-        let layer = Layer::open(&Manifest::layer_path(dir, *id), cache)?;
-        check_owner(&layer, origin)?;
-        Ok((*id, layer))
-    };
+fn open_run(layers: &LayerFolder, entry: &RunEntry, cache: &Arc<BlockCache>) -> Result<Run, StorageError> {
+    let open = |id: &LayerId| Ok((*id, layers.open(*id, cache)?));
     Ok(Run { tier: entry.tier, layers: entry.layers.iter().map(open).collect::<Result<_, StorageError>>()? })
-}
-
-fn check_owner(layer: &Layer, origin: &Origin) -> Result<(), StorageError> {
-    let summary = layer.summary();
-    match (summary.branch, summary.shard) == (origin.branch, origin.shard) {
-        true => Ok(()),
-        false => Err(StorageError::Corrupt {
-            path: layer.path().to_owned(),
-            offset: layer.bytes(),
-            reason: format!("it belongs to {}", summary.branch),
-        }),
-    }
-}
-
-/// Makes the names of the files and of the directories above durable. A crash of the process may have come between a
-/// rename and that, and what is read now is told to others, who remove their WAL.
-fn sync_names(dir: &Path) -> Result<(), StorageError> {
-    let manifest = dir.join(manifest::FILE_NAME);
-    let mut names = std::iter::once(manifest.as_path()).chain(dir.ancestors().take(3));
-    names.try_for_each(|name| sync_folder_of(name).map_err(StorageError::io("sync the directory of", name)))
-}
-
-/// Removes layers that no manifest names and files that were never published: what a crash left.
-fn remove_strangers(dir: &Path, manifest: &Manifest) -> Result<(), StorageError> {
-    let named: HashSet<PathBuf> =
-        manifest.runs.iter().flat_map(|run| &run.layers).map(|id| Manifest::layer_path(dir, *id)).collect();
-    for entry in fs::read_dir(dir).map_err(StorageError::io("list", dir))? {
-        let path = entry.map_err(StorageError::io("list", dir))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let is_stranger = name.ends_with(ASIDE_SUFFIX) || (name.ends_with(".layer") && !named.contains(&path));
-        if is_stranger {
-            fs::remove_file(&path).map_err(StorageError::io("remove", &path))?;
-        }
-    }
-    Ok(())
 }

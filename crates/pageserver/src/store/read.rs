@@ -5,6 +5,7 @@ use super::tables::Run;
 use crate::chain::Chain;
 use crate::error::StorageError;
 use crate::layer::Layer;
+use crate::source::Source;
 use crate::value::{Place, Version};
 use bytes::Bytes;
 use quire_types::{Key, Lsn};
@@ -24,27 +25,28 @@ pub struct Scanned {
 impl Store {
     /// The chain of each page as of `upto`, all from the same state of the store, and how many layers were visited.
     pub fn chains(&self, keys: &[Key], upto: Lsn) -> Result<(Vec<Chain>, usize), StorageError> {
-        let (mut chains, runs) = self.chains_in_memory(keys, upto);
+        let (mut chains, runs) = self.chains_in_memory(keys, upto)?;
         let mut visited = 0;
         for chain in &mut chains {
             let key = chain.key();
             for layer in runs.iter().rev().filter_map(|run| layer_of(run, key)) {
-                visited += usize::from(visit_layer(layer, chain)?);
+                visited += usize::from(look(layer.as_ref(), chain)?);
             }
         }
         Ok((chains, visited))
     }
 
-    fn chains_in_memory(&self, keys: &[Key], upto: Lsn) -> (Vec<Chain>, Arc<Vec<Run>>) {
+    fn chains_in_memory(&self, keys: &[Key], upto: Lsn) -> Result<(Vec<Chain>, Arc<Vec<Run>>), StorageError> {
         let tables = self.read();
-        let chain_of = |key: &Key| {
+        let mut chains = Vec::with_capacity(keys.len());
+        for key in keys {
             let mut chain = Chain::new(*key, upto).in_epoch(tables.epoch);
             for table in tables.memtables() {
-                table.visit(*key, chain.floor(), upto, &mut |version| chain.offer(version));
+                look(table, &mut chain)?;
             }
-            chain
-        };
-        (keys.iter().map(chain_of).collect(), Arc::clone(&tables.runs))
+            chains.push(chain);
+        }
+        Ok((chains, Arc::clone(&tables.runs)))
     }
 
     /// All versions of a key above `after` and at most at `upto`, by their places.
@@ -72,8 +74,10 @@ impl Store {
     pub fn newest(&self, key: Key, upto: Lsn) -> Result<Option<Version>, StorageError> {
         let runs = {
             let tables = self.read();
-            if let Some(version) = tables.memtables().find_map(|table| table.newest(key, upto)) {
-                return Ok(Some(version));
+            for table in tables.memtables() {
+                if let Some(version) = table.newest(key, upto)? {
+                    return Ok(Some(version));
+                }
             }
             Arc::clone(&tables.runs)
         };
@@ -127,10 +131,7 @@ impl Store {
             Arc::clone(&tables.runs)
         };
         for (_, layer) in runs.iter().rev().flat_map(|run| &run.layers) {
-            let summary = layer.summary();
-            if summary.first_key <= to && summary.first_lsn <= upto {
-                chunk.add(layer.newest_in_range(from, to, upto, limit)?, limit);
-            }
+            chunk.add(Source::newest_in_range(layer.as_ref(), from, to, upto, limit)?, limit);
         }
         Ok(chunk.cut_at_horizon())
     }
@@ -169,13 +170,13 @@ fn layer_of(run: &Run, key: Key) -> Option<&Arc<Layer>> {
     run.layers.get(at).map(|(_, layer)| layer)
 }
 
-/// Looks for what a chain lacks; says whether the layer had to be read.
-fn visit_layer(layer: &Layer, chain: &mut Chain) -> Result<bool, StorageError> {
+/// Looks for what a chain lacks; says whether the source had to be read.
+fn look(source: &dyn Source, chain: &mut Chain) -> Result<bool, StorageError> {
     let (key, floor, upto) = (chain.key(), chain.floor(), chain.upto());
-    if !layer.may_hold(key, floor, upto) {
+    if !source.may_hold(key, floor, upto) {
         return Ok(false);
     }
-    layer.visit(key, floor, upto, &mut |version| chain.offer(version))?;
+    source.visit(key, floor, upto, &mut |version| chain.offer(version))?;
     Ok(true)
 }
 

@@ -4,6 +4,7 @@ use super::super::*;
 use crate::layer::BlockCache;
 use crate::manifest::Manifest;
 use crate::metrics::Metrics;
+use crate::objects::LocalFolder;
 use crate::value::Value;
 use quire_protocol::page::{Keeping, WrittenPage};
 use quire_redo::delta::Delta;
@@ -73,7 +74,8 @@ enum Event<'a> {
 }
 
 fn open(dir: &Path, settings: ImageSettings) -> Result<Arc<ShardPages>, StorageError> {
-    let manifest = match Manifest::load(dir)? {
+    let objects = Arc::new(LocalFolder::open(dir)?);
+    let manifest = match Manifest::load(objects.as_ref())? {
         Some(manifest) => manifest,
         None => {
             let (branch, shard) = (BranchKey::default(), ShardId::UNSHARDED);
@@ -89,7 +91,7 @@ fn open(dir: &Path, settings: ImageSettings) -> Result<Arc<ShardPages>, StorageE
         put_aside: crate::put_aside::PutAside::default(),
     };
     // Layers are split after a few kilobytes.
-    Ok(ShardPages::new(Store::open(dir, manifest, &BlockCache::new(1 << 16), 4 << 10)?, parts))
+    Ok(ShardPages::new(Store::open(objects, manifest, &BlockCache::new(1 << 16), 4 << 10)?, parts))
 }
 
 impl Bench {

@@ -1,0 +1,100 @@
+//! What reads look for versions in: memtables and layers.
+
+use crate::error::StorageError;
+use crate::layer::Layer;
+use crate::memtable::Memtable;
+use crate::value::Version;
+use quire_types::{Key, Lsn};
+use std::ops::{Bound, ControlFlow};
+
+/// A sorted set of versions.
+pub trait Source {
+    /// Whether it may have a version of `key` with an LSN above `after` and at most `upto`; cheap.
+    fn may_hold(&self, key: Key, after: Lsn, upto: Lsn) -> bool;
+
+    /// Shows the versions of `key` with LSNs above `after` and at most `upto`, newest first, until told to stop.
+    fn visit(
+        &self,
+        key: Key,
+        after: Lsn,
+        upto: Lsn,
+        visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StorageError>;
+
+    /// The newest version at or below `upto` of each key in the range, up to `limit` keys, in key order.
+    fn newest_in_range(
+        &self,
+        from: Bound<Key>,
+        to: Key,
+        upto: Lsn,
+        limit: usize,
+    ) -> Result<Vec<(Key, Version)>, StorageError>;
+
+    /// The newest version of `key` at or below `upto`.
+    fn newest(&self, key: Key, upto: Lsn) -> Result<Option<Version>, StorageError> {
+        let mut newest = None;
+        if self.may_hold(key, Lsn::INVALID, upto) {
+            self.visit(key, Lsn::INVALID, upto, &mut |version| {
+                newest = Some(version);
+                ControlFlow::Break(())
+            })?;
+        }
+        Ok(newest)
+    }
+}
+
+impl Source for Memtable {
+    fn may_hold(&self, _key: Key, after: Lsn, upto: Lsn) -> bool {
+        self.spans(after, upto)
+    }
+
+    fn visit(
+        &self,
+        key: Key,
+        after: Lsn,
+        upto: Lsn,
+        visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StorageError> {
+        Memtable::visit(self, key, after, upto, visit);
+        Ok(())
+    }
+
+    fn newest_in_range(
+        &self,
+        from: Bound<Key>,
+        to: Key,
+        upto: Lsn,
+        limit: usize,
+    ) -> Result<Vec<(Key, Version)>, StorageError> {
+        Ok(Memtable::newest_in_range(self, from, to, upto, limit))
+    }
+}
+
+impl Source for Layer {
+    fn may_hold(&self, key: Key, after: Lsn, upto: Lsn) -> bool {
+        Layer::may_hold(self, key, after, upto)
+    }
+
+    fn visit(
+        &self,
+        key: Key,
+        after: Lsn,
+        upto: Lsn,
+        visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StorageError> {
+        Layer::visit(self, key, after, upto, visit)
+    }
+
+    fn newest_in_range(
+        &self,
+        from: Bound<Key>,
+        to: Key,
+        upto: Lsn,
+        limit: usize,
+    ) -> Result<Vec<(Key, Version)>, StorageError> {
+        match self.summary().first_key <= to && self.summary().first_lsn <= upto {
+            true => Layer::newest_in_range(self, from, to, upto, limit),
+            false => Ok(Vec::new()),
+        }
+    }
+}
