@@ -18,4 +18,4 @@ without() {
     return $found
 }
 
-without tokio quire-types quire-api quire-files quire-crash quire-cache quire-wal quire-redo quire-shim quire-protocol quire-consensus
+without tokio quire-types quire-api quire-files quire-crash quire-cache quire-wal quire-redo quire-shim quire-protocol quire-consensus quire-layers quire-ingest

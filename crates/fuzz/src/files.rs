@@ -8,8 +8,8 @@ mod layer;
 mod shared;
 
 use crate::input::Input;
-use quire_pageserver::ingest::Ingest;
-use quire_pageserver::manifest::Manifest;
+use quire_ingest::Ingest;
+use quire_layers::manifest::Manifest;
 use quire_redo::Delta;
 use quire_safekeeper::StateFile;
 use quire_types::{Key, Writer};
@@ -179,8 +179,8 @@ fn close(file: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quire_pageserver::image_policy::ImageSettings;
-    use quire_pageserver::manifest::Origin;
+    use quire_layers::image_policy::ImageSettings;
+    use quire_layers::manifest::Origin;
     use quire_types::{BranchKey, Lsn, ShardId};
 
     #[test]

@@ -1,6 +1,6 @@
 //! How a pageserver is set up.
 
-use crate::image_policy::ImageSettings;
+use quire_layers::image_policy::ImageSettings;
 use quire_types::{Endpoint, NodeId};
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,14 +1,10 @@
 //! Status, metrics and settings over HTTP, for people and scripts. [`quire_api::pageserver`] has the requests and
 //! answers.
 
-use crate::accounts::Account;
-use crate::error::ReadError;
-use crate::image_policy::ImageSettings;
 use crate::metrics::{Metrics, ShardGauges};
 use crate::shard::Shard;
 use crate::shard_key::ShardKey;
 use crate::shards::{ShardState, Shards};
-use crate::store::StoreSize;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -19,6 +15,10 @@ use quire_api::pageserver::{
     Pushdown, PushdownState, SETTINGS, ShardStatus, Status, WalStatus,
 };
 use quire_api::{METRICS, OPEN_METRICS, STATUS};
+use quire_layers::accounts::Account;
+use quire_layers::error::ReadError;
+use quire_layers::image_policy::ImageSettings;
+use quire_layers::store::StoreSize;
 use quire_types::{BranchId, BranchKey, Fork, Key, Lsn, ProjectId, RelTag, ShardId};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -199,7 +199,7 @@ async fn page(
     let lsn = page.lsn.unwrap_or_else(|| shard.pages().progress().ingested);
     let read = spawn_blocking(move || shard.pages().page_chain(key, lsn)).await;
     let chain = read.map_err(internal)?.map_err(refuse_read)?.chain;
-    let version = |version: &crate::value::Version| PageVersion {
+    let version = |version: &quire_layers::value::Version| PageVersion {
         lsn: version.lsn,
         kind: version.kind.name().to_owned(),
         bytes: version.payload.len(),

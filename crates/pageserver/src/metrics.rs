@@ -1,6 +1,5 @@
 //! What a pageserver counts. One registry for each pageserver; nothing is global.
 
-use crate::image_policy::ImageReason;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -8,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use quire_api::metric::pageserver::{self as names, PREFIX};
+use quire_layers::image_policy::ImageReason;
 use quire_types::{BranchKey, PAGE_SIZE, ShardId};
 use std::fmt;
 use std::time::Duration;

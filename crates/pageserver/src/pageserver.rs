@@ -2,13 +2,13 @@
 
 use crate::compactor::Compactor;
 use crate::config::Config;
-use crate::error::StorageError;
 use crate::http::{self, HttpState};
 use crate::images::ImagePool;
 use crate::metrics::Metrics;
 use crate::server;
 use crate::shards::{ShardState, Shards};
 use nix::fcntl::{Flock, FlockArg};
+use quire_layers::error::StorageError;
 use quire_net::{Acceptor, ListenError};
 use std::fs::File;
 use std::future::Future;

@@ -1,10 +1,10 @@
 //! From WAL bytes to changes: the one who feeds a shard.
 
-use crate::error::ApplyError;
-use crate::ingest::{Ingest, IngestError};
-use crate::manifest::Origin;
 use crate::shard_pages::{KeepError, LatestView, MustWait, PatientView, ShardPages};
 use quire_crash::{Work, work};
+use quire_ingest::{Ingest, IngestError};
+use quire_layers::error::ApplyError;
+use quire_layers::manifest::Origin;
 use quire_protocol::page::{Keeping, WrittenPage};
 use quire_types::Lsn;
 use quire_wal::postgres_version::PostgresVersion;
@@ -247,16 +247,16 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::native_redo;
-    use crate::image_policy::ImageSettings;
     use crate::images::ImagePool;
-    use crate::import::Import;
-    use crate::layer::BlockCache;
-    use crate::manifest::{Manifest, Origin};
     use crate::metrics::Metrics;
     use crate::put_aside::PutAside;
     use crate::shard_pages::ShardPagesParts;
-    use crate::store::Store;
+    use quire_layers::chain::native_redo;
+    use quire_layers::image_policy::ImageSettings;
+    use quire_layers::import::Import;
+    use quire_layers::layer::BlockCache;
+    use quire_layers::manifest::{Manifest, Origin};
+    use quire_layers::store::Store;
     use quire_types::{BranchKey, Key, ShardId};
     use quire_wal::effects::FullPageWrites;
     use quire_wal::postgres_version::PG15;
@@ -281,7 +281,7 @@ mod tests {
     }
 
     fn open_without(dir: &Path, put_aside: PutAside) -> Pipeline {
-        let objects = Arc::new(crate::objects::LocalFolder::open(dir).unwrap());
+        let objects = Arc::new(quire_layers::objects::LocalFolder::open(dir).unwrap());
         let manifest = Manifest::load(objects.as_ref()).unwrap().expect("it was imported");
         let parts = ShardPagesParts {
             redo: native_redo,

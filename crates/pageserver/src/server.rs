@@ -3,14 +3,14 @@
 //! Requests on a connection are worked on side by side and answered in any order, up to a bound; beyond it the
 //! connection is not read. Imports are the exception: their messages take effect in the order they come.
 
-use crate::error::{ReadError, StorageError};
-use crate::import::ImportError;
-use crate::manifest::Origin;
 use crate::shard::Shard;
 use crate::shard_key::ShardKey;
 use crate::shard_pages::{KeepError, ShardPages};
 use crate::shards::{ShardError, ShardState, Shards};
-use crate::small_files::FileError;
+use quire_layers::error::{ReadError, StorageError};
+use quire_layers::import::ImportError;
+use quire_layers::manifest::Origin;
+use quire_layers::small_files::FileError;
 use quire_net::connection::{Connection, Reader, Writer};
 use quire_net::{Acceptor, frames};
 use quire_protocol::page::{ErrorCode, MAX_CHAIN_BYTES, Request, Response, WrittenPage};

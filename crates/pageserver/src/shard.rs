@@ -1,12 +1,12 @@
 //! A shard of a branch that is open, and the tasks that keep it going.
 
 use crate::compactor::Compactor;
-use crate::error::{ReadError, StorageError};
 use crate::pipeline::{LogEnd, Pipeline, PipelineError};
 use crate::shard_pages::{KeepError, ShardPages};
-use crate::small_files::{FileError, SmallFiles};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
+use quire_layers::error::{ReadError, StorageError};
+use quire_layers::small_files::{FileError, SmallFiles};
 use quire_protocol::page::{FileVersion, GUARD_PREFIX, Keeping, SmallFile, WrittenPage};
 use quire_types::{Key, Lsn, Term};
 use quire_wal::effects::FullPageWrites;

@@ -1,25 +1,25 @@
 //! All shards of a pageserver: opening, importing, looking up.
 
-use crate::chain::native_redo;
 use crate::compactor::Compactor;
 use crate::config::Config;
-use crate::error::StorageError;
 use crate::follower::{FollowerConfig, follow};
 use crate::images::ImagePool;
-use crate::import::{self, Import, ImportError};
-use crate::layer::BlockCache;
-use crate::manifest::{Manifest, Origin};
 use crate::metrics::Metrics;
-use crate::objects::{LocalFolder, Objects};
 use crate::pipeline::{MemtableLimits, Pipeline, PipelineError};
 use crate::put_aside::PutAside;
 use crate::shard::{Shard, keep_flushing};
 use crate::shard_key::ShardKey;
 use crate::shard_pages::{ShardPages, ShardPagesParts};
-use crate::small_files::{FileError, SmallFiles};
-use crate::store::Store;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
+use quire_layers::chain::native_redo;
+use quire_layers::error::StorageError;
+use quire_layers::import::{self, Import, ImportError};
+use quire_layers::layer::BlockCache;
+use quire_layers::manifest::{Manifest, Origin};
+use quire_layers::objects::{LocalFolder, Objects};
+use quire_layers::small_files::{FileError, SmallFiles};
+use quire_layers::store::Store;
 use quire_types::{BranchId, BranchKey, Key, ProjectId, ShardId};
 use quire_wal::postgres_version::{PostgresVersion, PostgresVersions, SUPPORTED};
 use std::collections::{BTreeMap, HashMap};

@@ -6,10 +6,10 @@
 
 use super::shared::in_memory;
 use crate::input::Input;
-use quire_pageserver::error::StorageError;
-use quire_pageserver::layer::{BlockCache, Layer};
-use quire_pageserver::objects::{LocalFolder, Objects};
-use quire_pageserver::source::Source;
+use quire_layers::error::StorageError;
+use quire_layers::layer::{BlockCache, Layer};
+use quire_layers::objects::{LocalFolder, Objects};
+use quire_layers::source::Source;
 use quire_types::key::KEY_BYTES;
 use quire_types::{Lsn, Writer};
 use std::ops::Bound;

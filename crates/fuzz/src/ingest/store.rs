@@ -1,9 +1,9 @@
 //! Storage in memory: the newest version of every key.
 
 use bytes::Bytes;
-use quire_pageserver::Change;
-use quire_pageserver::ingest::{StateError, StateView};
-use quire_pageserver::value::Value;
+use quire_ingest::{StateError, StateView};
+use quire_layers::Change;
+use quire_layers::value::Value;
 use quire_types::{Key, PAGE_SIZE};
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,19 +1,19 @@
 //! Keeping written pages beside ingest: of a log made by hand, with everything on disk.
 
 use super::*;
-use crate::chain::native_redo;
-use crate::image_policy::ImageSettings;
 use crate::images::ImagePool;
-use crate::layer::BlockCache;
-use crate::manifest::{Manifest, Origin};
 use crate::metrics::Metrics;
-use crate::objects::LocalFolder;
 use crate::pipeline::MemtableLimits;
 use crate::shard_pages::ShardPagesParts;
-use crate::small_files::FileError;
-use crate::store::Store;
-use crate::value::Value;
 use quire_files::fault;
+use quire_layers::chain::native_redo;
+use quire_layers::image_policy::ImageSettings;
+use quire_layers::layer::BlockCache;
+use quire_layers::manifest::{Manifest, Origin};
+use quire_layers::objects::LocalFolder;
+use quire_layers::small_files::FileError;
+use quire_layers::store::Store;
+use quire_layers::value::Value;
 use quire_types::{BranchKey, ShardId};
 use quire_types::{Fork, PAGE_SIZE, RelTag, Writer};
 use quire_wal::postgres_version::PG15;
@@ -103,7 +103,7 @@ fn open(dir: &Path) -> Arc<Shard> {
         let writes = FullPageWrites { on: true, since: START };
         let values = [(Key::Checkpoint, checkpoint.encode()), (Key::FullPageWrites, writes.encode())];
         let change = |(key, value): (Key, Vec<u8>)| {
-            (key, crate::value::Version::new(key, START, &Value::Bytes(value.into())).unwrap())
+            (key, quire_layers::value::Version::new(key, START, &Value::Bytes(value.into())).unwrap())
         };
         pages.store().insert(values.map(change).into()).unwrap();
     }

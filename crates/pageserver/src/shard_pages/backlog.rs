@@ -5,8 +5,8 @@
 //! could not be read, the page is taken up again some time later. A page is put aside, too, whose image would lack what
 //! only PostgreSQL has yet: until that comes, or it is certain that it will not.
 
-use crate::image_policy::BacklogView;
 use parking_lot::{Mutex, MutexGuard};
+use quire_layers::image_policy::BacklogView;
 use quire_types::{Key, Lsn};
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -24,7 +24,7 @@ struct Inner {
     urgent_pages: usize,
     broken: HashSet<Key>,
     unread: HashSet<Key>,
-    /// Incomplete pages, and the names of their chains ([`crate::accounts::Account::since`]).
+    /// Incomplete pages, and the names of their chains ([`quire_layers::accounts::Account::since`]).
     incomplete: HashMap<Key, Lsn>,
     sweep_again: bool,
 }

@@ -2,12 +2,12 @@
 
 use super::backlog::Work;
 use super::{MustWait, ShardPages};
-use crate::accounts::Account;
-use crate::chain::Chain;
-use crate::error::ReadError;
-use crate::image_policy::{ImageChoice, ImageReason, choose};
 use crate::images::HasBacklog;
 use bytes::Bytes;
+use quire_layers::accounts::Account;
+use quire_layers::chain::Chain;
+use quire_layers::error::ReadError;
+use quire_layers::image_policy::{ImageChoice, ImageReason, choose};
 use quire_types::{Key, Lsn};
 use std::sync::atomic::Ordering;
 use tracing::error;

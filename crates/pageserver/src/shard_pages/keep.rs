@@ -12,14 +12,14 @@
 
 use super::ShardPages;
 use super::read::stored_size;
-use crate::accounts::Account;
-use crate::chain::Chain;
-use crate::error::{ReadError, StorageError};
-use crate::ingest::GAP_BLOCKS_MAX;
-use crate::small_files::FileError;
-use crate::store::KeptPage;
-use crate::value::{Kind, Version};
 use bytes::Bytes;
+use quire_ingest::GAP_BLOCKS_MAX;
+use quire_layers::accounts::Account;
+use quire_layers::chain::Chain;
+use quire_layers::error::{ReadError, StorageError};
+use quire_layers::small_files::FileError;
+use quire_layers::store::KeptPage;
+use quire_layers::value::{Kind, Version};
 use quire_protocol::page::{Keeping, WrittenPage};
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RelTag, size};
 use quire_wal::page;
@@ -230,7 +230,7 @@ impl Plan<'_> {
         Ok(chain.versions().chain(planned).all(is_unlogged))
     }
 
-    /// Makes the relation hold the block, as ingest does ([`crate::ingest`]).
+    /// Makes the relation hold the block, as ingest does ([`quire_ingest`]).
     fn grow_to(&mut self, rel: RelTag, block: u32, blocks: u32) -> Result<(), KeepError> {
         if block < blocks {
             return Ok(());

@@ -1,14 +1,14 @@
 //! One shard of a branch: what was ingested, pages at any LSN, and images of pages with long chains.
 //!
 //! A compute asks for block 7 of table 16384 as of the LSN it last wrote the page at. The read waits until ingest has
-//! come that far, looks up that the table had more than seven blocks then, collects the block's [chain](crate::chain)
+//! come that far, looks up that the table had more than seven blocks then, collects the block's [chain](quire_layers::chain)
 //! from the [`Store`], and replays it. Meanwhile ingest applies record after record, and image workers shorten the
 //! chains that grow past the branch's thresholds.
 //!
 //! Invariants:
 //! - changes come in the order of the log, and a read at an LSN that was ingested gives the same page for ever, but for
 //!   bytes that the log lacks: those come with pages as PostgreSQL wrote them, see [`ShardPages::keep_pages`];
-//! - the chain of a newest version never exceeds the hard limit of [`crate::image_policy`], if the caller of
+//! - the chain of a newest version never exceeds the hard limit of [`quire_layers::image_policy`], if the caller of
 //!   [`ShardPages::apply`] waits when it is told to;
 //! - an image has the LSN of the last delta it includes, and a chain is given one image for each threshold it crosses.
 
@@ -30,22 +30,22 @@ pub use progress::Progress;
 pub use read::PageChain;
 pub use view::{LatestView, PatientView};
 
-use crate::chain::Redo;
-use crate::change::Change;
-use crate::error::{ApplyError, StorageError};
-use crate::guard::Guard;
-use crate::image_policy::ImageSettings;
 use crate::images::ImagePool;
-use crate::manifest::Origin;
 use crate::metrics::ShardMetrics;
 use crate::put_aside::PutAside;
-use crate::store::Store;
-use crate::value::Version;
 use backlog::Backlog;
 use bytes::Bytes;
 use gate::IngestGate;
 use parking_lot::RwLock;
 use quire_files::Durability;
+use quire_layers::chain::Redo;
+use quire_layers::change::Change;
+use quire_layers::error::{ApplyError, StorageError};
+use quire_layers::guard::Guard;
+use quire_layers::image_policy::ImageSettings;
+use quire_layers::manifest::Origin;
+use quire_layers::store::Store;
+use quire_layers::value::Version;
 use quire_protocol::chain_file::ChainFile;
 use quire_types::{Key, Lsn};
 use read_failures::ReadFailures;

@@ -1,7 +1,7 @@
 //! How far a shard is, for those who wait for it.
 
 use super::ShardPages;
-use crate::error::ReadError;
+use quire_layers::error::ReadError;
 use quire_types::Lsn;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,12 +1,12 @@
 //! Pages and values as of an LSN that was ingested.
 
 use super::ShardPages;
-use crate::chain::Chain;
-use crate::error::ReadError;
-use crate::manifest::Origin;
-use crate::store::Scanned;
 use bytes::Bytes;
 use quire_crash::{Work, work};
+use quire_layers::chain::Chain;
+use quire_layers::error::ReadError;
+use quire_layers::manifest::Origin;
+use quire_layers::store::Scanned;
 use quire_types::{Key, Lsn, SLRU_SEGMENT_PAGES, size};
 use std::collections::HashMap;
 use std::time::Instant;

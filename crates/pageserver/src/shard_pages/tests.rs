@@ -4,11 +4,11 @@ mod keep;
 mod model;
 
 use super::*;
-use crate::ingest::StateView;
-use crate::value::Value;
 use model::{BLOCKS, Bench, REL, SETTINGS, START, block, delta, image, partial, size, written};
 use proptest::prelude::*;
 use quire_files::fault;
+use quire_ingest::StateView;
+use quire_layers::value::Value;
 use quire_protocol::page::Keeping;
 
 #[derive(Clone, Debug)]
@@ -140,7 +140,7 @@ fn a_hot_page_never_replays_more_than_the_hard_limit() {
         }
         if round % 97 == 0 {
             let deltas = bench.pages.page_chain(block(0), bench.end()).unwrap().chain.delta_count();
-            assert!(deltas <= SETTINGS.max_deltas * crate::image_policy::HARD_LIMIT, "{deltas}");
+            assert!(deltas <= SETTINGS.max_deltas * quire_layers::image_policy::HARD_LIMIT, "{deltas}");
         }
     }
     let last = bench.pages.read_pages(&[block(0)], bench.end()).unwrap();
@@ -156,7 +156,7 @@ fn ingest_that_must_wait_waits_for_the_workers() {
     while bench.apply(vec![(block(0), delta(&[rounds]))]) == MustWait::No {
         rounds += 1;
     }
-    assert_eq!(u32::from(rounds) + 1, SETTINGS.max_deltas * crate::image_policy::HARD_LIMIT);
+    assert_eq!(u32::from(rounds) + 1, SETTINGS.max_deltas * quire_layers::image_policy::HARD_LIMIT);
     let worker = std::thread::spawn({
         let pages = Arc::clone(&bench.pages);
         move || pages.make_next_image()
@@ -252,7 +252,7 @@ fn a_page_that_cannot_be_rebuilt_is_put_aside_and_its_reads_say_so() {
     assert!(matches!(bench.pages.make_next_image(), Some(ImageOutcome::Failed(..))));
     assert!(bench.pages.make_next_image().is_none());
     let error = bench.pages.read_pages(&[block(0)], bench.end()).unwrap_err();
-    assert!(matches!(error, crate::error::ReadError::Redo { lsn, .. } if lsn == bench.end()), "{error}");
+    assert!(matches!(error, quire_layers::error::ReadError::Redo { lsn, .. } if lsn == bench.end()), "{error}");
     let before = bench.records[4].0;
     assert!(bench.pages.read_pages(&[block(0)], before).is_ok());
 }
@@ -263,7 +263,7 @@ fn blocks_outside_the_relation_do_not_exist_and_those_inside_are_zeroes() {
     let before_creation = START;
     let no_such_key = |bench: &Bench, number, lsn| {
         let read = bench.pages.read_pages(&[block(number)], lsn);
-        matches!(read, Err(crate::error::ReadError::NoSuchKey { .. }))
+        matches!(read, Err(quire_layers::error::ReadError::NoSuchKey { .. }))
     };
     assert!(no_such_key(&bench, 0, before_creation));
     assert!(no_such_key(&bench, BLOCKS, bench.end()));
@@ -447,7 +447,7 @@ async fn a_wait_ends_when_ingest_gets_there_or_stops_or_takes_too_long() {
     let pages = Arc::clone(&bench.pages);
     assert!(pages.wait_for(there, soon).await.is_ok());
     let late = pages.wait_for(there.add(8), soon).await;
-    assert!(matches!(late, Err(crate::error::ReadError::Timeout { .. })));
+    assert!(matches!(late, Err(quire_layers::error::ReadError::Timeout { .. })));
     let waiting = tokio::spawn({
         let pages = Arc::clone(&pages);
         async move { pages.wait_for(there.add(8), std::time::Duration::from_secs(60)).await }
@@ -456,7 +456,7 @@ async fn a_wait_ends_when_ingest_gets_there_or_stops_or_takes_too_long() {
     assert!(waiting.await.unwrap().is_ok());
     pages.stop_ingest("a record of an unknown resource manager");
     let stopped = pages.wait_for(there.add(16), std::time::Duration::from_secs(60)).await;
-    assert!(matches!(stopped, Err(crate::error::ReadError::IngestStopped { .. })));
+    assert!(matches!(stopped, Err(quire_layers::error::ReadError::IngestStopped { .. })));
     assert!(pages.wait_for(there, soon).await.is_ok());
 }
 

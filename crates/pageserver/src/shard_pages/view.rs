@@ -1,9 +1,9 @@
 //! What ingest sees of a shard: everything that was taken in.
 
 use super::ShardPages;
-use crate::error::ReadError;
-use crate::ingest::{StateError, StateView};
 use bytes::Bytes;
+use quire_ingest::{StateError, StateView};
+use quire_layers::error::ReadError;
 use quire_types::{Key, Lsn, PAGE_SIZE};
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 
 use super::model::*;
 use super::*;
-use crate::image_policy::HARD_LIMIT;
+use quire_layers::image_policy::HARD_LIMIT;
 use quire_protocol::page::WrittenPage;
 use quire_types::Fork;
 

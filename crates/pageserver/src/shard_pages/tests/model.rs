@@ -1,11 +1,11 @@
 //! A shard beside a list of all records it was given: a page is what a fold over the list gives.
 
 use super::super::*;
-use crate::layer::BlockCache;
-use crate::manifest::Manifest;
 use crate::metrics::Metrics;
-use crate::objects::LocalFolder;
-use crate::value::Value;
+use quire_layers::layer::BlockCache;
+use quire_layers::manifest::Manifest;
+use quire_layers::objects::LocalFolder;
+use quire_layers::value::Value;
 use quire_protocol::page::{Keeping, WrittenPage};
 use quire_redo::delta::Delta;
 use quire_types::{BranchKey, Fork, PAGE_SIZE, RelTag, ShardId};

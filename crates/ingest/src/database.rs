@@ -1,9 +1,9 @@
 //! Databases created and dropped.
 
-use super::changes::{Batch, relations_of, stored_size};
-use super::error::IngestError;
-use crate::value::Value;
+use crate::changes::{Batch, relations_of, stored_size};
+use crate::error::IngestError;
 use bytes::Bytes;
+use quire_layers::value::Value;
 use quire_types::{Key, PAGE_SIZE, RelTag, size};
 use quire_wal::effects::dbase::{self, DatabaseDirectory, DbaseEffect};
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use std::collections::HashSet;
 const ZEROES: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 /// A record of the database manager.
-pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(crate) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match dbase::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         DbaseEffect::CreateByFileCopy { target, source } => copy(batch, target, source),
@@ -27,7 +27,7 @@ fn create(batch: &mut Batch<'_>, directory: DatabaseDirectory) -> Result<(), Ing
 }
 
 /// Removes a database's folder in one tablespace, and all in it.
-pub(super) fn remove(batch: &mut Batch<'_>, directory: DatabaseDirectory) -> Result<(), IngestError> {
+pub(crate) fn remove(batch: &mut Batch<'_>, directory: DatabaseDirectory) -> Result<(), IngestError> {
     for (rel, _) in relations(batch, directory)? {
         batch.remove_sized(Key::RelSize { rel })?;
     }

@@ -3,9 +3,9 @@
 use crate::bench::{
     Bench, HAS_IMAGE, MAP, Made, START, TABLE, WILL_INIT, create, delete, page_image, record, truncate,
 };
-use quire_pageserver::change::Change;
-use quire_pageserver::ingest::{Ingest, IngestError};
-use quire_pageserver::value::Value;
+use quire_ingest::{Ingest, IngestError};
+use quire_layers::change::Change;
+use quire_layers::value::Value;
 use quire_redo::Delta;
 use quire_types::{Fork, Key, Lsn, RelTag, Slru};
 use quire_wal::effects::FullPageWrites;

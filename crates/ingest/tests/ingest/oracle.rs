@@ -5,7 +5,7 @@ use crate::store::{Page, Store, size};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use quire_compute::import::Import;
-use quire_pageserver::ingest::Ingest;
+use quire_ingest::Ingest;
 use quire_redo::mask::{PageKind, mask_page, page_kind};
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, lsn::segment_file_name};
 use quire_wal::effects::dbase::{self, DbaseEffect};

@@ -2,9 +2,9 @@
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;
-use quire_pageserver::change::Change;
-use quire_pageserver::ingest::{StateError, StateView};
-use quire_pageserver::value::Value;
+use quire_ingest::{StateError, StateView};
+use quire_layers::change::Change;
+use quire_layers::value::Value;
 use quire_types::{Key, PAGE_SIZE, SLRU_SEGMENT_PAGES};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

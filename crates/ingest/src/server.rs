@@ -1,14 +1,14 @@
 //! Which server writes the log: records that follow are redone as that one does.
 
-use super::changes::Batch;
-use super::error::IngestError;
-use super::state::IngestState;
+use crate::changes::Batch;
+use crate::error::IngestError;
+use crate::state::IngestState;
 use quire_types::Key;
 use quire_wal::effects::server_version;
 use quire_wal::postgres_version::PostgresVersion;
 
 /// A message for logical decoding, which may be the one that tells the server's version. The branch is of `version`.
-pub(super) fn apply(
+pub(crate) fn apply(
     version: &PostgresVersion,
     state: &mut IngestState,
     batch: &mut Batch<'_>,

@@ -8,27 +8,27 @@ use quire_types::{CodecError, Lsn};
 use quire_wal::CheckpointState;
 
 /// The next transaction id is written rounded up to a multiple of this, so once for as many transactions.
-pub(super) const XID_GRANULARITY: u64 = 1024;
+pub(crate) const XID_GRANULARITY: u64 = 1024;
 
 /// Transaction ids below this one are special and always in the past (`FirstNormalTransactionId`).
 const FIRST_NORMAL_XID: u32 = 3;
 
 /// The counters as of the last record, and the settings that go with them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Counters {
+pub(crate) struct Counters {
     /// What a checkpoint would say.
-    pub(super) checkpoint: CheckpointState,
+    pub(crate) checkpoint: CheckpointState,
 }
 
 impl Counters {
     /// The low half of the next transaction id.
-    pub(super) fn next_xid32(&self) -> u32 {
+    pub(crate) fn next_xid32(&self) -> u32 {
         low_half(self.checkpoint.next_xid)
     }
 
     /// Moves the next transaction id past one that was seen, into the next epoch if the ids have wrapped around
     /// (`AdvanceNextFullTransactionIdPastXid`).
-    pub(super) fn advance_past(&mut self, xid: u32) {
+    pub(crate) fn advance_past(&mut self, xid: u32) {
         let next = self.next_xid32();
         if xid < FIRST_NORMAL_XID || precedes(xid, next) {
             return;
@@ -40,7 +40,7 @@ impl Counters {
     }
 
     /// Moves the multixact counters forward (`MultiXactAdvanceNextMXact`).
-    pub(super) fn advance_multi(&mut self, next_multi: u32, next_offset: u32) {
+    pub(crate) fn advance_multi(&mut self, next_multi: u32, next_offset: u32) {
         let known = &mut self.checkpoint;
         if is_before(known.next_multi, next_multi) {
             known.next_multi = next_multi;
@@ -51,7 +51,7 @@ impl Counters {
     }
 
     /// Moves the oldest transaction id of the cluster forward.
-    pub(super) fn raise_oldest_xid(&mut self, oldest_xid: u32, database: u32) {
+    pub(crate) fn raise_oldest_xid(&mut self, oldest_xid: u32, database: u32) {
         if precedes(self.checkpoint.oldest_xid, oldest_xid) {
             self.checkpoint.oldest_xid = oldest_xid;
             self.checkpoint.oldest_xid_db = database;
@@ -59,7 +59,7 @@ impl Counters {
     }
 
     /// Sets the oldest multixact of the cluster.
-    pub(super) fn set_oldest_multi(&mut self, oldest_multi: u32, database: u32) {
+    pub(crate) fn set_oldest_multi(&mut self, oldest_multi: u32, database: u32) {
         self.checkpoint.oldest_multi = oldest_multi;
         self.checkpoint.oldest_multi_db = database;
     }
@@ -71,7 +71,7 @@ impl Counters {
     }
 
     /// Takes over a shutdown checkpoint: nothing was running, so its counters are exact.
-    pub(super) fn take_from(&mut self, data: &[u8]) -> Result<(), CodecError> {
+    pub(crate) fn take_from(&mut self, data: &[u8]) -> Result<(), CodecError> {
         self.checkpoint.update_from_record_data(data)?;
         self.checkpoint.oldest_active_xid = 0;
         Ok(())
@@ -79,7 +79,7 @@ impl Counters {
 
     /// Takes over an online checkpoint, whose counters are from its start and may have been passed since. Object ids
     /// are not taken at all: their own records are newer.
-    pub(super) fn raise(&mut self, data: &[u8]) -> Result<(), CodecError> {
+    pub(crate) fn raise(&mut self, data: &[u8]) -> Result<(), CodecError> {
         let seen = CheckpointState::from_record_data(data)?;
         self.checkpoint.next_xid = self.checkpoint.next_xid.max(seen.next_xid);
         self.advance_multi(seen.next_multi, seen.next_multi_offset);
@@ -94,7 +94,7 @@ impl Counters {
 
     /// What is written as a version of `Key::Checkpoint`. The newest transaction with a commit timestamp changes with
     /// every commit, too, and becomes the one before the next.
-    pub(super) fn rounded(&self) -> CheckpointState {
+    pub(crate) fn rounded(&self) -> CheckpointState {
         let mut rounded = self.checkpoint;
         rounded.next_xid = rounded.next_xid.checked_next_multiple_of(XID_GRANULARITY).unwrap_or(u64::MAX);
         if low_half(rounded.next_xid) < FIRST_NORMAL_XID {
@@ -113,7 +113,7 @@ fn low_half(xid: u64) -> u32 {
 }
 
 /// Whether one transaction id is before another; normal ones are compared modulo 2^32 (`TransactionIdPrecedes`).
-pub(super) fn precedes(xid: u32, other: u32) -> bool {
+pub(crate) fn precedes(xid: u32, other: u32) -> bool {
     match xid < FIRST_NORMAL_XID || other < FIRST_NORMAL_XID {
         true => xid < other,
         false => is_before(xid, other),
@@ -121,12 +121,12 @@ pub(super) fn precedes(xid: u32, other: u32) -> bool {
 }
 
 /// Whether one number is before another modulo 2^32 (`MultiXactIdPrecedes`).
-pub(super) fn is_before(number: u32, other: u32) -> bool {
+pub(crate) fn is_before(number: u32, other: u32) -> bool {
     number.wrapping_sub(other).cast_signed() < 0
 }
 
 /// The transaction id before one (`TransactionIdRetreat`).
-pub(super) fn retreat(xid: u32) -> u32 {
+pub(crate) fn retreat(xid: u32) -> u32 {
     match xid.wrapping_sub(1) {
         before if before < FIRST_NORMAL_XID => u32::MAX,
         before => before,
@@ -134,7 +134,7 @@ pub(super) fn retreat(xid: u32) -> u32 {
 }
 
 /// A transaction and its subtransactions.
-pub(super) fn xids_of(xid: u32, subxacts: &[u32]) -> impl Iterator<Item = u32> {
+pub(crate) fn xids_of(xid: u32, subxacts: &[u32]) -> impl Iterator<Item = u32> {
     std::iter::once(xid).chain(subxacts.iter().copied())
 }
 

@@ -1,9 +1,9 @@
 //! What ingest remembers from record to record, and across restarts.
 
-use super::changes::Batch;
-use super::counters::Counters;
-use super::error::IngestError;
-use super::view::StateView;
+use crate::changes::Batch;
+use crate::counters::Counters;
+use crate::error::IngestError;
+use crate::view::StateView;
 use bytes::Bytes;
 use quire_types::{CodecError, Key, Lsn, Reader, Writer};
 use quire_wal::effects::FullPageWrites;
@@ -16,28 +16,28 @@ const FORMAT_WITHOUT_SERVER: u8 = 1;
 
 /// Ingest's memory as of one position in the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct IngestState {
+pub(crate) struct IngestState {
     /// End of the last record.
-    pub(super) position: Lsn,
+    pub(crate) position: Lsn,
     /// Start of the last record, invalid if there was none.
-    pub(super) last_record: Lsn,
+    pub(crate) last_record: Lsn,
     /// Whether the last record is a shutdown checkpoint.
-    pub(super) shut_down: bool,
+    pub(crate) shut_down: bool,
     /// The counters, exactly.
-    pub(super) counters: Counters,
+    pub(crate) counters: Counters,
     /// The newest version of `Key::Checkpoint`.
-    pub(super) written: CheckpointState,
+    pub(crate) written: CheckpointState,
     /// The newest version of `Key::FullPageWrites`.
-    pub(super) full_page_writes: FullPageWrites,
+    pub(crate) full_page_writes: FullPageWrites,
     /// A page of multixact offsets that came into being with an entry, before the record that would zero it.
-    pub(super) early_offsets_page: Option<u32>,
+    pub(crate) early_offsets_page: Option<u32>,
     /// Which server writes the log, if the log says so: the newest version of `Key::ServerVersion`.
-    pub(super) server: Option<ServerVersion>,
+    pub(crate) server: Option<ServerVersion>,
 }
 
 impl IngestState {
     /// The state that an import leaves.
-    pub(super) fn imported(start: Lsn, view: &dyn StateView) -> Result<IngestState, IngestError> {
+    pub(crate) fn imported(start: Lsn, view: &dyn StateView) -> Result<IngestState, IngestError> {
         let checkpoint = imported_value(view, Key::Checkpoint, CheckpointState::decode)?;
         let full_page_writes = imported_value(view, Key::FullPageWrites, FullPageWrites::decode)?;
         Ok(IngestState {
@@ -54,7 +54,7 @@ impl IngestState {
 
     /// Refuses a record that is not the next one of the log. Each names the record before it; the first after the
     /// import names one from before the import, or none.
-    pub(super) fn check_follows(&self, record: &Record) -> Result<(), IngestError> {
+    pub(crate) fn check_follows(&self, record: &Record) -> Result<(), IngestError> {
         if record.start < self.position {
             return Err(IngestError::OutOfOrder { lsn: record.start, position: self.position });
         }
@@ -67,7 +67,7 @@ impl IngestState {
     }
 
     /// Writes a version of `Key::Checkpoint` if the rounded counters changed.
-    pub(super) fn write_counters(&mut self, batch: &mut Batch<'_>) {
+    pub(crate) fn write_counters(&mut self, batch: &mut Batch<'_>) {
         let rounded = self.counters.rounded();
         if rounded != self.written {
             self.written = rounded;
@@ -79,7 +79,7 @@ impl IngestState {
     /// that says whether there is one and a `u32`, then three values with their lengths before them: the counters, the
     /// counters as written, the full-page-writes state; then the server's version as `u32`, 0 if it is not known.
     /// Little endian.
-    pub(super) fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let mut out = Writer::new();
         out.u8(FORMAT).u64(self.position.0).u64(self.last_record.0).u8(u8::from(self.shut_down));
         out.u8(u8::from(self.early_offsets_page.is_some())).u32(self.early_offsets_page.unwrap_or(0));
@@ -91,7 +91,7 @@ impl IngestState {
     }
 
     /// Reads back what [`IngestState::encode`] wrote.
-    pub(super) fn decode(raw: &[u8]) -> Result<IngestState, CodecError> {
+    pub(crate) fn decode(raw: &[u8]) -> Result<IngestState, CodecError> {
         let mut input = Reader::new(raw);
         let format = input.u8("ingest state format")?;
         if !matches!(format, FORMAT | FORMAT_WITHOUT_SERVER) {

@@ -1,16 +1,16 @@
 //! Multixacts created and forgotten.
 
-use super::changes::Batch;
-use super::error::IngestError;
-use super::slru;
-use super::state::IngestState;
+use crate::changes::Batch;
+use crate::error::IngestError;
+use crate::slru;
+use crate::state::IngestState;
 use quire_redo::multixact::{MEMBERS_PER_PAGE, member_page_of, offset_page_of};
 use quire_redo::{Delta, MultixactMember};
 use quire_types::{SLRU_SEGMENT_PAGES, Slru};
 use quire_wal::effects::multixact::{self, Member, MultixactEffect};
 
 /// A record of the multixact manager.
-pub(super) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(crate) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match multixact::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         MultixactEffect::ZeroOffsetsPage(page) => zero_offsets_page(state, batch, page),

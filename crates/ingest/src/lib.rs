@@ -17,6 +17,8 @@
 //!
 //! Sources: the `*_redo` functions of PostgreSQL 15, as if replayed by crash recovery on a server that never crashed.
 
+#![forbid(unsafe_code)]
+
 mod blocks;
 mod changes;
 mod counters;
@@ -32,13 +34,13 @@ mod transaction;
 mod view;
 mod xlog;
 
-pub(crate) use changes::GAP_BLOCKS_MAX;
+pub use changes::GAP_BLOCKS_MAX;
 pub use error::IngestError;
 pub use view::{StateError, StateView};
 
-use crate::change::Change;
 use bytes::Bytes;
 use changes::{Batch, Sizes};
+use quire_layers::change::Change;
 use quire_types::{Key, Lsn};
 use quire_wal::effects::{FullPageWrites, relmap, replorigin, standby};
 use quire_wal::postgres_version::PostgresVersion;

@@ -1,17 +1,17 @@
 //! Relation files created, truncated and dropped.
 
-use super::changes::Batch;
-use super::error::IngestError;
-use crate::value::Value;
+use crate::changes::Batch;
+use crate::error::IngestError;
+use quire_layers::value::Value;
 use quire_redo::{Delta, visibility_map};
 use quire_types::{Fork, Key, RelTag};
 use quire_wal::effects::smgr::{self, SmgrEffect};
 
 /// The forks that are stored: all but the free space map.
-pub(super) const STORED_FORKS: [Fork; 3] = [Fork::Main, Fork::VisibilityMap, Fork::Init];
+pub(crate) const STORED_FORKS: [Fork; 3] = [Fork::Main, Fork::VisibilityMap, Fork::Init];
 
 /// A record of the storage manager.
-pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(crate) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match smgr::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         SmgrEffect::Create(rel) => create(batch, rel),
@@ -58,7 +58,7 @@ fn cut_visibility_map(batch: &mut Batch<'_>, map: RelTag, heap_blocks: u32) -> R
 }
 
 /// Drops all forks of relations.
-pub(super) fn drop_all(batch: &mut Batch<'_>, relations: &[RelTag]) -> Result<(), IngestError> {
+pub(crate) fn drop_all(batch: &mut Batch<'_>, relations: &[RelTag]) -> Result<(), IngestError> {
     for rel in relations {
         for fork in STORED_FORKS {
             batch.remove_sized(Key::RelSize { rel: rel.with_fork(fork) })?;

@@ -1,9 +1,9 @@
 //! The blocks that a record names, and the visibility map pages that heap records mean without naming them.
 
-use super::changes::Batch;
-use super::error::IngestError;
-use crate::value::Value;
+use crate::changes::Batch;
+use crate::error::IngestError;
 use bytes::Bytes;
+use quire_layers::value::Value;
 use quire_redo::{Delta, mask, visibility_map};
 use quire_types::{Fork, Key, PAGE_SIZE};
 use quire_wal::effects::heap::{VisibilityCleared, visibility_cleared};
@@ -13,7 +13,7 @@ use quire_wal::{Block, BlockImage, Record, ServerVersion, page, rmgr};
 /// Changes every block that the record names, but those of the free space map.
 ///
 /// The lower block goes first: of two new ones, the lower would else be zeroed as part of the gap before the higher.
-pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(crate) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let stored = batch.record.blocks.iter().filter(|block| block.rel.fork != Fork::FreeSpaceMap);
     let mut blocks: Vec<&Block> = stored.collect();
     blocks.sort_by_key(|block| block.block);
@@ -91,7 +91,7 @@ fn without_image(batch: &Batch<'_>, key: Key) -> Result<(), IngestError> {
 }
 
 /// Clears the bits of heap pages that are no longer all-visible, on map pages that exist.
-pub(super) fn clear_visibility(batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(crate) fn clear_visibility(batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let mut pages: Vec<(Key, Delta)> = Vec::new();
     for cleared in visibility_cleared(batch.record) {
         note_cleared(&mut pages, map_page(&cleared), &cleared);

@@ -1,16 +1,16 @@
 //! Records of the log's own manager: checkpoints, counters, settings.
 
-use super::changes::Batch;
-use super::error::IngestError;
-use super::slru;
-use super::state::IngestState;
+use crate::changes::Batch;
+use crate::error::IngestError;
+use crate::slru;
+use crate::state::IngestState;
 use quire_redo::commit_ts;
 use quire_types::{Key, Slru};
 use quire_wal::effects::FullPageWrites;
 use quire_wal::effects::xlog::{self, XlogEffect};
 
 /// A record of the log's own manager, but for the blocks it names.
-pub(super) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(crate) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match xlog::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         XlogEffect::CheckpointShutdown => {

@@ -1,15 +1,15 @@
 //! The SLRU areas: which page holds what, and what a truncation removes.
 
-use super::changes::Batch;
-use super::counters::{is_before, precedes};
-use super::error::IngestError;
-use super::state::IngestState;
+use crate::changes::Batch;
+use crate::counters::{is_before, precedes};
+use crate::error::IngestError;
+use crate::state::IngestState;
 use quire_redo::{clog, commit_ts, multixact};
 use quire_types::{Key, SLRU_SEGMENT_PAGES, Slru};
 use quire_wal::effects::slru::{self, ClogEffect, CommitTsEffect};
 
 /// A record of the commit log.
-pub(super) fn apply_clog(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(crate) fn apply_clog(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match slru::parse_clog(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         ClogEffect::ZeroPage(page) => zero_page(batch, Slru::Clog, page),
@@ -22,7 +22,7 @@ pub(super) fn apply_clog(state: &mut IngestState, batch: &mut Batch<'_>) -> Resu
 }
 
 /// A record of the commit timestamps.
-pub(super) fn apply_commit_ts(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(crate) fn apply_commit_ts(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match slru::parse_commit_ts(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         CommitTsEffect::ZeroPage(page) => zero_page(batch, Slru::CommitTs, page),
@@ -37,7 +37,7 @@ pub(super) fn apply_commit_ts(state: &mut IngestState, batch: &mut Batch<'_>) ->
 }
 
 /// A page is created, or reset, as zeroes.
-pub(super) fn zero_page(batch: &mut Batch<'_>, slru: Slru, page: u32) -> Result<(), IngestError> {
+pub(crate) fn zero_page(batch: &mut Batch<'_>, slru: Slru, page: u32) -> Result<(), IngestError> {
     batch.extend_slru(slru, page)?;
     batch.remove(Key::SlruBlock { slru, page });
     Ok(())
@@ -45,7 +45,7 @@ pub(super) fn zero_page(batch: &mut Batch<'_>, slru: Slru, page: u32) -> Result<
 
 /// Removes the segments that lie wholly before a page (`SimpleLruTruncate`). If that would include the latest page, the
 /// numbers have wrapped around and nothing is removed.
-pub(super) fn truncate(batch: &mut Batch<'_>, slru: Slru, latest: u32, cutoff: u32) -> Result<(), IngestError> {
+pub(crate) fn truncate(batch: &mut Batch<'_>, slru: Slru, latest: u32, cutoff: u32) -> Result<(), IngestError> {
     if page_precedes(slru, latest, cutoff) {
         return Ok(());
     }
@@ -57,7 +57,7 @@ pub(super) fn truncate(batch: &mut Batch<'_>, slru: Slru, latest: u32, cutoff: u
 }
 
 /// Removes the segments that exist and meet a condition.
-pub(super) fn remove_segments(
+pub(crate) fn remove_segments(
     batch: &mut Batch<'_>,
     slru: Slru,
     condition: impl Fn(u32) -> bool,

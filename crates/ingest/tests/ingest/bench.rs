@@ -2,9 +2,9 @@
 
 use crate::store::{Store, size};
 use bytes::Bytes;
-use quire_pageserver::change::Change;
-use quire_pageserver::ingest::{Ingest, IngestError};
-use quire_pageserver::value::Value;
+use quire_ingest::{Ingest, IngestError};
+use quire_layers::change::Change;
+use quire_layers::value::Value;
 use quire_types::{Fork, Key, Lsn, PAGE_SIZE, RelTag, Slru, Writer};
 use quire_wal::effects::FullPageWrites;
 use quire_wal::postgres_version::PG15;

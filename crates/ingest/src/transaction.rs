@@ -1,10 +1,10 @@
 //! Transactions that end or are prepared.
 
-use super::changes::Batch;
-use super::counters::{precedes, xids_of};
-use super::error::IngestError;
-use super::relation;
-use super::state::IngestState;
+use crate::changes::Batch;
+use crate::counters::{precedes, xids_of};
+use crate::error::IngestError;
+use crate::relation;
+use crate::state::IngestState;
 use bytes::BytesMut;
 use quire_redo::{Delta, TransactionStatus, clog, commit_ts};
 use quire_types::{CodecError, Key, Lsn, Slru};
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 const STATE_FILE_CRC_BYTES: usize = 4;
 
 /// A record of the transaction manager.
-pub(super) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(crate) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match xact::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         XactEffect::Commit(end) => {
@@ -96,7 +96,7 @@ fn prepared(state: &mut IngestState, batch: &mut Batch<'_>, prepare: &Prepare) -
 }
 
 /// Moves an origin's progress, forwards only unless `force` (`replorigin_advance`).
-pub(super) fn advance_origin(
+pub(crate) fn advance_origin(
     batch: &mut Batch<'_>,
     origin: u16,
     remote_lsn: Lsn,

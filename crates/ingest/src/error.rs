@@ -1,6 +1,6 @@
 //! Why a record cannot be ingested.
 
-use super::view::StateError;
+use crate::view::StateError;
 use quire_redo::RedoError;
 use quire_types::{CodecError, Key, Lsn, RelTag, Slru};
 use quire_wal::{ServerVersion, WalError};

@@ -4,15 +4,15 @@
 //! relation in it. A compute has to know which folders there are, so the first relation makes the folder's key as well
 //! ([`Batch::extend_relation`]).
 
-use super::changes::Batch;
-use super::database;
-use super::error::IngestError;
+use crate::changes::Batch;
+use crate::database;
+use crate::error::IngestError;
 use quire_types::Key;
 use quire_wal::effects::dbase::DatabaseDirectory;
 use quire_wal::effects::tblspc::{self, TablespaceEffect};
 
 /// A record of the tablespace manager.
-pub(super) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
+pub(crate) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
     let record = batch.record;
     match tblspc::parse(record.info, &record.main_data).map_err(|source| batch.malformed(source))? {
         TablespaceEffect::Create { tablespace, location } => {
