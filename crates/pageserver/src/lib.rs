@@ -1,17 +1,15 @@
-//! Pages at any LSN: ingest, layers, reads, image generation.
+//! Pages at any LSN: a role of its own.
 //!
-//! A pageserver follows the committed WAL of each of its branches ([`follower`]), cuts it into records and those into
-//! changes of keys ([`pipeline`], [`quire_ingest`]), keeps every version of every key ([`quire_layers::store`], [`quire_layers::layer`]), and rebuilds
-//! any page as of any LSN ([`shard_pages`], [`quire_layers::chain`]). For each page it knows how long a read would take
-//! ([`quire_layers::accounts`]), and makes an image of the page where it would take too long ([`quire_layers::image_policy`], [`images`]).
+//! A pageserver follows the committed WAL of each of its branches ([`follower`]), cuts it into records, which
+//! [`quire_ingest`] turns into changes of keys ([`pipeline`]), has every version of every key kept by [`quire_layers`],
+//! and rebuilds any page as of any LSN ([`shard_pages`]). Where a read would take too long, it makes an image of the
+//! page ([`images`]). Layers are merged in the background ([`compactor`]).
 //!
-//! A branch begins with an [`quire_layers::import`]. Computes ask over TCP ([`server`]), people over HTTP ([`http`]).
-//!
-//! What PostgreSQL keeps outside WAL is kept whole, file by file ([`quire_layers::small_files`]).
+//! Computes ask over TCP ([`server`]), people over HTTP ([`http`]).
 //!
 //! Everything that was acknowledged survives a `kill -9` at any moment: a file exists whole or not at all
-//! ([`quire_files`]), the [`quire_layers::manifest`] names what counts, and what was only in memory is followed again from the
-//! safekeepers, which keep WAL until it is durable here.
+//! ([`quire_files`]), the [manifest](quire_layers::manifest) names what counts, and what was only in memory is followed
+//! again from the safekeepers, which keep WAL until it is durable here.
 
 pub mod compactor;
 pub mod config;

@@ -60,7 +60,7 @@ use quire_wal::{BlockView, ImageUse, RecordView, ServerVersion, page, record, rm
 /// Changes `page`, which is the page of `key`, as `delta` says. `lsn` is the end of the record that the delta came
 /// from.
 ///
-/// The page is a zeroed one if nothing was stored before, or if the delta [initialises](Delta::will_init) it.
+/// The page is a zeroed one if nothing was stored before, or if the record initialises it.
 ///
 /// # Errors
 /// See [`RedoError`]; the page's contents are undefined then.

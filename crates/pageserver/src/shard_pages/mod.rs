@@ -1,9 +1,9 @@
 //! One shard of a branch: what was ingested, pages at any LSN, and images of pages with long chains.
 //!
 //! A compute asks for block 7 of table 16384 as of the LSN it last wrote the page at. The read waits until ingest has
-//! come that far, looks up that the table had more than seven blocks then, collects the block's [chain](quire_layers::chain)
-//! from the [`Store`], and replays it. Meanwhile ingest applies record after record, and image workers shorten the
-//! chains that grow past the branch's thresholds.
+//! come that far, looks up that the table had more than seven blocks then, collects the block's
+//! [chain](quire_layers::chain) from the [`Store`], and replays it. Meanwhile ingest applies record after record, and
+//! image workers shorten the chains that grow past the branch's thresholds.
 //!
 //! Invariants:
 //! - changes come in the order of the log, and a read at an LSN that was ingested gives the same page for ever, but for
