@@ -1,7 +1,11 @@
 //! Why a compute cannot go on.
 
 use crate::page_client::PageError;
+use crate::quorum::CommitPathError;
+use quire_api::compute::Phase;
+use quire_consensus::proposer::{ExtendError, Refusal};
 use quire_files::PublishError;
+use quire_net::quorum_client::ClientError;
 use quire_types::{Endpoint, Lsn, Term};
 use quire_wal::ServerVersion;
 use std::io;
@@ -54,14 +58,26 @@ pub enum Error {
     /// The safekeepers disagree about which log this is.
     #[error("the safekeepers' logs are of different databases: {0}")]
     LogMismatch(String),
-    /// The quorum did not get there in time.
-    #[error("the safekeeper quorum was not reached within {seconds} s while {doing}")]
-    QuorumLost {
-        /// What it was needed for.
-        doing: &'static str,
-        /// How long it was waited for.
-        seconds: u64,
+    /// A safekeeper cannot be used at all.
+    #[error(transparent)]
+    Acceptor(#[from] Refusal),
+    /// A safekeeper does not give the WAL that it has.
+    #[error("safekeeper {safekeeper}: {source}")]
+    Safekeeper {
+        /// Which one.
+        safekeeper: Endpoint,
+        /// Why not.
+        source: ClientError,
     },
+    /// None of the safekeepers can be reached.
+    #[error("no safekeeper can be reached")]
+    NoSafekeeper,
+    /// WAL was handed to the quorum that does not belong there.
+    #[error(transparent)]
+    Extend(#[from] ExtendError),
+    /// Commits cannot be made any more before PostgreSQL is started again.
+    #[error(transparent)]
+    CommitPath(#[from] CommitPathError),
     /// WAL that a safekeeper or the data directory holds cannot be decoded.
     #[error(transparent)]
     Wal(#[from] quire_wal::WalError),
@@ -163,9 +179,34 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
-    /// PostgreSQL did not do as it was told.
-    #[error("{0}")]
-    Refused(String),
+    /// An order was carried out, and the compute is not as ordered.
+    #[error("{}", .error.clone().unwrap_or_else(|| format!("the compute is {phase}")))]
+    NotAsOrdered {
+        /// How it is.
+        phase: Phase,
+        /// What went wrong, if that is known.
+        error: Option<String>,
+    },
+    /// Pushdown was switched, and PostgreSQL or storage does not see it.
+    #[error(
+        "the switch has not taken effect within {seconds} s; is full_page_writes set by ALTER SYSTEM or in custom.conf?"
+    )]
+    NotSwitched {
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// PostgreSQL does not answer the agent's own questions in time.
+    #[error("postgres does not say what runs")]
+    ServerSilent,
+    /// PostgreSQL's answer is not an LSN.
+    #[error("postgres says that its log ends at {0:?}, which is no LSN")]
+    NotAnLsn(String),
+    /// Processes of an earlier PostgreSQL do not end.
+    #[error("stale postgres processes do not end: {pids:?}")]
+    StaleProcesses {
+        /// Which.
+        pids: Vec<i32>,
+    },
     /// The agent is ending.
     #[error("the compute agent is shutting down")]
     ShuttingDown,

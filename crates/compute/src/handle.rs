@@ -171,9 +171,7 @@ impl Handle {
         let settled = state.wait_for(|state| is_settled(state.phase)).await.map_err(|_| Error::ShuttingDown)?;
         match settled.phase == goal {
             true => Ok(()),
-            false => Err(Error::Refused(
-                settled.error.clone().unwrap_or_else(|| format!("the compute is {}", settled.phase.name())),
-            )),
+            false => Err(Error::NotAsOrdered { phase: settled.phase, error: settled.error.clone() }),
         }
     }
 

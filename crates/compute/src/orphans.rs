@@ -24,7 +24,7 @@ pub fn kill_all(pgdata: &Path) -> Result<(), Error> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(Error::Refused(format!("stale postgres processes do not end: {found:?}")));
+            return Err(Error::StaleProcesses { pids: found.into_iter().map(Pid::as_raw).collect() });
         }
         for pid in found {
             // One that has ended in the meantime is what is wanted.

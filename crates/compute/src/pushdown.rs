@@ -30,8 +30,7 @@ pub async fn switch(config: &Config, postgres: &Postgres, session: &Session, on:
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
-    let hint = "is full_page_writes set by ALTER SYSTEM or in custom.conf?";
-    Err(Error::Refused(format!("the switch has not taken effect within {} s; {hint}", PATIENCE.as_secs())))
+    Err(Error::NotSwitched { seconds: PATIENCE.as_secs() })
 }
 
 /// Whether new sessions see the setting; those that are open follow when they are next idle.

@@ -9,7 +9,7 @@ use crate::kept::settings::{Choice, Settings};
 use crate::kept::{KeptFiles, statistics};
 use crate::materialise::Materialiser;
 use crate::page_client::PageClient;
-use crate::quorum::{Quorum, Won};
+use crate::quorum::{self, Quorum, SessionEnd, Won};
 use crate::setting::Setting;
 use crate::throttle::Throttle;
 use crate::warm_up::WarmUp;
@@ -109,20 +109,15 @@ impl Session {
 
     /// The higher term that ended this one, if one was seen.
     pub fn fenced(&self) -> Option<Error> {
-        self.quorum.view().borrow().fenced.map(|newer| Error::Fenced { newer })
+        match self.quorum.view().borrow().ended {
+            Some(SessionEnd::Fenced(newer)) => Some(Error::Fenced { newer }),
+            _ => None,
+        }
     }
 
     /// Waits until this term cannot be used any more, and says why.
     pub async fn broken(&self) -> Error {
-        let mut view = self.quorum.view();
-        let ended = view.wait_for(|view| view.fenced.is_some() || view.failed.is_some()).await;
-        match ended.as_deref() {
-            Ok(view) => match (view.fenced, &view.failed) {
-                (Some(newer), _) => Error::Fenced { newer },
-                (None, reason) => Error::Refused(reason.clone().unwrap_or_default()),
-            },
-            Err(_) => Error::ShuttingDown,
-        }
+        quorum::ended(&mut self.quorum.view()).await
     }
 }
 

@@ -7,7 +7,7 @@ use quire_compute::as_written::PartialPages;
 use quire_compute::fullness::Fullness;
 use quire_compute::last_checkpoint::LastCheckpoint;
 use quire_compute::quorum::local_wal::{LocalWal, TIMELINE};
-use quire_compute::quorum::{Quorum, Source, Won};
+use quire_compute::quorum::{Quorum, SessionEnd, Source, Won};
 use quire_compute::throttle::Throttle;
 use quire_compute::{Config, Error, bootstrap};
 use quire_net::quorum_client::QuorumClient;
@@ -195,7 +195,9 @@ impl Writer {
 
     /// Waits until the compute knows that it cannot go on; those who wait for a flush may hear of it first.
     async fn has_failed(&self) {
-        within(self.quorum.view().wait_for(|view| view.failed.is_some())).await.expect("it says so");
+        within(self.quorum.view().wait_for(|view| matches!(view.ended, Some(SessionEnd::CommitPath(_)))))
+            .await
+            .expect("it says so");
     }
 
     async fn until(&self, holds: impl Fn(&QuorumStatus) -> bool) {

@@ -5,22 +5,18 @@
 //! with the LSN of an older record. So a base ends the search only within its source; other sources are still asked for
 //! what lies between the base and the LSN that is read.
 
-use crate::error::ReadError;
+use crate::error::{ReadError, ReplayError};
 use crate::value::{Kind, Version};
 use bytes::Bytes;
 use quire_crash::work;
+use quire_redo::RedoError;
 use quire_redo::delta::Delta;
 use quire_types::{Key, Lsn, PAGE_SIZE};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// Applies one delta to a page; in production `quire_redo::apply`.
-pub type Redo = fn(&mut [u8; PAGE_SIZE], Key, Lsn, &Delta) -> Result<(), String>;
-
-/// The redo that production uses.
-pub fn native_redo(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, delta: &Delta) -> Result<(), String> {
-    quire_redo::apply(page, key, lsn, delta).map_err(|error| error.to_string())
-}
+pub type Redo = fn(&mut [u8; PAGE_SIZE], Key, Lsn, &Delta) -> Result<(), RedoError>;
 
 /// The versions that make up a page at an LSN.
 #[derive(Clone, Debug)]
@@ -128,9 +124,9 @@ impl Chain {
         let page: &mut [u8; PAGE_SIZE] = raw.as_mut_slice().try_into().expect("a first page is a page");
         for version in self.to_replay() {
             work::at_record(version.lsn);
-            let failed = |reason: String| self.failure(version.lsn, reason);
-            let delta = Delta::decode(version.payload.clone()).map_err(|error| failed(error.to_string()))?;
-            redo(page, self.key, version.lsn, &delta).map_err(failed)?;
+            let failed = |source: ReplayError| self.failure(version.lsn, source);
+            let delta = Delta::decode(version.payload.clone()).map_err(ReplayError::Delta).map_err(failed)?;
+            redo(page, self.key, version.lsn, &delta).map_err(|error| failed(error.into()))?;
         }
         Ok(raw.into())
     }
@@ -139,12 +135,12 @@ impl Chain {
         match self.image() {
             None => Ok(vec![0; PAGE_SIZE]),
             Some(image) if image.payload.len() == PAGE_SIZE => Ok(image.payload.to_vec()),
-            Some(image) => Err(self.failure(image.lsn, "the image is not a page")),
+            Some(image) => Err(self.failure(image.lsn, ReplayError::Image)),
         }
     }
 
-    fn failure(&self, lsn: Lsn, reason: impl Into<String>) -> ReadError {
-        ReadError::Redo { key: self.key, lsn, reason: reason.into() }
+    fn failure(&self, lsn: Lsn, source: ReplayError) -> ReadError {
+        ReadError::Redo { key: self.key, lsn, source }
     }
 }
 
@@ -182,7 +178,7 @@ mod tests {
             assert!(chain.offer(page).is_break());
             assert_eq!((chain.image_lsn(), chain.delta_count()), (Some(Lsn(60)), 0));
             assert_eq!(chain.partial_lsn().is_some(), kind == Kind::Partial);
-            assert_eq!(chain.replay(native_redo).unwrap(), vec![7; PAGE_SIZE]);
+            assert_eq!(chain.replay(quire_redo::apply).unwrap(), vec![7; PAGE_SIZE]);
         }
     }
 
@@ -198,8 +194,8 @@ mod tests {
     fn without_a_version_a_page_is_zeroes_and_a_malformed_delta_is_an_error() {
         let mut chain = Chain::new(KEY, Lsn(100));
         assert!(chain.is_empty());
-        assert!(chain.replay(native_redo).unwrap().iter().all(|byte| *byte == 0));
+        assert!(chain.replay(quire_redo::apply).unwrap().iter().all(|byte| *byte == 0));
         assert!(chain.offer(version(60, Kind::Delta)).is_continue());
-        assert!(matches!(chain.replay(native_redo), Err(ReadError::Redo { lsn: Lsn(60), .. })));
+        assert!(matches!(chain.replay(quire_redo::apply), Err(ReadError::Redo { lsn: Lsn(60), .. })));
     }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong between a request and a page.
 
 use quire_files::PublishError;
+use quire_redo::RedoError;
 use quire_types::{CodecError, Key, Lsn};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -98,14 +99,14 @@ pub enum ReadError {
         reason: Arc<str>,
     },
     /// What is stored of the page cannot be applied.
-    #[error("cannot rebuild {key} at {lsn}: {reason}")]
+    #[error("cannot rebuild {key} at {lsn}: {source}")]
     Redo {
         /// The page.
         key: Key,
         /// The version that fails.
         lsn: Lsn,
         /// Why.
-        reason: String,
+        source: ReplayError,
     },
     /// The page would have to be made by redo that is not trusted.
     #[error("{key}: its relation is under guard since {since}, and the page was not kept as PostgreSQL wrote it last")]
@@ -139,6 +140,20 @@ pub enum ReadError {
     /// The disk failed, or a file is damaged.
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// Why a version of a page cannot be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The stored delta is none.
+    #[error("the delta cannot be decoded: {0}")]
+    Delta(#[source] CodecError),
+    /// The stored image has another length than a page.
+    #[error("the image is not a page")]
+    Image,
+    /// The delta does not fit the page.
+    #[error(transparent)]
+    Redo(#[from] RedoError),
 }
 
 /// Why a record's changes were not taken.

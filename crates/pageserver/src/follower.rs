@@ -93,7 +93,7 @@ impl Follower {
     async fn keep_connected(self: Arc<Follower>, index: usize) {
         let mut source = self.source.subscribe();
         loop {
-            let is_source = *source.borrow_and_update() == index && self.progress_stopped().is_none();
+            let is_source = *source.borrow_and_update() == index && !self.is_ingest_stopped();
             tokio::select! {
                 error = self.converse(index, is_source) => self.note_end(index, is_source, &error),
                 _ = source.changed() => continue,
@@ -102,8 +102,8 @@ impl Follower {
         }
     }
 
-    fn progress_stopped(&self) -> Option<Arc<str>> {
-        self.shard.pages().progress().stopped
+    fn is_ingest_stopped(&self) -> bool {
+        self.shard.pages().progress().health.is_stopped()
     }
 
     fn note_end(&self, index: usize, is_source: bool, error: &FollowError) {

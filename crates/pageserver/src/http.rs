@@ -86,7 +86,7 @@ fn shard_status(key: ShardKey, known: &ShardState) -> ShardStatus {
         ShardState::Failed(reason) => (Some(reason.to_string()), None),
         ShardState::Open(shard) => {
             let progress = shard.pages().progress();
-            let error = progress.stopped.or(progress.held).or(progress.unread).map(|reason| reason.to_string());
+            let error = progress.health.reason().map(|reason| reason.to_string());
             (error.or_else(|| shard.pages().unread()), Some(open_status(shard)))
         }
     };
@@ -161,7 +161,7 @@ fn gauges(shard: &Shard) -> ShardGauges {
         incomplete_pages: gauge(pages.incomplete_pages() as u64),
         layer_bytes: gauge(size.layer_bytes),
         memtable_bytes: gauge(size.memtable_bytes as u64),
-        ingest_stopped: progress.stopped.is_some().into(),
+        ingest_stopped: progress.health.is_stopped().into(),
     }
 }
 

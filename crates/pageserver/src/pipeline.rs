@@ -189,7 +189,7 @@ impl Pipeline {
     }
 
     fn check_not_stopped(&self) -> Result<(), PipelineError> {
-        match self.is_stopped || self.pages.progress().stopped.is_some() {
+        match self.is_stopped || self.pages.progress().health.is_stopped() {
             true => Err(PipelineError::Stopped),
             false => Ok(()),
         }
@@ -251,7 +251,6 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::put_aside::PutAside;
     use crate::shard_pages::ShardPagesParts;
-    use quire_layers::chain::native_redo;
     use quire_layers::image_policy::ImageSettings;
     use quire_layers::import::Import;
     use quire_layers::layer::BlockCache;
@@ -284,7 +283,7 @@ mod tests {
         let objects = Arc::new(quire_layers::objects::LocalFolder::open(dir).unwrap());
         let manifest = Manifest::load(objects.as_ref()).unwrap().expect("it was imported");
         let parts = ShardPagesParts {
-            redo: native_redo,
+            redo: quire_redo::apply,
             backlog_max: 100,
             pool: ImagePool::new(),
             metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),
@@ -322,7 +321,8 @@ mod tests {
         let stopped = pipeline.feed(START, &writer.into_vec());
         assert!(matches!(stopped, Err(PipelineError::PutAside { lsn, .. }) if lsn == bad), "{stopped:?}");
         assert_eq!(pipeline.position(), bad);
-        assert!(pipeline.pages.progress().stopped.is_some_and(|reason| reason.contains("panicked twice")));
+        let health = pipeline.pages.progress().health;
+        assert!(health.is_stopped() && health.reason().is_some_and(|reason| reason.contains("panicked twice")));
     }
 
     #[test]
@@ -348,7 +348,7 @@ mod tests {
             let progress = pipeline.pages.progress();
             assert_eq!(progress.ingested, bad);
             assert!(progress.durable <= bad);
-            assert!(progress.stopped.expect("it says why").contains(&bad.to_string()));
+            assert!(progress.health.reason().expect("it says why").contains(&bad.to_string()));
         }
     }
 

@@ -12,7 +12,6 @@ use crate::shard_key::ShardKey;
 use crate::shard_pages::{ShardPages, ShardPagesParts};
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use quire_layers::chain::native_redo;
 use quire_layers::error::StorageError;
 use quire_layers::import::{self, Import, ImportError};
 use quire_layers::layer::BlockCache;
@@ -264,7 +263,7 @@ impl Shards {
         let origin = manifest.origin;
         let store = Store::open(objects, manifest, &self.cache, self.config.layer_bytes)?;
         let parts = ShardPagesParts {
-            redo: native_redo,
+            redo: quire_redo::apply,
             backlog_max: self.config.image_backlog_max,
             pool: Arc::clone(&self.pool),
             metrics: self.metrics.shard(origin.branch, origin.shard),

@@ -41,7 +41,7 @@ pub(crate) struct BranchLog {
 #[derive(Debug)]
 enum Slot {
     Open(Box<Log>),
-    Unusable { why: String, since: Instant },
+    Unusable { error: Arc<BranchLogError>, since: Instant },
 }
 
 impl BranchLog {
@@ -175,12 +175,14 @@ impl BranchLog {
         self.open_again(&mut slot);
         let result = match &mut *slot {
             Slot::Open(log) => work(log),
-            Slot::Unusable { why, .. } => return Err(BranchLogError::Unusable(why.clone())),
+            Slot::Unusable { error, .. } => return Err(BranchLogError::Unusable(Arc::clone(error))),
         };
-        if let Err(error) = &result {
+        let result = result.map_err(|error| {
             tracing::error!(branch = %self.key, %error, "the log cannot be used until it can be opened again");
-            *slot = Slot::unusable(error);
-        }
+            let error = Arc::new(error);
+            *slot = Slot::Unusable { error: Arc::clone(&error), since: Instant::now() };
+            BranchLogError::Unusable(error)
+        });
         self.publish(&slot);
         result
     }
@@ -190,14 +192,14 @@ impl BranchLog {
     }
 
     fn open_again(&self, slot: &mut Slot) {
-        let Slot::Unusable { why, since } = slot else { return };
+        let Slot::Unusable { error: known, since } = slot else { return };
         if since.elapsed() < REOPEN_PAUSE {
             return;
         }
         let opened = Log::open(&self.path, self.context.clone());
         match &opened {
             Ok(_) => tracing::info!(branch = %self.key, "the log can be used again"),
-            Err(error) if error.to_string() == *why => {}
+            Err(error) if std::mem::discriminant(error) == std::mem::discriminant(known.as_ref()) => {}
             Err(error) => tracing::error!(branch = %self.key, %error, "the log still cannot be used"),
         }
         *slot = Slot::of(opened);
@@ -209,7 +211,7 @@ impl BranchLog {
         let (closed, commit_before) = (published.closed, published.commit);
         match slot {
             Slot::Open(log) => *published = log.published(),
-            Slot::Unusable { why, .. } => published.unusable = Some(why.clone()),
+            Slot::Unusable { error, .. } => published.unusable = Some(Arc::clone(error)),
         }
         published.closed = closed;
         if published.commit > commit_before {
@@ -224,11 +226,11 @@ impl BranchLog {
 
 impl Slot {
     fn of(log: Result<Log, BranchLogError>) -> Slot {
-        log.map_or_else(|error| Slot::unusable(&error), |log| Slot::Open(Box::new(log)))
+        log.map_or_else(Slot::unusable, |log| Slot::Open(Box::new(log)))
     }
 
-    fn unusable(error: &BranchLogError) -> Slot {
-        Slot::Unusable { why: error.to_string(), since: Instant::now() }
+    fn unusable(error: BranchLogError) -> Slot {
+        Slot::Unusable { error: Arc::new(error), since: Instant::now() }
     }
 }
 

@@ -41,7 +41,7 @@ impl BranchLogs {
             let published = log.published();
             match &published.unusable {
                 None => tracing::info!(branch = %key, ?published, "opened"),
-                Some(reason) => tracing::error!(branch = %key, reason, "cannot be opened"),
+                Some(reason) => tracing::error!(branch = %key, %reason, "cannot be opened"),
             }
             open.insert(key, Arc::new(log));
         }
@@ -187,7 +187,7 @@ mod tests {
             }
             let logs = open(data_dir.path()).expect("opened");
             let log = logs.get_or_create(KEY, identity).expect("it is known");
-            let unusable = log.published().unusable.expect("it cannot be used");
+            let unusable = log.published().unusable.expect("it cannot be used").to_string();
             assert!(unusable.contains(STATE_FILE), "{unusable}");
             assert!(!folder.join(STATE_FILE).exists());
         }

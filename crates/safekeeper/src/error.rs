@@ -4,6 +4,7 @@ use quire_net::ListenError;
 use quire_types::{CodecError, Lsn, NodeId};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Why a safekeeper cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ pub enum SafekeeperError {
 pub enum BranchLogError {
     /// It could not be opened, or the disk failed since: what is on it is known again once it can be opened.
     #[error("the log cannot be used: {0}")]
-    Unusable(String),
+    Unusable(Arc<BranchLogError>),
     /// The disk failed just now.
     #[error(transparent)]
     Io(#[from] io::Error),

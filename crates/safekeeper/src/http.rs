@@ -21,7 +21,7 @@ fn branch_status(log: &BranchLog) -> BranchStatus {
     BranchStatus {
         project: key.project,
         branch: key.branch,
-        error: published.unusable,
+        error: published.unusable.map(|error| error.to_string()),
         term: published.term,
         flush: published.flush,
         commit: published.commit,

@@ -1,10 +1,12 @@
 //! What anybody may know of a branch's log.
 
+use crate::error::BranchLogError;
 use quire_types::{Lsn, ShardId, Term};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What anybody may know of a branch at any time.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Published {
     /// The acceptor's term.
     pub term: Term,
@@ -17,7 +19,7 @@ pub(crate) struct Published {
     /// Who follows, and what they have made durable.
     pub followers: BTreeMap<ShardId, Lsn>,
     /// Why the log cannot be used, if it cannot.
-    pub unusable: Option<String>,
+    pub unusable: Option<Arc<BranchLogError>>,
     /// Set when the safekeeper shuts down.
     pub closed: bool,
 }

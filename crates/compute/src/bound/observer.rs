@@ -91,7 +91,7 @@ impl Observer {
         let (ingested, _) = self.client.position(PATIENCE).await?;
         self.readable = self.readable.max(ingested.min(self.quorum.committed_lsn()));
         let looked = tokio::time::timeout(PATIENCE, self.look_at_server()).await;
-        looked.map_err(|_| Error::Refused("postgres does not say what runs".into()))??;
+        looked.map_err(|_| Error::ServerSilent)??;
         self.horizon.reached(self.readable);
         Ok(())
     }
@@ -105,7 +105,7 @@ impl Observer {
         let rows = sql.query(RUNNING, &[]).await?;
         let running: Running = rows.iter().map(|row| row.get(0)).collect();
         let end: String = sql.query_one(END, &[]).await?.get(0);
-        let end: Lsn = end.parse().map_err(|_| Error::Refused(format!("{end} is no LSN")))?;
+        let end: Lsn = end.parse().map_err(|_| Error::NotAnLsn(end))?;
         self.horizon.looked(epoch, running, end);
         self.still = if self.horizon.waits_for_log() { self.still + 1 } else { 0 };
         if self.still > STILL_LOOKS {

@@ -7,7 +7,7 @@
 use super::link::{LinkProgress, SafekeeperLink};
 use super::read_job::{OwnWal, ReadJob};
 use super::shipped::Shipped;
-use super::status::{View, Won};
+use super::status::{CommitPathError, SessionEnd, View, Won};
 use crate::Error;
 use bytes::Bytes;
 use quire_api::compute::{LinkStatus, QuorumStatus};
@@ -130,7 +130,7 @@ impl Core {
             return Err(Error::NoLog);
         }
         if let Some(reason) = refusals().find(|reason| **reason == Refusal::HistoryFull) {
-            return Err(Error::Refused(reason.to_string()));
+            return Err(reason.clone().into());
         }
         let wrong = refusals().find(|reason| matches!(reason, Refusal::IdentityMismatch(_) | Refusal::SameNode(_)));
         wrong.map_or(Ok(()), |reason| Err(Error::LogMismatch(reason.to_string())))
@@ -201,14 +201,16 @@ impl Core {
     }
 
     /// Says that this compute cannot go on; everybody who waits for a flush gets an error.
-    pub fn fail(&mut self, reason: &str) {
-        tracing::error!(reason, "the commit path has failed");
+    pub fn fail(&mut self, reason: CommitPathError) {
+        tracing::error!(%reason, "the commit path has failed");
         self.has_failed = true;
         if let Some(control) = &self.control {
             control.set_state(AgentState::Failed);
         }
         self.flushes.clear();
-        self.view.send_modify(|view| view.failed = Some(reason.to_owned()));
+        self.view.send_modify(|view| {
+            view.ended.get_or_insert(SessionEnd::CommitPath(reason));
+        });
     }
 
     /// Whether the thread that waits on the sockets has to look at them anew; asked once by whoever worked on the core.
@@ -380,7 +382,7 @@ impl Core {
             control.fence();
         }
         self.flushes.clear();
-        self.view.send_modify(|view| view.fenced = Some(by));
+        self.view.send_modify(|view| view.ended = Some(SessionEnd::Fenced(by)));
     }
 }
 
@@ -469,7 +471,7 @@ mod tests {
         let (mut core, folder) = (elected(), tempfile::tempdir().expect("a folder"));
         core.attach(control(folder.path(), "before"));
         core.extend(START, Bytes::from_static(b"a record")).expect("elected");
-        core.fail("the local WAL is damaged");
+        core.fail(CommitPathError::Lost { at: START });
         // As if the state had been overwritten.
         let control = control(folder.path(), "after");
         core.control = Some(control.clone());
@@ -483,7 +485,7 @@ mod tests {
     #[test]
     fn a_failure_is_shown_in_what_is_attached_later() {
         let (mut core, folder) = (elected(), tempfile::tempdir().expect("a folder"));
-        core.fail("the local WAL is damaged");
+        core.fail(CommitPathError::Lost { at: START });
         let control = control(folder.path(), "control");
         core.attach(control.clone());
         assert_eq!(control.state(), AgentState::Failed);

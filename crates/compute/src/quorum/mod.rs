@@ -45,7 +45,7 @@ use quire_net::quorum_client::{ClientError, QuorumClient};
 use quire_types::{BranchKey, Endpoint, Lsn, NodeId};
 use quire_wal::WalStream;
 pub use shipper::Source;
-pub use status::{View, Won};
+pub use status::{CommitPathError, SessionEnd, View, Won};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -140,7 +140,7 @@ impl Quorum {
 
     /// Replicates `wal`, which goes on at `begin`, the end of the log, and ends at a record boundary.
     pub fn append(&self, begin: Lsn, wal: Bytes) -> Result<(), Error> {
-        self.shared.with_core(|core| core.append(begin, wal)).map_err(|error| Error::Refused(error.to_string()))
+        Ok(self.shared.with_core(|core| core.append(begin, wal))?)
     }
 
     /// Waits until everything before `lsn` is committed.
@@ -151,11 +151,7 @@ impl Quorum {
             reached = committed.wait_for(|committed| *committed >= lsn) => {
                 reached.map(|_| ()).map_err(|_| Error::ShuttingDown)
             }
-            ended = view.wait_for(|view| view.fenced.is_some() || view.failed.is_some()) => {
-                let ended = ended.map_err(|_| Error::ShuttingDown)?;
-                let reason = || ended.failed.clone().unwrap_or_default();
-                Err(ended.fenced.map_or_else(|| Error::Refused(reason()), |newer| Error::Fenced { newer }))
-            }
+            ended = ended(&mut view) => Err(ended),
         }
     }
 
@@ -167,13 +163,13 @@ impl Quorum {
     /// A connection to the safekeeper that has the whole log. Blocks.
     pub fn connect_donor(&self, won: &Won) -> Result<QuorumClient, Error> {
         let donor = &self.safekeepers[won.donor];
-        self.shared.connect(donor).map_err(|error| Error::Refused(format!("safekeeper {donor}: {error}")))
+        self.shared.connect(donor).map_err(|source| Error::Safekeeper { safekeeper: donor.clone(), source })
     }
 
     /// A connection to any safekeeper that can be reached, to read committed WAL. Blocks.
     pub fn connect_any(&self) -> Result<QuorumClient, Error> {
         let connected = self.safekeepers.iter().find_map(|safekeeper| self.shared.connect(safekeeper).ok());
-        connected.ok_or_else(|| Error::Refused("no safekeeper can be reached".into()))
+        connected.ok_or(Error::NoSafekeeper)
     }
 
     /// Serves PostgreSQL's flushes from `start`, the end of the log and of its `last` record, on.
@@ -226,6 +222,14 @@ impl Quorum {
 impl Drop for Quorum {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Waits until this term cannot be used any more, and says why.
+pub async fn ended(view: &mut watch::Receiver<View>) -> Error {
+    match view.wait_for(|view| view.ended.is_some()).await {
+        Ok(view) => view.ended.clone().map_or(Error::ShuttingDown, SessionEnd::into_error),
+        Err(_) => Error::ShuttingDown,
     }
 }
 

@@ -7,6 +7,7 @@ use super::Shared;
 use super::core::Core;
 use super::local_wal::LocalWal;
 use super::read_job::ReadJob;
+use super::status::CommitPathError;
 use bytes::Bytes;
 use quire_net::quorum_client::QuorumClient;
 use quire_types::{Endpoint, Lsn};
@@ -37,8 +38,7 @@ pub fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<ReadJob>) {
 /// cannot be reached.
 fn hand_in(core: &mut Core, job: &ReadJob, wal: Option<Bytes>, is_lost: bool) {
     match wal.is_none() && is_lost && !core.is_committed(job.end) {
-        true => core
-            .fail(&format!("the WAL from {} on is lost: it is not in the data directory as it was written", job.begin)),
+        true => core.fail(CommitPathError::Lost { at: job.begin }),
         false => core.wal_read(job, wal),
     }
 }

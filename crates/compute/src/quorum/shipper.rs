@@ -18,6 +18,7 @@
 //! before the file is read.
 
 use super::local_wal::LocalWal;
+use super::status::CommitPathError;
 use super::{Shared, event_loop};
 use crate::Error;
 use crate::as_written::partial::PartialPages;
@@ -74,7 +75,7 @@ impl Shipper {
             self.source.throttle.wait(self.shipped, || shared.is_stopping() || control.state() != AgentState::Running);
             match self.ship(shared, request) {
                 Ok(()) => event_loop::wait_granted(shared, IDLE_WAIT),
-                Err(error) => shared.with_core(|core| core.fail(&error.to_string())),
+                Err(error) => shared.with_core(|core| core.fail(CommitPathError::Shipper(Arc::new(error)))),
             }
         }
     }
@@ -143,7 +144,7 @@ impl Shipper {
             return Ok(());
         }
         let wal = self.pending.split_to(count).freeze();
-        shared.with_core(|core| core.extend(begin, wal)).map_err(|error| Error::Refused(error.to_string()))?;
+        shared.with_core(|core| core.extend(begin, wal))?;
         self.shipped = self.stream.boundary();
         Ok(())
     }

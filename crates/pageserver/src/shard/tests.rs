@@ -6,7 +6,6 @@ use crate::metrics::Metrics;
 use crate::pipeline::MemtableLimits;
 use crate::shard_pages::ShardPagesParts;
 use quire_files::fault;
-use quire_layers::chain::native_redo;
 use quire_layers::image_policy::ImageSettings;
 use quire_layers::layer::BlockCache;
 use quire_layers::manifest::{Manifest, Origin};
@@ -90,7 +89,7 @@ fn open(dir: &Path) -> Arc<Shard> {
         Manifest::new(origin, ImageSettings::default())
     });
     let parts = ShardPagesParts {
-        redo: native_redo,
+        redo: quire_redo::apply,
         backlog_max: 100,
         pool: ImagePool::new(),
         metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),

@@ -26,7 +26,7 @@ mod tests;
 
 pub use images::{ImageOutcome, Incomplete};
 pub use keep::{KeepError, Kept};
-pub use progress::Progress;
+pub use progress::{IngestHealth, Progress};
 pub use read::PageChain;
 pub use view::{LatestView, PatientView};
 
@@ -201,8 +201,7 @@ impl ShardPages {
     /// Flushes all frozen memtables. After an error they are as they were, and the progress says why.
     pub fn flush(&self) -> Result<(), StorageError> {
         let result = self.flush_frozen();
-        let held = result.as_ref().err().map(|error| Arc::from(error.to_string()));
-        self.progress.send_if_modified(|progress| std::mem::replace(&mut progress.held, held.clone()) != held);
+        self.note_flush(result.as_ref().err());
         result
     }
 
@@ -242,7 +241,7 @@ impl ShardPages {
 
     /// Blocks until the image workers and flushes have caught up, or ingest is over.
     pub fn wait_for_room(&self) {
-        self.gate.wait_until(|| self.has_room() || self.progress.borrow().stopped.is_some());
+        self.gate.wait_until(|| self.has_room() || self.progress.borrow().health.is_stopped());
     }
 
     fn has_room(&self) -> bool {

@@ -396,15 +396,17 @@ fn ingest_and_images_wait_for_a_damaged_layer_until_another_is_put_in_its_place(
 
     let pages = Arc::clone(&bench.pages);
     let ingest = std::thread::spawn(move || PatientView(&pages).page(block(0)));
-    while bench.pages.progress().unread.is_none() {
+    while bench.pages.progress().health == IngestHealth::Running {
         std::thread::yield_now();
     }
-    assert!(named(bench.pages.progress().unread.map(|reason| reason.to_string())) && !ingest.is_finished());
+    let health = bench.pages.progress().health;
+    assert!(matches!(health, IngestHealth::Unreadable(_)) && named(health.reason().map(ToString::to_string)));
+    assert!(!ingest.is_finished());
     let replacement = bench.dir.path().join("replacement");
     std::fs::write(&replacement, whole).unwrap();
     std::fs::rename(&replacement, &layer).unwrap();
     assert_eq!(ingest.join().unwrap().unwrap(), bench.expected(block(0), bench.end()));
-    assert_eq!(bench.pages.progress().unread, None);
+    assert_eq!(bench.pages.progress().health, IngestHealth::Running);
     bench.pages.retry_unread_images();
     assert_eq!((bench.make_all_images(), bench.pages.broken_pages()), (1, 0));
     bench.check();
@@ -419,7 +421,7 @@ fn who_waits_for_a_damaged_layer_ends_with_the_shard() {
     }
     let pages = Arc::clone(&bench.pages);
     let ingest = std::thread::spawn(move || PatientView(&pages).value(Key::RelSize { rel: REL }));
-    while bench.pages.progress().unread.is_none() {
+    while bench.pages.progress().health == IngestHealth::Running {
         std::thread::yield_now();
     }
     bench.pages.shut_down();

@@ -71,22 +71,15 @@ impl ShardPages {
         loop {
             let outcome = read(self);
             let Err(ReadError::Storage(reason)) = &outcome else {
-                self.set_unread(None);
+                self.note_needed_read(None);
                 return outcome;
             };
             self.note_unread(reason);
-            self.set_unread(Some(reason.to_string()));
+            self.note_needed_read(Some(reason));
             if !self.gate.pause(pause) {
                 return outcome;
             }
             pause = (pause * 2).min(PAUSE_MAX);
-        }
-    }
-
-    /// Waiters for an LSN need not wake for it, and mostly nothing changes.
-    fn set_unread(&self, reason: Option<String>) {
-        if self.progress.borrow().unread.as_deref() != reason.as_deref() {
-            self.progress.send_modify(|progress| progress.unread = reason.map(Into::into));
         }
     }
 }

@@ -7,6 +7,7 @@ use quire_layers::manifest::Manifest;
 use quire_layers::objects::LocalFolder;
 use quire_layers::value::Value;
 use quire_protocol::page::{Keeping, WrittenPage};
+use quire_redo::RedoError;
 use quire_redo::delta::Delta;
 use quire_types::{BranchKey, Fork, PAGE_SIZE, RelTag, ShardId};
 use quire_wal::page;
@@ -22,10 +23,10 @@ pub(super) fn block(number: u32) -> Key {
 }
 
 /// A redo whose result depends on every delta, its LSN and their order.
-pub(super) fn model_redo(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, delta: &Delta) -> Result<(), String> {
-    let Delta::Record(bytes, _) = delta else { return Err("not a record".into()) };
+pub(super) fn model_redo(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, delta: &Delta) -> Result<(), RedoError> {
+    let Delta::Record(bytes, _) = delta else { panic!("not a record") };
     if bytes.as_ref() == b"broken" {
-        return Err(format!("broken at {lsn} on {key}"));
+        return Err(RedoError::NotReferenced { start: lsn, key });
     }
     let so_far = u64::from_le_bytes(page[..8].try_into().unwrap());
     let mixed = bytes.iter().fold(so_far ^ lsn.0, |state, byte| (state ^ u64::from(*byte)).wrapping_mul(0x9E37_79B1));
