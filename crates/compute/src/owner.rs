@@ -1,12 +1,43 @@
 //! The unprivileged user that PostgreSQL runs as when the agent is root.
 
 use crate::{Config, Error, descriptors};
-use nix::unistd::{Gid, Uid, User};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Pid, Uid, User, getppid};
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+
+/// Who PostgreSQL runs as where the agent is root and nothing else is set: the first of them that there is.
+pub const SERVER_USERS: [&str; 2] = ["postgres", "nobody"];
+
+/// An unprivileged user of this machine; as PostgreSQL's, it is given no supplementary groups.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerUser {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub uid: Uid,
+    /// Its group.
+    pub gid: Gid,
+}
+
+impl ServerUser {
+    /// The first of the candidates that there is, if that is not root.
+    pub fn find(candidates: &[&str]) -> Option<ServerUser> {
+        let user = candidates.iter().find_map(|name| User::from_name(name).ok().flatten())?;
+        (!user.uid.is_root()).then_some(ServerUser { name: user.name, uid: user.uid, gid: user.gid })
+    }
+
+    /// Whether the permission bits let this user through; a directory that cannot be looked at counts as closed.
+    pub fn may_pass(&self, directory: &Path) -> bool {
+        std::fs::metadata(directory).is_ok_and(|metadata| may_pass(&metadata, self.uid, self.gid))
+    }
+}
 
 /// Who owns what `postgres` and the shim must write. Without root, the agent's own user; then all of this does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,12 +53,11 @@ impl Owner {
         }
         let candidates = match &config.run_as_user {
             Some(name) => vec![name.as_str()],
-            None => vec!["postgres", "nobody"],
+            None => SERVER_USERS.to_vec(),
         };
-        let user = candidates.iter().find_map(|name| User::from_name(name).ok().flatten());
-        match user {
-            Some(user) if !user.uid.is_root() => Ok(Owner { user: Some((user.uid, user.gid)) }),
-            _ => {
+        match ServerUser::find(&candidates) {
+            Some(user) => Ok(Owner { user: Some((user.uid, user.gid)) }),
+            None => {
                 Err(Error::Config(format!("no unprivileged user to run postgres as (tried {})", candidates.join(", "))))
             }
         }
@@ -70,10 +100,12 @@ impl Owner {
         if let Some((uid, gid)) = self.user {
             command.gid(gid.as_raw()).uid(uid.as_raw());
         }
-        let (parent, inherited) = (std::process::id(), descriptors::inherited_limit());
+        let (parent, inherited) = (Pid::this(), descriptors::inherited_limit());
         // SAFETY: both only make system calls, which is all that is allowed between fork and exec.
         unsafe {
-            command.pre_exec(move || descriptors::restore_limit(inherited).and_then(|()| die_with_parent(parent)))
+            command.pre_exec(move || {
+                descriptors::restore_limit(inherited).and_then(|()| die_with_parent(parent, Signal::SIGKILL))
+            })
         };
     }
 
@@ -82,7 +114,7 @@ impl Owner {
         let Some((uid, gid)) = self.user else { return Ok(()) };
         for ancestor in path.ancestors().skip(1) {
             let metadata = ancestor.metadata().map_err(Error::file("examine", ancestor))?;
-            if !searchable(&metadata, uid, gid) {
+            if !may_pass(&metadata, uid, gid) {
                 let hint = "chmod o+x it, or choose another directory";
                 return Err(Error::Config(format!(
                     "postgres, which does not run as root, cannot pass through {}; {hint}",
@@ -94,8 +126,8 @@ impl Owner {
     }
 }
 
-fn searchable(metadata: &std::fs::Metadata, uid: Uid, gid: Gid) -> bool {
-    use std::os::unix::fs::MetadataExt;
+/// Whether the permission bits let a user without supplementary groups through a directory.
+fn may_pass(metadata: &Metadata, uid: Uid, gid: Gid) -> bool {
     let bit = match () {
         () if metadata.uid() == uid.as_raw() => 0o100,
         () if metadata.gid() == gid.as_raw() => 0o010,
@@ -104,14 +136,12 @@ fn searchable(metadata: &std::fs::Metadata, uid: Uid, gid: Gid) -> bool {
     metadata.mode() & bit != 0
 }
 
-/// Asks the kernel for SIGKILL when the spawning thread ends. Must run after the change of user, which clears the wish.
-fn die_with_parent(parent: u32) -> io::Result<()> {
-    // SAFETY: prctl with these arguments touches no memory.
-    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // The parent may have died before the wish was made.
-    match std::os::unix::process::parent_id() == parent {
+/// Asks the kernel for a signal to this process when the thread of `parent` that spawned it ends. For use between fork
+/// and exec, after the change of user, which clears the wish; it makes system calls only.
+pub fn die_with_parent(parent: Pid, signal: Signal) -> io::Result<()> {
+    set_pdeathsig(signal)?;
+    // The parent may have died before the line above.
+    match getppid() == parent {
         true => Ok(()),
         false => Err(io::ErrorKind::BrokenPipe.into()),
     }
@@ -120,6 +150,20 @@ fn die_with_parent(parent: u32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_closed_to_others_stops_a_stranger() {
+        let stranger = u32::MAX - 7;
+        let stranger = ServerUser { name: "stranger".into(), uid: stranger.into(), gid: stranger.into() };
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let set_mode =
+            |mode| std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(mode));
+        set_mode(0o700).expect("closed");
+        assert!(!stranger.may_pass(folder.path()));
+        set_mode(0o711).expect("opened");
+        assert!(stranger.may_pass(folder.path()));
+        assert!(!stranger.may_pass(Path::new("/nonexistent")));
+    }
 
     #[test]
     fn a_child_of_a_finished_thread_is_killed() {

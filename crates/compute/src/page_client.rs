@@ -12,7 +12,7 @@ use quire_net::{FrameReader, frames};
 use quire_protocol::page::{ErrorCode, FileVersion, Keeping, Request, Response, SmallFile, WrittenPage};
 use quire_protocol::page_version::PageVersion;
 use quire_protocol::{Frame, FrameError};
-use quire_types::{BranchKey, Endpoint, Key, Lsn, PAGE_SIZE, ShardId, Term};
+use quire_types::{Backoff, BranchKey, Endpoint, Key, Lsn, PAGE_SIZE, ShardId, Term};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -82,8 +82,7 @@ pub struct CheckpointAnswer {
 
 /// Requests that the connection may hold before callers wait to hand in theirs.
 const QUEUED_CALLS_MAX: usize = 256;
-const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A handle to one pageserver's view of one branch.
@@ -149,7 +148,7 @@ impl PageClient {
     /// last such answer is given.
     pub async fn request_retrying(&self, request: &Request, patience: Duration) -> Result<Response, PageError> {
         let deadline = Instant::now() + patience;
-        let mut pause = BACKOFF_MIN;
+        let mut backoff = BACKOFF;
         let mut refused = None;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -160,8 +159,7 @@ impl PageClient {
                 }
                 outcome => return outcome,
             }
-            tokio::time::sleep(pause.min(left)).await;
-            pause = (pause * 2).min(BACKOFF_MAX);
+            tokio::time::sleep(backoff.after_failure().min(left)).await;
         }
     }
 
@@ -317,11 +315,11 @@ enum End {
 }
 
 async fn drive(shared: Arc<Shared>, mut queue: mpsc::Receiver<Call>) {
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = BACKOFF;
     loop {
         let end = match connect(&shared).await {
             Ok(connection) => {
-                backoff = BACKOFF_MIN;
+                backoff.reset();
                 converse(&shared, connection, &mut queue).await
             }
             Err(error) => End::Broken(error),
@@ -334,8 +332,7 @@ async fn drive(shared: Arc<Shared>, mut queue: mpsc::Receiver<Call>) {
         if queue.is_closed() && queue.is_empty() {
             return;
         }
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        tokio::time::sleep(backoff.after_failure()).await;
     }
 }
 

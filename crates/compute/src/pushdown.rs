@@ -7,28 +7,26 @@ use crate::postgres::{self, Postgres};
 use crate::session::Session;
 use crate::{Config, Error, conf};
 use nix::sys::signal::Signal;
-use quire_types::{CodecError, Key};
+use quire_types::{Backoff, CodecError, Key};
 use quire_wal::effects::FullPageWrites;
 use std::time::Duration;
 use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Each look is a commit, and the checkpointer may be busy.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 const EMIT: &str = "SELECT pg_logical_emit_message(true, 'quire', 'full_page_writes')";
 
 /// Switches a running compute and waits until storage has seen it in the log.
 pub async fn switch(config: &Config, postgres: &Postgres, session: &Session, on: bool) -> Result<(), Error> {
     conf::write_pushdown(config, on)?;
     postgres.signal(Signal::SIGHUP);
-    let (deadline, mut pause) = (Instant::now() + PATIENCE, PAUSE_MIN);
+    let (deadline, mut backoff) = (Instant::now() + PATIENCE, BACKOFF);
     while Instant::now() < deadline {
         if setting_agrees(config, on).await? && storage_agrees(config, session, on).await? {
             return Ok(());
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        tokio::time::sleep(backoff.after_failure()).await;
     }
     Err(Error::NotSwitched { seconds: PATIENCE.as_secs() })
 }

@@ -22,6 +22,7 @@ use crate::session::Session;
 use crate::{Error, admission, conf, orphans, server, start, stopped};
 use nix::sys::signal::Signal;
 use quire_api::compute::Phase;
+use quire_types::Backoff;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,8 +33,7 @@ use tokio::sync::mpsc;
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
 /// How long it may take while the quorum is lost: its last checkpoint cannot be committed then.
 const HOPELESS_PATIENCE: Duration = Duration::from_secs(5);
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 /// After running for so long, a crash is tried again without delay.
 const STABLE: Duration = Duration::from_secs(60);
 
@@ -54,13 +54,13 @@ enum Next {
 pub(crate) struct Supervisor {
     handle: Handle,
     commands: mpsc::Receiver<Command>,
-    failures: u32,
+    backoff: Backoff,
 }
 
 impl Supervisor {
     /// A supervisor of the compute behind `handle`.
     pub fn new(handle: Handle, commands: mpsc::Receiver<Command>) -> Supervisor {
-        Supervisor { handle, commands, failures: 0 }
+        Supervisor { handle, commands, backoff: BACKOFF }
     }
 
     /// Starts PostgreSQL and keeps it as ordered until `shutdown`, or until it is fenced.
@@ -181,7 +181,7 @@ impl Supervisor {
             tokio::select! {
                 status = postgres.exited() => {
                     if since.elapsed() > STABLE {
-                        self.failures = 0;
+                        self.backoff.reset();
                     }
                     let log = postgres::log_path(self.handle.config());
                     return self.failed(Error::Crashed { status: status.to_string(), log }).await;
@@ -244,14 +244,13 @@ impl Supervisor {
             self.handle.enter(Phase::Fenced, Some(&error));
             return Err(error);
         }
-        self.failures += 1;
         self.handle.enter(Phase::Failed, Some(&error));
         self.handle.count_failed_start(&error);
         Ok(Next::BackOff)
     }
 
     async fn back_off(&mut self, shutdown: &mut Shutdown<'_>) -> Next {
-        let delay = BACKOFF_MIN.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(BACKOFF_MAX);
+        let delay = self.backoff.after_failure();
         tokio::select! {
             () = tokio::time::sleep(delay) => Next::Start { cold: true },
             Some(command) = self.commands.recv() => self.order_while_stopped(command),

@@ -21,6 +21,7 @@ use quire_layers::image_policy::ImageSettings;
 use quire_layers::store::StoreSize;
 use quire_types::{BranchId, BranchKey, Fork, Key, Lsn, ProjectId, RelTag, ShardId};
 use serde::Deserialize;
+use std::fmt;
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
@@ -140,13 +141,18 @@ fn image_status(shard: &Shard) -> ImageStatus {
 }
 
 async fn metrics(State(state): State<HttpState>) -> Result<Response, Refusal> {
+    // Accounts are walked under a lock that flushes take.
+    let text = spawn_blocking(move || render_metrics(&state)).await.map_err(internal)?.map_err(internal)?;
+    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+}
+
+fn render_metrics(state: &HttpState) -> Result<String, fmt::Error> {
     for (key, known) in state.shards.list() {
         if let ShardState::Open(shard) = known {
             state.metrics.set_gauges(key.branch, key.shard, gauges(&shard));
         }
     }
-    let text = state.metrics.encode().map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+    state.metrics.encode()
 }
 
 fn gauges(shard: &Shard) -> ShardGauges {
@@ -221,7 +227,8 @@ async fn hot(State(state): State<HttpState>, Query(query): Query<BranchQuery>) -
         delta_bytes: account.bytes,
         last_lsn: account.last,
     };
-    let longest = shard.pages().store().longest_chains(query.count.unwrap_or(HOT_PAGES).min(HOT_PAGES_MAX));
+    let count = query.count.unwrap_or(HOT_PAGES).min(HOT_PAGES_MAX);
+    let longest = spawn_blocking(move || shard.pages().store().longest_chains(count)).await.map_err(internal)?;
     Ok(Json(longest.into_iter().map(hot).collect()))
 }
 
@@ -248,6 +255,6 @@ fn refuse_read(error: ReadError) -> Refusal {
     (status, error.to_string())
 }
 
-fn internal(error: impl std::fmt::Display) -> Refusal {
+fn internal(error: impl fmt::Display) -> Refusal {
     (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }

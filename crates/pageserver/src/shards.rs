@@ -19,7 +19,7 @@ use quire_layers::manifest::{Manifest, Origin};
 use quire_layers::objects::{LocalFolder, Objects};
 use quire_layers::small_files::{FileError, SmallFiles};
 use quire_layers::store::Store;
-use quire_types::{BranchId, BranchKey, Key, ProjectId, ShardId};
+use quire_types::{Backoff, BranchId, BranchKey, Key, ProjectId, ShardId};
 use quire_wal::postgres_version::{PostgresVersion, PostgresVersions, SUPPORTED};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -32,8 +32,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{error, info};
 
 /// How long a shard that could not be opened is left alone, at first and at most.
-const REOPEN_PAUSE_MIN: Duration = Duration::from_millis(500);
-const REOPEN_PAUSE_MAX: Duration = Duration::from_secs(10);
+const REOPEN_BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// A shard that is known here.
 #[derive(Clone, Debug)]
@@ -147,13 +146,12 @@ impl Shards {
 
     async fn keep_opening(self: Arc<Shards>, key: ShardKey, mut reason: Arc<str>) {
         let mut shutdown = self.shutdown.subscribe();
-        let mut pause = REOPEN_PAUSE_MIN;
+        let mut backoff = REOPEN_BACKOFF;
         loop {
             tokio::select! {
                 _ = shutdown.wait_for(|ended| *ended) => return,
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(backoff.after_failure()) => {}
             }
-            pause = (pause * 2).min(REOPEN_PAUSE_MAX);
             let shards = Arc::clone(&self);
             match spawn_blocking(move || shards.open_again(key)).await {
                 Ok(Ok(shard)) => {

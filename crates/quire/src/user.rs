@@ -4,21 +4,20 @@ use crate::context::FIRST_BRANCH;
 use crate::deployment::Deployment;
 use crate::home::{Home, create_dir};
 use anyhow::{Context, Result, ensure};
-use nix::unistd::{User, geteuid};
+use nix::unistd::geteuid;
+use quire_compute::owner::{SERVER_USERS, ServerUser};
 use quire_types::ProjectId;
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Where caches go if the server's user cannot reach the folder.
 const SYSTEM_CACHE: &str = "/var/lib/quire";
 
-/// The longest path of a compute's directory: a Unix socket in it must fit into 107 bytes.
-const COMPUTE_DIR_BYTES_MAX: usize = 80;
+/// The longest path of a directory for Unix sockets, whose names must fit into 107 bytes with it.
+const SOCKET_DIR_BYTES_MAX: usize = 80;
 
 /// Where a branch's cache lies, and why it does not lie in the folder, if it does not.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ComputeDir {
+pub struct CachePlace {
     /// The directory.
     pub path: PathBuf,
     /// Why it is outside the folder.
@@ -26,18 +25,18 @@ pub struct ComputeDir {
 }
 
 /// Chooses the directory for the cache of branch `branch`.
-pub fn compute_dir(home: &Home, project: ProjectId, branch: &str) -> Result<ComputeDir> {
+pub fn compute_dir(home: &Home, project: ProjectId, branch: &str) -> Result<CachePlace> {
     let inside = home.compute_root().join(branch);
     let Some(reason) = obstacle(home, &inside)? else {
-        return Ok(ComputeDir { path: inside, outside_because: None });
+        return Ok(CachePlace { path: inside, outside_because: None });
     };
     ensure!(geteuid().is_root(), "{reason}; choose another folder with --dir");
     let path = Path::new(SYSTEM_CACHE).join(project.to_string()).join(branch);
-    Ok(ComputeDir { path, outside_because: Some(reason) })
+    Ok(CachePlace { path, outside_because: Some(reason) })
 }
 
 /// Creates the directory of a compute: PostgreSQL's user's, whom others let pass and who lets nobody in.
-pub fn create_compute_dir(place: &ComputeDir) -> Result<()> {
+pub fn create_compute_dir(place: &CachePlace) -> Result<()> {
     let system = Path::new(SYSTEM_CACHE);
     if place.path.starts_with(system) {
         create_dir(system, 0o711)?;
@@ -68,80 +67,38 @@ pub fn compute_dirs(home: &Home, deployment: &Deployment) -> Vec<PathBuf> {
 /// User and group to run PostgreSQL's programs as; none if this process is no root and need not change.
 pub fn server_ids() -> Result<Option<(u32, u32)>> {
     match geteuid().is_root() {
-        true => Server::find().map(|server| Some((server.uid, server.gid))),
+        true => server_user().map(|user| Some((user.uid.as_raw(), user.gid.as_raw()))),
         false => Ok(None),
     }
 }
 
 /// Why PostgreSQL cannot work in `wanted`, if it cannot.
 fn obstacle(home: &Home, wanted: &Path) -> Result<Option<String>> {
-    if wanted.as_os_str().len() > COMPUTE_DIR_BYTES_MAX {
+    if wanted.as_os_str().len() > SOCKET_DIR_BYTES_MAX {
         return Ok(Some(format!("the path {} is too long for a Unix socket", wanted.display())));
     }
     if !geteuid().is_root() {
         return Ok(None);
     }
-    let server = Server::find()?;
+    let server = server_user()?;
     let closed = home.root().ancestors().find(|folder| !server.may_pass(folder));
     Ok(closed.map(|folder| format!("the user {} may not pass through {}", server.name, folder.display())))
 }
 
-/// The unprivileged user of a PostgreSQL that is started by root; it is given no supplementary groups.
-struct Server {
-    name: String,
-    uid: u32,
-    gid: u32,
-}
-
-impl Server {
-    /// `postgres` if there is such a user, else `nobody`.
-    fn find() -> Result<Server> {
-        let known = |name| User::from_name(name).ok().flatten();
-        let user = known("postgres").or_else(|| known("nobody"));
-        let user = user.context("PostgreSQL refuses to run as root and there is no user postgres; create one")?;
-        Ok(Server { name: user.name, uid: user.uid.as_raw(), gid: user.gid.as_raw() })
-    }
-
-    /// Whether the permission bits let this user through; a folder that cannot be looked at counts as closed.
-    fn may_pass(&self, folder: &Path) -> bool {
-        std::fs::metadata(folder).is_ok_and(|metadata| metadata.mode() & self.pass_bit(&metadata) != 0)
-    }
-
-    fn pass_bit(&self, metadata: &Metadata) -> u32 {
-        if metadata.uid() == self.uid {
-            return 0o100;
-        }
-        match metadata.gid() == self.gid {
-            true => 0o010,
-            false => 0o001,
-        }
-    }
+/// The unprivileged user of a PostgreSQL that is started by root.
+fn server_user() -> Result<ServerUser> {
+    let hint = "PostgreSQL refuses to run as root and there is no user postgres; create one";
+    ServerUser::find(&SERVER_USERS).context(hint)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
-
-    fn stranger() -> Server {
-        Server { name: "stranger".into(), uid: u32::MAX - 7, gid: u32::MAX - 7 }
-    }
-
-    #[test]
-    fn a_folder_closed_to_others_stops_a_stranger() {
-        let folder = tempfile::tempdir().expect("temporary folder");
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("closed");
-        assert!(!stranger().may_pass(folder.path()));
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("opened");
-        assert!(stranger().may_pass(folder.path()));
-        assert!(!stranger().may_pass(Path::new("/nonexistent")));
-    }
 
     #[test]
     fn a_path_too_long_for_a_socket_is_an_obstacle() {
         let home = Home::new(Path::new("/tmp")).expect("home");
-        let long = PathBuf::from(format!("/tmp/{}", "x".repeat(COMPUTE_DIR_BYTES_MAX)));
+        let long = PathBuf::from(format!("/tmp/{}", "x".repeat(SOCKET_DIR_BYTES_MAX)));
         let reason = obstacle(&home, &long).expect("checked");
         assert!(reason.is_some_and(|reason| reason.contains("too long")));
     }

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backoff;
 pub mod codec;
 pub mod data_file_name;
 pub mod endpoint;
@@ -13,6 +14,7 @@ pub mod key;
 pub mod lsn;
 pub mod size;
 
+pub use backoff::Backoff;
 pub use codec::{CodecError, Reader, Writer};
 pub use data_file_name::DataFileName;
 pub use endpoint::Endpoint;

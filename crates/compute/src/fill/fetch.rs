@@ -54,6 +54,15 @@ pub struct Fetcher {
     patience: Duration,
 }
 
+/// What is done about a refusal of storage that may pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refusals {
+    /// Storage is asked again: nothing is asked for but what somebody waits for.
+    Retried,
+    /// It is the answer: what was asked for besides must not keep a reader waiting.
+    Final,
+}
+
 impl Fetcher {
     /// Fetches into `files` from where `client` leads.
     pub fn new(
@@ -96,19 +105,20 @@ impl Fetcher {
         let file = self.files.get_patiently(id).await?;
         let _waiting = Waiting::begin(&self.waiting);
         let step = self.read_ahead().missed(id, blocks.clone());
-        let mut wanted = vec![blocks.clone()];
+        let (mut wanted, mut refusals) = (vec![blocks.clone()], Refusals::Retried);
         match step {
             Some(step) if step.blocks.len() <= JOINED_BLOCKS_MAX as usize => {
                 file.meta().set_mark(step.mark, step.entry.clone());
                 wanted.push(step.blocks);
+                refusals = Refusals::Final;
             }
             Some(step) => self.step_ahead(&file, step),
             None => {}
         }
-        match self.fetch(&file, wanted, FetchReason::Miss).await {
+        match self.fetch(&file, wanted, FetchReason::Miss, refusals).await {
             // What is asked for besides must not keep from the reader what there is.
             Err(FillError::Page(error)) if error.refusal().is_some_and(is_of_some_page) => {
-                self.fetch(&file, vec![blocks.clone()], FetchReason::Miss).await?;
+                self.fetch(&file, vec![blocks.clone()], FetchReason::Miss, Refusals::Retried).await?;
             }
             outcome => outcome?,
         }
@@ -169,7 +179,7 @@ impl Fetcher {
         if !self.fullness.has_room() {
             return;
         }
-        if let Err(error) = self.fetch(file, ranges, reason).await {
+        if let Err(error) = self.fetch(file, ranges, reason, Refusals::Final).await {
             tracing::debug!(%error, file = ?file.meta().file(), "blocks were not fetched ahead");
         }
     }
@@ -181,10 +191,11 @@ impl Fetcher {
         file: &Arc<CacheFile>,
         ranges: Vec<Range<u32>>,
         reason: FetchReason,
+        refusals: Refusals,
     ) -> Result<(), FillError> {
         let begun = Instant::now();
         loop {
-            let outcome = self.fetch_once(file, ranges.clone(), reason).await;
+            let outcome = self.fetch_once(file, ranges.clone(), reason, refusals).await;
             let is_full = matches!(&outcome, Err(FillError::Write(error)) if lacks_room(error));
             let waits = reason == FetchReason::Miss && begun.elapsed() < ROOM_PATIENCE;
             if !is_full || !self.make_room() || !waits {
@@ -194,14 +205,13 @@ impl Fetcher {
         }
     }
 
-    /// If it is only what somebody waits for, then in spite of refusals that may pass.
     async fn fetch_once(
         &self,
         file: &Arc<CacheFile>,
         ranges: Vec<Range<u32>>,
         reason: FetchReason,
+        refusals: Refusals,
     ) -> Result<(), FillError> {
-        let retries = reason == FetchReason::Miss && ranges.len() == 1;
         let claims = file.claim(ranges);
         if claims.blocks().is_empty() {
             return Ok(());
@@ -210,9 +220,9 @@ impl Fetcher {
         let begun = Instant::now();
         // Read after the claim: whoever dropped a block raised the LSN before.
         let lsn = file.meta().request_lsn();
-        let pages = match retries {
-            true => self.client.get_pages_retrying(lsn, claims.keys(), patience).await?,
-            false => self.client.get_pages(lsn, claims.keys(), patience).await?,
+        let pages = match refusals {
+            Refusals::Retried => self.client.get_pages_retrying(lsn, claims.keys(), patience).await?,
+            Refusals::Final => self.client.get_pages(lsn, claims.keys(), patience).await?,
         };
         self.metrics.fetched(reason, pages.len(), begun.elapsed());
         claims.install(&pages).map_err(FillError::Write)?;

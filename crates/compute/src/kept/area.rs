@@ -44,9 +44,10 @@ pub fn changes(pgdata: &Path, area: FileArea, known: &BTreeMap<String, KnownCont
     let mut present = BTreeSet::new();
     for path in paths {
         // One that went away since the listing is as one that was not listed.
-        let Some(content) = changed_content(&pgdata.join(&path), known.get(&path))? else { continue };
-        if let Some(content) = content {
-            changes.changed.push((path.clone(), content));
+        match look_at(&pgdata.join(&path), known.get(&path))? {
+            Look::Gone => continue,
+            Look::Same => {}
+            Look::Changed(content) => changes.changed.push((path.clone(), content)),
         }
         present.insert(path);
     }
@@ -55,17 +56,30 @@ pub fn changes(pgdata: &Path, area: FileArea, known: &BTreeMap<String, KnownCont
     Ok(changes)
 }
 
-/// None if there is no such file; an empty option if it is as known.
-fn changed_content(path: &Path, known: Option<&KnownContent>) -> Result<Option<Option<Bytes>>, Error> {
-    let Some(bytes) = unless_gone(path, fs::metadata(path))?.map(|metadata| metadata.len()) else { return Ok(None) };
+/// What has become of a file.
+enum Look {
+    /// There is no such file.
+    Gone,
+    /// It is as known.
+    Same,
+    /// It has other content.
+    Changed(Bytes),
+}
+
+fn look_at(path: &Path, known: Option<&KnownContent>) -> Result<Look, Error> {
+    let Some(metadata) = unless_gone(path, fs::metadata(path))? else { return Ok(Look::Gone) };
+    let bytes = metadata.len();
     if known == Some(&KnownContent::Length(bytes)) {
-        return Ok(Some(None));
+        return Ok(Look::Same);
     }
     if bytes > SMALL_FILE_BYTES_MAX as u64 {
         return Err(Error::KeptFileTooLong { path: path.to_owned(), bytes, bytes_max: SMALL_FILE_BYTES_MAX as u64 });
     }
-    let content = unless_gone(path, fs::read(path))?.map(Bytes::from);
-    Ok(content.map(|content| (known != Some(&KnownContent::Content(content.clone()))).then_some(content)))
+    let Some(content) = unless_gone(path, fs::read(path))?.map(Bytes::from) else { return Ok(Look::Gone) };
+    match known {
+        Some(KnownContent::Content(known)) if *known == content => Ok(Look::Same),
+        _ => Ok(Look::Changed(content)),
+    }
 }
 
 fn unless_gone<T>(path: &Path, outcome: io::Result<T>) -> Result<Option<T>, Error> {

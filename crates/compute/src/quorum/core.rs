@@ -346,6 +346,7 @@ impl Core {
     fn refused(&mut self, acceptor: usize, reason: Refusal) {
         self.close(acceptor, &reason.to_string(), Instant::now());
         self.refusals[acceptor] = Some(reason);
+        self.view.send_modify(|view| view.refusals += 1);
         self.wake_needed = true;
     }
 

@@ -7,13 +7,12 @@ use quire_net::polled::{Connection, Dialing};
 use quire_protocol::frame::{HEADER_BYTES, MAX_PAYLOAD_BYTES, Split};
 use quire_protocol::quorum::Response;
 use quire_protocol::{Frame, FrameError};
-use quire_types::Endpoint;
+use quire_types::{Backoff, Endpoint};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
-const BACKOFF_MIN: Duration = Duration::from_millis(20);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often to look whether a host's name was looked up.
 const LOOK_UP_INTERVAL: Duration = Duration::from_millis(10);
@@ -25,7 +24,7 @@ const READ_BYTES: usize = 4 << 10;
 pub struct SafekeeperLink {
     endpoint: Endpoint,
     state: LinkState,
-    backoff: Duration,
+    backoff: Backoff,
     /// Why the last connection ended, for people.
     trouble: Option<String>,
 }
@@ -64,7 +63,7 @@ pub enum LinkProgress {
 impl SafekeeperLink {
     /// A link that will connect at once.
     pub fn new(endpoint: Endpoint, now: Instant) -> SafekeeperLink {
-        SafekeeperLink { endpoint, state: LinkState::Down { retry: now }, backoff: BACKOFF_MIN, trouble: None }
+        SafekeeperLink { endpoint, state: LinkState::Down { retry: now }, backoff: BACKOFF, trouble: None }
     }
 
     /// Where the safekeeper is.
@@ -149,8 +148,7 @@ impl SafekeeperLink {
     /// Closes the connection; the next attempt comes after a growing delay.
     pub fn close(&mut self, trouble: &str, now: Instant) {
         self.trouble = Some(trouble.to_owned());
-        self.state = LinkState::Down { retry: now + self.backoff };
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        self.state = LinkState::Down { retry: now + self.backoff.after_failure() };
     }
 
     /// Sends a frame, or keeps what the socket does not take; whether something was kept or broke, so that the thread
@@ -184,7 +182,7 @@ impl SafekeeperLink {
         }
         if !responses.is_empty() {
             conversation.heard = now;
-            self.backoff = BACKOFF_MIN;
+            self.backoff.reset();
             self.trouble = None;
         }
         Ok(responses)

@@ -133,8 +133,7 @@ impl Quorum {
                 return Ok(won);
             }
             self.shared.with_core(|core| core.election_blocker())?;
-            // Refusals do not change the view; they are looked at a few times a second.
-            let _ = tokio::time::timeout(Duration::from_millis(200), view.changed()).await;
+            view.changed().await.map_err(|_| Error::ShuttingDown)?;
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Won {
 pub struct View {
     /// The election, once won.
     pub elected: Option<Won>,
+    /// How often a safekeeper could not be used; see [`super::core::Core::election_blocker`].
+    pub refusals: u64,
     /// Why this term cannot be used any more, once that is so.
     pub ended: Option<SessionEnd>,
 }

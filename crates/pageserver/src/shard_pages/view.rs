@@ -4,11 +4,10 @@ use super::ShardPages;
 use bytes::Bytes;
 use quire_ingest::{StateError, StateView};
 use quire_layers::error::ReadError;
-use quire_types::{Key, Lsn, PAGE_SIZE};
+use quire_types::{Backoff, Key, Lsn, PAGE_SIZE};
 use std::time::Duration;
 
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// The view of one who gives up when a file cannot be read.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ impl ShardPages {
     }
 
     fn retry_unread<T>(&self, read: impl Fn(&ShardPages) -> Result<T, ReadError>) -> Result<T, ReadError> {
-        let mut pause = PAUSE_MIN;
+        let mut backoff = BACKOFF;
         loop {
             let outcome = read(self);
             let Err(ReadError::Storage(reason)) = &outcome else {
@@ -76,10 +75,9 @@ impl ShardPages {
             };
             self.note_unread(reason);
             self.note_needed_read(Some(reason));
-            if !self.gate.pause(pause) {
+            if !self.gate.pause(backoff.after_failure()) {
                 return outcome;
             }
-            pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 }

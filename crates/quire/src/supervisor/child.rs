@@ -3,9 +3,9 @@
 use crate::home::Home;
 use crate::roles::Role;
 use anyhow::{Context, Result};
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getppid};
+use nix::unistd::Pid;
+use quire_compute::owner::die_with_parent;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -36,7 +36,9 @@ impl Launcher {
         let mut command = Command::new(&self.program);
         command.args(role.subcommand()).arg("--config").arg(self.home.config_file(&role.name()));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        die_with_parent(&mut command, role.signal_of_orphan());
+        let (parent, signal) = (Pid::this(), role.signal_of_orphan());
+        // SAFETY: between fork and exec only system calls are made; nothing allocates or takes a lock.
+        unsafe { command.pre_exec(move || die_with_parent(parent, signal)) };
         command.spawn().with_context(|| format!("cannot start {}", role.name()))
     }
 }
@@ -57,20 +59,6 @@ fn send(child: &Child, signal: Signal) {
     if let Some(pid) = pid {
         let _ = kill(Pid::from_raw(pid), signal);
     }
-}
-
-fn die_with_parent(command: &mut Command, signal: Signal) {
-    let parent = Pid::this();
-    let prepare = move || {
-        set_pdeathsig(signal)?;
-        // The parent may have died before the line above.
-        match getppid() == parent {
-            true => Ok(()),
-            false => Err(std::io::ErrorKind::BrokenPipe.into()),
-        }
-    };
-    // SAFETY: between fork and exec only system calls are made; nothing allocates or takes a lock.
-    unsafe { command.pre_exec(prepare) };
 }
 
 fn open_log(path: &Path) -> Result<File> {

@@ -1,15 +1,21 @@
 //! Roles that are kept running together and ended together.
 
-use super::backoff::Backoff;
 use super::child::{Launcher, end};
 use crate::roles::{EXIT_FENCED, Role};
+use quire_types::Backoff;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+
+/// The waits before a role that died is started again.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+
+/// A life as long as this makes the failures before it forgotten.
+const HEALTHY_LIFE: Duration = Duration::from_secs(30);
 
 /// A number of roles, each in a task that starts it again whenever it dies.
 pub struct Group {
@@ -72,20 +78,35 @@ struct Keeper {
     deaths: Deaths,
 }
 
+/// How a life of a role came to its end.
+enum Life {
+    /// The group was told to stop.
+    EndedOnPurpose,
+    /// The process exited by itself.
+    Exited(ExitStatus),
+    /// The process could not be started, or how it ended is not known.
+    Unknown,
+}
+
 impl Keeper {
     async fn run(self, mut stop: watch::Receiver<bool>) {
-        let mut backoff = Backoff::default();
+        let mut backoff = BACKOFF;
         loop {
             let started = Instant::now();
-            let Some(status) = self.live_once(&mut stop).await else {
-                return;
+            let status = match self.live_once(&mut stop).await {
+                Life::EndedOnPurpose => return,
+                Life::Exited(status) => Some(status),
+                Life::Unknown => None,
             };
             if verdict(status) == Verdict::LeaveDown {
                 tracing::warn!(role = self.role.name(), "fenced by a newer compute; it stays down");
                 return;
             }
             self.deaths.0.fetch_add(1, Ordering::Relaxed);
-            let wait = backoff.after(started.elapsed());
+            if started.elapsed() >= HEALTHY_LIFE {
+                backoff.reset();
+            }
+            let wait = backoff.after_failure();
             tracing::warn!(role = self.role.name(), ?status, ?wait, "exited unexpectedly; restarting");
             tokio::select! {
                 () = sleep(wait) => (),
@@ -94,23 +115,21 @@ impl Keeper {
         }
     }
 
-    /// One life of the role: none if it was ended on purpose, else how it ended, as far as that is known.
-    async fn live_once(&self, stop: &mut watch::Receiver<bool>) -> Option<Option<ExitStatus>> {
+    /// One life of the role.
+    async fn live_once(&self, stop: &mut watch::Receiver<bool>) -> Life {
         let mut child = match self.launcher.spawn(&self.role) {
             Ok(child) => child,
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"));
-                return Some(None);
+                return Life::Unknown;
             }
         };
-        let ended = tokio::select! {
-            status = child.wait() => Some(status.ok()),
-            () = told(stop) => None,
-        };
-        if ended.is_none() {
-            end(&mut child, &self.role).await;
+        tokio::select! {
+            status = child.wait() => return status.map_or(Life::Unknown, Life::Exited),
+            () = told(stop) => {}
         }
-        ended
+        end(&mut child, &self.role).await;
+        Life::EndedOnPurpose
     }
 }
 

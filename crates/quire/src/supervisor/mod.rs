@@ -6,7 +6,6 @@
 //! All children are spawned by the main thread, which runs the only executor: the kernel ends a child when the
 //! *thread* that made it ends, and that thread must be the one that lives as long as the process.
 
-mod backoff;
 mod child;
 mod group;
 mod readiness;
