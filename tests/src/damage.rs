@@ -35,10 +35,7 @@ impl Damage {
 pub fn files_below(folder: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
     let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     paths
-        .flat_map(|path| match path.is_dir() {
-            true => files_below(&path, wanted),
-            false => vec![path],
-        })
+        .flat_map(|path| if path.is_dir() { files_below(&path, wanted) } else { vec![path] })
         .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(wanted))
         .collect()
 }

@@ -50,9 +50,10 @@ fn check_process(config: &Config, pid: i32) -> Result<(), String> {
         return Err(format!("it works in {} and not in {}", elsewhere.display(), config.pgdata().display()));
     }
     let mapped = fs::read(process.join("maps")).map_err(unreadable)?;
-    match String::from_utf8_lossy(&mapped).contains(crate::postgres::SHIM) {
-        true => Ok(()),
-        false => Err(format!("{} is not loaded in it", crate::postgres::SHIM)),
+    if String::from_utf8_lossy(&mapped).contains(crate::postgres::SHIM) {
+        Ok(())
+    } else {
+        Err(format!("{} is not loaded in it", crate::postgres::SHIM))
     }
 }
 

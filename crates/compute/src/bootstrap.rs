@@ -64,13 +64,14 @@ fn initdb(config: &Config) -> Result<PathBuf, Error> {
     command.args(["-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8", "-D"]);
     owner.adopt(command.arg(&cluster).current_dir("/").stdin(Stdio::null()));
     let output = command.output().map_err(Error::file("run", config.program("initdb")))?;
-    match output.status.success() {
-        true => Ok(cluster),
-        false => Err(Error::Program {
+    if output.status.success() {
+        Ok(cluster)
+    } else {
+        Err(Error::Program {
             program: "initdb".into(),
             status: output.status.to_string(),
             output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        }),
+        })
     }
 }
 

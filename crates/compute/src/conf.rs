@@ -120,10 +120,7 @@ fn quote(value: &str) -> String {
 }
 
 fn write_once(path: &Path, text: &str) -> Result<(), Error> {
-    match path.exists() {
-        true => Ok(()),
-        false => Ok(publish(path, text.as_bytes(), Durability::Machine)?),
-    }
+    if path.exists() { Ok(()) } else { Ok(publish(path, text.as_bytes(), Durability::Machine)?) }
 }
 
 #[cfg(test)]

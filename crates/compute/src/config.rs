@@ -155,9 +155,10 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
 }
 
 fn require_file(path: &Path) -> Result<(), Error> {
-    match path.is_file() {
-        true => Ok(()),
-        false => Err(Error::Config(format!("{} is not there; check pg_bin and shim", path.display()))),
+    if path.is_file() {
+        Ok(())
+    } else {
+        Err(Error::Config(format!("{} is not there; check pg_bin and shim", path.display())))
     }
 }
 

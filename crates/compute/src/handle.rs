@@ -169,9 +169,10 @@ impl Handle {
         self.inner.commands.send(Command { order, taken }).await.map_err(|_| Error::ShuttingDown)?;
         is_taken.await.map_err(|_| Error::ShuttingDown)??;
         let settled = state.wait_for(|state| is_settled(state.phase)).await.map_err(|_| Error::ShuttingDown)?;
-        match settled.phase == goal {
-            true => Ok(()),
-            false => Err(Error::NotAsOrdered { phase: settled.phase, error: settled.error.clone() }),
+        if settled.phase == goal {
+            Ok(())
+        } else {
+            Err(Error::NotAsOrdered { phase: settled.phase, error: settled.error.clone() })
         }
     }
 

@@ -267,9 +267,10 @@ fn tablespaces(data_dir: &Path) -> Result<Vec<(u32, Bytes)>, ImportError> {
     for name in names(&data_dir.join(FOLDER))? {
         let Ok(tablespace) = name.parse() else { continue };
         let path = data_dir.join(FOLDER).join(&name);
-        let location = match path.is_symlink() {
-            true => fs::read_link(&path).map_err(failed(&path))?.into_os_string().into_encoded_bytes(),
-            false => Vec::new(),
+        let location = if path.is_symlink() {
+            fs::read_link(&path).map_err(failed(&path))?.into_os_string().into_encoded_bytes()
+        } else {
+            Vec::new()
         };
         found.push((tablespace, location.into()));
     }

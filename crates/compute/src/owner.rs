@@ -141,10 +141,7 @@ fn may_pass(metadata: &Metadata, uid: Uid, gid: Gid) -> bool {
 pub fn die_with_parent(parent: Pid, signal: Signal) -> io::Result<()> {
     set_pdeathsig(signal)?;
     // The parent may have died before the line above.
-    match getppid() == parent {
-        true => Ok(()),
-        false => Err(io::ErrorKind::BrokenPipe.into()),
-    }
+    if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
 
 #[cfg(test)]

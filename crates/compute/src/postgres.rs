@@ -255,9 +255,10 @@ fn check_in(config: &Config, owner: Owner, shim: &Path, folder: &Path, control: 
     }
     place::remove(control)?;
     let alone = version_under(config, owner, shim, folder)?;
-    match alone.status.success() {
-        true => Err(refused(&alone, "the library is loaded, but it is no shim of Quire's".into())),
-        false => Ok(()),
+    if alone.status.success() {
+        Err(refused(&alone, "the library is loaded, but it is no shim of Quire's".into()))
+    } else {
+        Ok(())
     }
 }
 
@@ -302,13 +303,14 @@ fn configured(config: &Config, owner: Owner) -> Command {
 fn wal_level(config: &Config, owner: Owner) -> Result<String, Error> {
     let mut command = configured(config, owner);
     let output = command.args(["-C", "wal_level"]).output().map_err(Error::file("run", config.program("postgres")))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-        false => Err(Error::Program {
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    } else {
+        Err(Error::Program {
             program: "postgres -C wal_level".into(),
             status: output.status.to_string(),
             output: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        }),
+        })
     }
 }
 

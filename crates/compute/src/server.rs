@@ -84,10 +84,7 @@ pub async fn check_running(client: &Client, recorded: ServerVersion) -> Result<(
     let row = client.query_one("SHOW server_version_num", &[]).await?;
     let number: &str = row.try_get(0)?;
     let running = number.parse().ok().and_then(ServerVersion::from_number);
-    match running == Some(recorded) {
-        true => Ok(()),
-        false => Err(Error::ServerReplaced { recorded, running: number.to_owned() }),
-    }
+    if running == Some(recorded) { Ok(()) } else { Err(Error::ServerReplaced { recorded, running: number.to_owned() }) }
 }
 
 /// Says in the log what is not known of a server.

@@ -30,10 +30,7 @@ fn is_shut_down(state: DatabaseState, end: Lsn, committed: Lsn) -> Result<(), St
     if state != DatabaseState::ShutDown {
         return Err(format!("pg_control says {state:?}"));
     }
-    match end == committed {
-        true => Ok(()),
-        false => Err(format!("its last checkpoint ends at {end} and the log at {committed}")),
-    }
+    if end == committed { Ok(()) } else { Err(format!("its last checkpoint ends at {end} and the log at {committed}")) }
 }
 
 /// Where the record of a shutdown checkpoint ends that starts at `start`.

@@ -219,9 +219,10 @@ impl Supervisor {
         let begun = Instant::now();
         let gives_up = || begun.elapsed() > HOPELESS_PATIENCE && session.quorum.status().lost;
         let status = postgres.stop(STOP_PATIENCE, gives_up).await;
-        let shut_down = match status.success() {
-            true => stopped::check(self.handle.config(), session.committed()),
-            false => Err(status.to_string()),
+        let shut_down = if status.success() {
+            stopped::check(self.handle.config(), session.committed())
+        } else {
+            Err(status.to_string())
         };
         match &shut_down {
             Ok(()) => session.send_unlogged_state().await,

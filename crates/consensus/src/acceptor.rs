@@ -80,9 +80,10 @@ impl Acceptor {
 
     /// The acceptor of a log on disk that ends at the record boundary `flush`, which must be durable.
     pub fn restore(node: NodeId, state: AcceptorState, flush: Lsn) -> Result<Acceptor, LostWal> {
-        match flush < state.commit {
-            true => Err(LostWal { flush, commit: state.commit }),
-            false => Ok(Acceptor { node, state, flush, written: flush }),
+        if flush < state.commit {
+            Err(LostWal { flush, commit: state.commit })
+        } else {
+            Ok(Acceptor { node, state, flush, written: flush })
         }
     }
 
@@ -136,9 +137,10 @@ impl Acceptor {
             return Err(ReadRefused::OtherTerm { asked: term, term: self.state.term });
         }
         let (oldest, limit) = (self.state.oldest, if committed_only { self.state.commit } else { self.flush });
-        match oldest <= begin && begin <= end && end <= limit {
-            true => Ok(()),
-            false => Err(ReadRefused::OutOfRange { oldest, limit }),
+        if oldest <= begin && begin <= end && end <= limit {
+            Ok(())
+        } else {
+            Err(ReadRefused::OutOfRange { oldest, limit })
         }
     }
 

@@ -114,10 +114,7 @@ fn low_half(xid: u64) -> u32 {
 
 /// Whether one transaction id is before another; normal ones are compared modulo 2^32 (`TransactionIdPrecedes`).
 pub(crate) fn precedes(xid: u32, other: u32) -> bool {
-    match xid < FIRST_NORMAL_XID || other < FIRST_NORMAL_XID {
-        true => xid < other,
-        false => is_before(xid, other),
-    }
+    if xid < FIRST_NORMAL_XID || other < FIRST_NORMAL_XID { xid < other } else { is_before(xid, other) }
 }
 
 /// Whether one number is before another modulo 2^32 (`MultiXactIdPrecedes`).

@@ -29,9 +29,10 @@ pub(crate) fn apply(state: &mut IngestState, batch: &mut Batch<'_>) -> Result<()
 
 /// Servers before 15.15 log the page after the multixact that already needed it; zeroing it then would lose an entry.
 fn zero_offsets_page(state: &mut IngestState, batch: &mut Batch<'_>, page: u32) -> Result<(), IngestError> {
-    match state.early_offsets_page.take() == Some(page) {
-        true => Ok(()),
-        false => slru::zero_page(batch, Slru::MultixactOffsets, page),
+    if state.early_offsets_page.take() == Some(page) {
+        Ok(())
+    } else {
+        slru::zero_page(batch, Slru::MultixactOffsets, page)
     }
 }
 
@@ -88,8 +89,7 @@ fn set_members(batch: &mut Batch<'_>, offset: u32, members: &[Member]) -> Result
 fn remove_members(batch: &mut Batch<'_>, start: u32, end: u32) -> Result<(), IngestError> {
     let segment = |member: u32| member_page_of(member) / SLRU_SEGMENT_PAGES;
     let (start, end) = (segment(start), segment(end));
-    slru::remove_segments(batch, Slru::MultixactMembers, |segment| match start <= end {
-        true => (start..end).contains(&segment),
-        false => segment >= start || segment < end,
+    slru::remove_segments(batch, Slru::MultixactMembers, |segment| {
+        if start <= end { (start..end).contains(&segment) } else { segment >= start || segment < end }
     })
 }

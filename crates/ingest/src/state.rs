@@ -58,10 +58,8 @@ impl IngestState {
         if record.start < self.position {
             return Err(IngestError::OutOfOrder { lsn: record.start, position: self.position });
         }
-        let follows = match self.last_record.is_valid() {
-            true => record.prev == self.last_record,
-            false => record.prev < self.position,
-        };
+        let follows =
+            if self.last_record.is_valid() { record.prev == self.last_record } else { record.prev < self.position };
         let (lsn, prev, last_record) = (record.start, record.prev, self.last_record);
         follows.then_some(()).ok_or(IngestError::LeftOut { lsn, prev, last_record })
     }

@@ -66,10 +66,7 @@ impl Import {
 
     /// Takes one value: a page for a page's key, anything for others.
     pub fn put(&mut self, key: Key, bytes: Bytes) -> Result<(), ImportError> {
-        let value = match key.is_page() {
-            true => Value::Image(bytes),
-            false => Value::Bytes(bytes),
-        };
+        let value = if key.is_page() { Value::Image(bytes) } else { Value::Bytes(bytes) };
         let start = self.manifest.origin.start;
         let version = Version::new(key, start, &value).ok_or(ImportError::NotAPage(key))?;
         self.table.insert(key, version, Account::default());

@@ -161,10 +161,7 @@ fn read_run(input: &mut Reader<'_>) -> Result<RunEntry, CodecError> {
 
 fn read_count(input: &mut Reader<'_>, field: &'static str) -> Result<usize, CodecError> {
     let count = input.u32(field)? as usize;
-    match count > COUNT_MAX {
-        true => Err(CodecError::Invalid { field, value: count as u64 }),
-        false => Ok(count),
-    }
+    if count > COUNT_MAX { Err(CodecError::Invalid { field, value: count as u64 }) } else { Ok(count) }
 }
 
 #[cfg(test)]

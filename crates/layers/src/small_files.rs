@@ -218,10 +218,7 @@ impl SmallFiles {
         let gone = || StorageError::io("read", &path)(std::io::ErrorKind::NotFound.into());
         let raw = self.objects.read(&object)?.ok_or_else(gone)?;
         let file = decode(&raw).map_err(StorageError::malformed(&path, 0))?;
-        match file.name == name {
-            true => Ok(file),
-            false => Err(misnamed(path, &file.name).into()),
-        }
+        if file.name == name { Ok(file) } else { Err(misnamed(path, &file.name).into()) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -259,10 +256,7 @@ impl State {
 
 /// The name of a file's object.
 fn object_name(name: &str) -> Result<String, FileError> {
-    match is_valid(name) {
-        true => Ok(name.replace('/', &SEPARATOR.to_string())),
-        false => Err(FileError::Name(name.to_owned())),
-    }
+    if is_valid(name) { Ok(name.replace('/', &SEPARATOR.to_string())) } else { Err(FileError::Name(name.to_owned())) }
 }
 
 fn is_valid(name: &str) -> bool {

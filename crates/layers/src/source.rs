@@ -92,9 +92,10 @@ impl Source for Layer {
         upto: Lsn,
         limit: usize,
     ) -> Result<Vec<(Key, Version)>, StorageError> {
-        match self.summary().first_key <= to && self.summary().first_lsn <= upto {
-            true => Layer::newest_in_range(self, from, to, upto, limit),
-            false => Ok(Vec::new()),
+        if self.summary().first_key <= to && self.summary().first_lsn <= upto {
+            Layer::newest_in_range(self, from, to, upto, limit)
+        } else {
+            Ok(Vec::new())
         }
     }
 }

@@ -91,10 +91,7 @@ impl<S: AsyncRead + Unpin> FrameReader<S> {
     }
 
     fn ended(&self) -> FrameError {
-        match self.buffer.is_empty() {
-            true => FrameError::Closed,
-            false => FrameError::Io(io::ErrorKind::UnexpectedEof.into()),
-        }
+        if self.buffer.is_empty() { FrameError::Closed } else { FrameError::Io(io::ErrorKind::UnexpectedEof.into()) }
     }
 }
 

@@ -90,9 +90,10 @@ impl QuorumClient {
     pub fn call(&mut self, request: &Request) -> Result<Response, ClientError> {
         self.send(request)?;
         let frame = read_blocking(&mut self.reader)?;
-        match frame.request_id == self.last_request {
-            true => Ok(Response::from_frame(&frame)?),
-            false => Err(ClientError::Unexpected("the last question")),
+        if frame.request_id == self.last_request {
+            Ok(Response::from_frame(&frame)?)
+        } else {
+            Err(ClientError::Unexpected("the last question"))
         }
     }
 

@@ -79,10 +79,7 @@ impl Compactor {
         let waiting = |queue: &mut Queue| queue.shards.is_empty() && !queue.ended;
         let mut queue = self.lock();
         self.shared.changed.wait_while(&mut queue, waiting);
-        match queue.ended {
-            true => None,
-            false => queue.shards.pop_front(),
-        }
+        if queue.ended { None } else { queue.shards.pop_front() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -181,11 +181,10 @@ impl Follower {
         let mut up_to_date_at = Instant::now();
         loop {
             quire_crash::plant("pageserver.follower");
-            let frame = match is_source {
-                true => {
-                    timeout(self.config.timeout, frames::read(&mut reader)).await.map_err(|_| FollowError::Silent)?
-                }
-                false => frames::read(&mut reader).await,
+            let frame = if is_source {
+                timeout(self.config.timeout, frames::read(&mut reader)).await.map_err(|_| FollowError::Silent)?
+            } else {
+                frames::read(&mut reader).await
             };
             let (begin, commit, wal) = match Response::from_frame(&frame?)? {
                 Response::Wal { begin, commit, wal } => (begin, commit, wal),

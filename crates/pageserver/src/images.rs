@@ -67,10 +67,7 @@ impl ImagePool {
         let waiting = |inner: &mut Inner| inner.tokens.is_empty() && !inner.ended;
         let mut inner = self.lock();
         self.changed.wait_while(&mut inner, waiting);
-        match inner.ended {
-            true => None,
-            false => inner.tokens.pop_front(),
-        }
+        if inner.ended { None } else { inner.tokens.pop_front() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -100,9 +100,10 @@ impl Pipeline {
     ) -> Result<Pipeline, PipelineError> {
         let origin = pages.origin();
         let state = pages.store().ingest_state();
-        let ingest = match state.is_empty() {
-            true => Ingest::begin(version, origin.start, &LatestView(pages))?,
-            false => Ingest::restore(version, &state)?,
+        let ingest = if state.is_empty() {
+            Ingest::begin(version, origin.start, &LatestView(pages))?
+        } else {
+            Ingest::restore(version, &state)?
         };
         let segment_bytes = origin.segment_bytes.into();
         let stream = match ingest.last_record() {
@@ -116,10 +117,7 @@ impl Pipeline {
 
     /// The next byte of WAL that is needed; once ingest has stopped, the end of the last record before that.
     pub fn position(&self) -> Lsn {
-        match self.is_stopped {
-            true => self.ingest.position(),
-            false => self.stream.position(),
-        }
+        if self.is_stopped { self.ingest.position() } else { self.stream.position() }
     }
 
     /// Takes WAL that starts at `begin`; what came before is skipped. Gives the next byte that is needed.
@@ -189,10 +187,7 @@ impl Pipeline {
     }
 
     fn check_not_stopped(&self) -> Result<(), PipelineError> {
-        match self.is_stopped || self.pages.progress().health.is_stopped() {
-            true => Err(PipelineError::Stopped),
-            false => Ok(()),
-        }
+        if self.is_stopped || self.pages.progress().health.is_stopped() { Err(PipelineError::Stopped) } else { Ok(()) }
     }
 
     fn count(&self, record: &Record) {

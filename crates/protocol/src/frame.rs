@@ -130,10 +130,7 @@ fn split_head(head: [u8; 8]) -> Result<(usize, u32), FrameError> {
     let mut reader = Reader::new(&head);
     let (length, checksum) = (reader.u32("length")?, reader.u32("checksum")?);
     let allowed = CHECKED_BYTES_BEFORE_PAYLOAD..=CHECKED_BYTES_BEFORE_PAYLOAD + MAX_PAYLOAD_BYTES;
-    match allowed.contains(&(length as usize)) {
-        true => Ok((length as usize, checksum)),
-        false => Err(FrameError::Length(length)),
-    }
+    if allowed.contains(&(length as usize)) { Ok((length as usize, checksum)) } else { Err(FrameError::Length(length)) }
 }
 
 #[cfg(test)]

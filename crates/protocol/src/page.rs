@@ -480,9 +480,10 @@ fn read_key(input: &mut Reader<'_>) -> Result<Key, CodecError> {
 /// Reads a count of items of at least `item_bytes` each, and refuses one that the rest cannot hold.
 fn read_count(input: &mut Reader<'_>, item_bytes: usize) -> Result<usize, CodecError> {
     let count = input.u32("count")? as usize;
-    match count > MAX_KEYS || count * item_bytes > input.remaining() {
-        true => Err(CodecError::Invalid { field: "count", value: count as u64 }),
-        false => Ok(count),
+    if count > MAX_KEYS || count * item_bytes > input.remaining() {
+        Err(CodecError::Invalid { field: "count", value: count as u64 })
+    } else {
+        Ok(count)
     }
 }
 

@@ -425,9 +425,10 @@ pub fn read_history(input: &mut Reader<'_>) -> Result<TermHistory, CodecError> {
 
 fn read_wal(input: &mut Reader<'_>, frame: &Frame) -> Result<Bytes, CodecError> {
     let wal = input.length_prefixed("wal")?;
-    match wal.len() > MAX_WAL_BYTES {
-        true => Err(CodecError::Invalid { field: "wal length", value: wal.len() as u64 }),
-        false => Ok(frame.payload.slice_ref(wal)),
+    if wal.len() > MAX_WAL_BYTES {
+        Err(CodecError::Invalid { field: "wal length", value: wal.len() as u64 })
+    } else {
+        Ok(frame.payload.slice_ref(wal))
     }
 }
 

@@ -41,9 +41,10 @@ impl Context {
 
     /// Prints an answer: the value under `--json`, else the text made of it.
     pub fn answer<T: Serialize>(&self, value: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
-        match self.json {
-            true => println!("{}", serde_json::to_string_pretty(value)?),
-            false => println!("{}", human(value).trim_end()),
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(value)?)
+        } else {
+            println!("{}", human(value).trim_end())
         }
         Ok(())
     }

@@ -66,10 +66,7 @@ pub fn compute_dirs(home: &Home, deployment: &Deployment) -> Vec<PathBuf> {
 
 /// User and group to run PostgreSQL's programs as; none if this process is no root and need not change.
 pub fn server_ids() -> Result<Option<(u32, u32)>> {
-    match geteuid().is_root() {
-        true => server_user().map(|user| Some((user.uid.as_raw(), user.gid.as_raw()))),
-        false => Ok(None),
-    }
+    if geteuid().is_root() { server_user().map(|user| Some((user.uid.as_raw(), user.gid.as_raw()))) } else { Ok(None) }
 }
 
 /// Why PostgreSQL cannot work in `wanted`, if it cannot.

@@ -47,16 +47,10 @@ fn check_visibility(key: Key, heap_blocks: impl IntoIterator<Item = u32>) -> Res
         Key::RelBlock { rel, block } => rel.fork == Fork::VisibilityMap && block == map_block,
         _ => false,
     };
-    match heap_blocks.into_iter().map(visibility_map::map_block).all(is_right) {
-        true => Ok(()),
-        false => Err(Effect::Visibility),
-    }
+    if heap_blocks.into_iter().map(visibility_map::map_block).all(is_right) { Ok(()) } else { Err(Effect::Visibility) }
 }
 
 /// All these pages of the area are the page of `key`.
 fn check_slru(key: Key, slru: Slru, mut pages: impl Iterator<Item = u32>) -> Result<(), Effect> {
-    match pages.all(|page| key == Key::SlruBlock { slru, page }) {
-        true => Ok(()),
-        false => Err(Effect::Slru(slru)),
-    }
+    if pages.all(|page| key == Key::SlruBlock { slru, page }) { Ok(()) } else { Err(Effect::Slru(slru)) }
 }

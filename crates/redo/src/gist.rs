@@ -120,10 +120,7 @@ fn append_items(page: &mut Page, tuples: &[u8], count: u32) -> Result<(), Misfit
         appended += 1;
         left = rest;
     }
-    match appended == count {
-        true => Ok(()),
-        false => Err(Misfit::Value { field: "number of tuples", value: count.into() }),
-    }
+    if appended == count { Ok(()) } else { Err(Misfit::Value { field: "number of tuples", value: count.into() }) }
 }
 
 /// `gistRedoDeleteRecord`: an insertion that looked for room took dead items off a leaf.

@@ -79,9 +79,10 @@ fn decode(raw: &[u8]) -> Result<Lsn, StateError> {
     let flush = Lsn(input.u64("flush position")?);
     let checksum = input.u32("checksum")?;
     input.finish()?;
-    match raw.get(..BYTES - 4).is_some_and(|checked| crc32c::crc32c(checked) == checksum) {
-        true => Ok(flush),
-        false => Err(StateError::Checksum),
+    if raw.get(..BYTES - 4).is_some_and(|checked| crc32c::crc32c(checked) == checksum) {
+        Ok(flush)
+    } else {
+        Err(StateError::Checksum)
     }
 }
 

@@ -45,10 +45,7 @@ fn check_committed(folder: &SegmentFolder, state: &AcceptorState) -> Result<(), 
     let error = decode(folder, &mut stream, commit)?;
     // All of it may be the rest of one record that began in an earlier segment.
     let is_rest = error.is_none() && stream.last_record().is_none() && begins_with_a_page(folder, start)?;
-    match stream.boundary() == commit || is_rest {
-        true => Ok(()),
-        false => Err(lost(folder, stream.boundary(), commit)),
-    }
+    if stream.boundary() == commit || is_rest { Ok(()) } else { Err(lost(folder, stream.boundary(), commit)) }
 }
 
 /// Feeds the stream from the log, at most up to `limit`, until it has no more to give; gives the error that it met.

@@ -79,9 +79,10 @@ fn measure(path: &CString, name: &str, json: bool) {
     let pairs: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (time(fd, without), time(fd, with_shim))).collect();
     let libc_ns = median(pairs.iter().map(|(libc_ns, _)| *libc_ns).collect());
     let added_ns = median(pairs.iter().map(|(libc_ns, shim_ns)| shim_ns - libc_ns).collect());
-    match json {
-        true => println!("{{\"cache\":\"{name}\",\"libc_ns\":{libc_ns:.1},\"added_ns\":{added_ns:.1}}}"),
-        false => println!("{name:9} cache: pread {libc_ns:7.1} ns, the shim adds {added_ns:5.1} ns"),
+    if json {
+        println!("{{\"cache\":\"{name}\",\"libc_ns\":{libc_ns:.1},\"added_ns\":{added_ns:.1}}}")
+    } else {
+        println!("{name:9} cache: pread {libc_ns:7.1} ns, the shim adds {added_ns:5.1} ns")
     }
 }
 

@@ -47,10 +47,7 @@ pub fn restart_lsn(file: &[u8]) -> Result<Option<Lsn>, SlotFileError> {
 }
 
 fn expect(field: &'static str, found: u32, expected: u32) -> Result<(), SlotFileError> {
-    match found == expected {
-        true => Ok(()),
-        false => Err(SlotFileError::Foreign { field, found }),
-    }
+    if found == expected { Ok(()) } else { Err(SlotFileError::Foreign { field, found }) }
 }
 
 #[cfg(test)]

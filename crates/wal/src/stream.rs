@@ -495,9 +495,10 @@ fn check_header(header: &RecordHeader, start: Lsn, last_record: Option<Lsn>) -> 
 }
 
 fn check_crc(header: &RecordHeader, start: Lsn, record: &[u8]) -> Result<(), WalError> {
-    match record_crc(record) == header.crc {
-        true => Ok(()),
-        false => Err(WalError::invalid(start, "incorrect resource manager data checksum")),
+    if record_crc(record) == header.crc {
+        Ok(())
+    } else {
+        Err(WalError::invalid(start, "incorrect resource manager data checksum"))
     }
 }
 

@@ -206,9 +206,10 @@ impl Database {
         let mut relations = relations(&entries)?;
         // The forks of the last one may not all be here.
         let next = if more { relations.pop().map(|last| last.rel.relation) } else { None };
-        match more && next.is_none_or(|next| next <= first && relations.is_empty()) {
-            true => Err(Error::Storage { what: "size", reason: "a list of relations does not go on".into() }),
-            false => Ok((relations, next)),
+        if more && next.is_none_or(|next| next <= first && relations.is_empty()) {
+            Err(Error::Storage { what: "size", reason: "a list of relations does not go on".into() })
+        } else {
+            Ok((relations, next))
         }
     }
 

@@ -37,9 +37,10 @@ pub fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<ReadJob>) {
 /// `is_lost` says that the local files should have it and have not. What is committed some safekeeper has, even if it
 /// cannot be reached.
 fn hand_in(core: &mut Core, job: &ReadJob, wal: Option<Bytes>, is_lost: bool) {
-    match wal.is_none() && is_lost && !core.is_committed(job.end) {
-        true => core.fail(CommitPathError::Lost { at: job.begin }),
-        false => core.wal_read(job, wal),
+    if wal.is_none() && is_lost && !core.is_committed(job.end) {
+        core.fail(CommitPathError::Lost { at: job.begin })
+    } else {
+        core.wal_read(job, wal)
     }
 }
 

@@ -101,9 +101,10 @@ impl Comparison<'_> {
             Err(error) if error.refusal() == Some(ErrorCode::NoSuchKey) => {
                 // Files are copied before the record that says so, and a relation that is gone has its file for a
                 // while.
-                match self.knows(page.rel).await? {
-                    true => Ok(Finding::Differs(DifferingPage { ours, theirs: None, refusal: None, version })),
-                    false => Ok(Finding::Incomparable),
+                if self.knows(page.rel).await? {
+                    Ok(Finding::Differs(DifferingPage { ours, theirs: None, refusal: None, version }))
+                } else {
+                    Ok(Finding::Incomparable)
                 }
             }
             Err(error) => Err(error.into()),

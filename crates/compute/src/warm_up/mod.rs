@@ -110,9 +110,10 @@ impl WarmUp {
         let work = move || {
             let blocks_max = blocks_max(&self.config);
             let left = self.left().clone();
-            let hot = match self.forgotten.load(Ordering::Relaxed) {
-                true => HotPages::default(),
-                false => HotPages::look(&self.dir, blocks_max).with(&left, blocks_max),
+            let hot = if self.forgotten.load(Ordering::Relaxed) {
+                HotPages::default()
+            } else {
+                HotPages::look(&self.dir, blocks_max).with(&left, blocks_max)
             };
             if let Err(error) = hot.save(&self.dir) {
                 tracing::warn!(%error, "which pages are in use is not written down");

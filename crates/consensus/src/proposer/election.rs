@@ -51,9 +51,10 @@ impl Proposer {
             return Err(Refusal::SameNode(node));
         }
         let identity = identity.ok_or(Refusal::NoLog)?;
-        match *self.config.identity.get_or_insert(identity) == identity {
-            true => Ok(()),
-            false => Err(Refusal::IdentityMismatch(identity)),
+        if *self.config.identity.get_or_insert(identity) == identity {
+            Ok(())
+        } else {
+            Err(Refusal::IdentityMismatch(identity))
         }
     }
 

@@ -23,10 +23,7 @@ pub fn record(position: u64, length: usize, random: &mut Random) -> Vec<u8> {
 
 /// Mostly short; if `long` is allowed, sometimes more than one message holds.
 pub fn length(long: bool, random: &mut Random) -> usize {
-    match long && random.percent(4) {
-        true => LONG_BYTES,
-        false => 16 + 8 * random.below(20),
-    }
+    if long && random.percent(4) { LONG_BYTES } else { 16 + 8 * random.below(20) }
 }
 
 /// Bytes of complete records at the beginning of `wal`, whose first byte is at `position`.

@@ -39,9 +39,10 @@ impl Store {
 
     pub fn import(&mut self, batch: Vec<(Key, Bytes)>) {
         for (key, value) in batch {
-            match key.is_page() {
-                true => _ = self.pages.insert(key, Box::new(value.as_ref().try_into().expect("a page"))),
-                false => _ = self.values.insert(key, value),
+            if key.is_page() {
+                self.pages.insert(key, Box::new(value.as_ref().try_into().expect("a page")));
+            } else {
+                self.values.insert(key, value);
             }
         }
     }

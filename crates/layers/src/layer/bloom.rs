@@ -52,10 +52,7 @@ impl Bloom {
         while reader.remaining() > 0 {
             words.push(reader.u64("bloom word")?);
         }
-        match words.is_empty() {
-            true => Err(CodecError::Invalid { field: "bloom words", value: 0 }),
-            false => Ok(Bloom { words }),
-        }
+        if words.is_empty() { Err(CodecError::Invalid { field: "bloom words", value: 0 }) } else { Ok(Bloom { words }) }
     }
 }
 

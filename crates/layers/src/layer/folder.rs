@@ -45,13 +45,14 @@ impl LayerFolder {
     pub fn open(&self, id: LayerId, cache: &Arc<BlockCache>) -> Result<Arc<Layer>, StorageError> {
         let layer = Layer::open(&self.objects, &name(id), cache)?;
         let summary = layer.summary();
-        match (summary.branch, summary.shard) == (self.branch, self.shard) {
-            true => Ok(layer),
-            false => Err(StorageError::Corrupt {
+        if (summary.branch, summary.shard) == (self.branch, self.shard) {
+            Ok(layer)
+        } else {
+            Err(StorageError::Corrupt {
                 path: self.objects.locate(&name(id)),
                 offset: layer.bytes(),
                 reason: format!("it belongs to {}", summary.branch),
-            }),
+            })
         }
     }
 

@@ -91,9 +91,10 @@ impl Footer {
         reader.bytes("reserved", RESERVED_BYTES)?;
         let checksum = reader.u32("footer checksum")?;
         reader.finish()?;
-        match crc32c::crc32c(&raw[..FOOTER_BYTES - 4]) == checksum {
-            true => Ok(Footer { summary, carries, bloom, index }),
-            false => Err(CodecError::Invalid { field: "footer checksum", value: checksum.into() }),
+        if crc32c::crc32c(&raw[..FOOTER_BYTES - 4]) == checksum {
+            Ok(Footer { summary, carries, bloom, index })
+        } else {
+            Err(CodecError::Invalid { field: "footer checksum", value: checksum.into() })
         }
     }
 

@@ -91,9 +91,10 @@ fn decode(raw: &[u8]) -> Result<Vec<u8>, String> {
         ZSTD => decompress(stored, length).map_err(|error| error.to_string())?,
         other => return Err(format!("unknown compression {other}")),
     };
-    match content.len() == length {
-        true => Ok(content),
-        false => Err(format!("{} bytes where {length} are announced", content.len())),
+    if content.len() == length {
+        Ok(content)
+    } else {
+        Err(format!("{} bytes where {length} are announced", content.len()))
     }
 }
 
@@ -114,8 +115,9 @@ fn split(mut reader: Reader<'_>) -> Result<(usize, u8, &[u8]), CodecError> {
     let compression = reader.u8("compression")?;
     let bytes = reader.bytes("stored bytes", stored)?;
     reader.finish()?;
-    match length <= MAX_RAW_BYTES {
-        true => Ok((length, compression, bytes)),
-        false => Err(CodecError::Invalid { field: "raw length", value: length as u64 }),
+    if length <= MAX_RAW_BYTES {
+        Ok((length, compression, bytes))
+    } else {
+        Err(CodecError::Invalid { field: "raw length", value: length as u64 })
     }
 }

@@ -120,9 +120,10 @@ impl Layer {
                 if lsn > upto {
                     continue;
                 }
-                match same {
-                    true => found.last_mut().expect("just seen").1 = block.version(index),
-                    false => found.push((key, block.version(index))),
+                if same {
+                    found.last_mut().expect("just seen").1 = block.version(index)
+                } else {
+                    found.push((key, block.version(index)))
                 }
             }
         }
@@ -163,13 +164,14 @@ impl Layer {
         let raw = self.read_again(|object| frame::read(object, &self.path, entry.extent))?;
         let malformed = StorageError::malformed(&self.path, entry.extent.offset);
         let block = Block::parse(raw).map_err(malformed)?;
-        match block.len() > 0 && block.position(0) == entry.first {
-            true => Ok(block),
-            false => Err(StorageError::Corrupt {
+        if block.len() > 0 && block.position(0) == entry.first {
+            Ok(block)
+        } else {
+            Err(StorageError::Corrupt {
                 path: self.path.clone(),
                 offset: entry.extent.offset,
                 reason: "the block is not the one in the index".into(),
-            }),
+            })
         }
     }
 }

@@ -27,8 +27,5 @@ pub(super) fn write_all<R: SectionRecord>(
             out.write(&frame::encode(std::mem::take(&mut raw).as_slice()))?;
         }
     }
-    match raw.is_empty() {
-        true => Ok(()),
-        false => out.write(&frame::encode(raw.as_slice())),
-    }
+    if raw.is_empty() { Ok(()) } else { out.write(&frame::encode(raw.as_slice())) }
 }

@@ -61,10 +61,7 @@ impl LayerWriter {
         self.lsns = (self.lsns.0.min(version.lsn), self.lsns.1.max(version.lsn));
         self.versions += 1;
         block::write_entry(&mut self.block, key, version);
-        match self.block.len() >= block::TARGET_BYTES {
-            true => self.close_block(),
-            false => Ok(()),
-        }
+        if self.block.len() >= block::TARGET_BYTES { self.close_block() } else { Ok(()) }
     }
 
     /// Bytes written so far, without the block being filled.

@@ -124,9 +124,10 @@ impl NewObject for NewFile {
     }
 
     fn put(self: Box<Self>) -> Result<(), StorageError> {
-        match self.staged.publish_if_absent(Durability::Machine)? {
-            true => Ok(()),
-            false => Err(StorageError::io("create", &self.path)(io::ErrorKind::AlreadyExists.into())),
+        if self.staged.publish_if_absent(Durability::Machine)? {
+            Ok(())
+        } else {
+            Err(StorageError::io("create", &self.path)(io::ErrorKind::AlreadyExists.into()))
         }
     }
 }

@@ -24,10 +24,8 @@ impl Store {
         let _one_at_a_time = self.flushing.lock();
         let Some(frozen) = self.read().frozen.front().cloned() else { return Ok(None) };
         self.check_not_failed()?;
-        let run = match frozen.table.is_empty() {
-            true => None,
-            false => Some(self.note_unsettled(self.write_run(&frozen.table))?),
-        };
+        let run =
+            if frozen.table.is_empty() { None } else { Some(self.note_unsettled(self.write_run(&frozen.table))?) };
         let layers: Vec<LayerId> = run.iter().flat_map(Run::ids).collect();
         self.adopt_flushed(&frozen, run).inspect_err(|_| self.discard(layers))?;
         Ok(Some(frozen.durable))

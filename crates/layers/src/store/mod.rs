@@ -136,10 +136,7 @@ impl Store {
         let tables = &mut *tables;
         let mut touched = Vec::new();
         for (key, version) in versions {
-            let account = match key.is_page() {
-                true => tables.accounts.record(key, &version),
-                false => Account::default(),
-            };
+            let account = if key.is_page() { tables.accounts.record(key, &version) } else { Account::default() };
             if account.deltas > 0 {
                 touched.push((key, account));
             }

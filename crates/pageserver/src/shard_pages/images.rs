@@ -212,9 +212,10 @@ impl ShardPages {
         }
         let (key, lsn, epoch) = (chain.key(), chain.last_lsn(), chain.epoch());
         let account = self.store.account(key);
-        let kept = match account.deltas > 0 && account.last == lsn {
-            true => self.store.keep_image(key, page.clone(), &account, epoch).is_some(),
-            false => self.store.keep_historical_image(key, lsn, page.clone(), epoch),
+        let kept = if account.deltas > 0 && account.last == lsn {
+            self.store.keep_image(key, page.clone(), &account, epoch).is_some()
+        } else {
+            self.store.keep_historical_image(key, lsn, page.clone(), epoch)
         };
         if kept {
             self.metrics().image_made(ImageReason::Read);

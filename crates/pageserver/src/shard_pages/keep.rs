@@ -130,10 +130,7 @@ fn check(written: &WrittenPage, ingested: Lsn) -> Result<(), KeepError> {
         _ => return Err(KeepError::WrongPage(key)),
     }
     let lsn = page::lsn(&written.page);
-    match lsn > ingested {
-        true => Err(KeepError::Ahead { key, lsn, ingested }),
-        false => Ok(()),
-    }
+    if lsn > ingested { Err(KeepError::Ahead { key, lsn, ingested }) } else { Ok(()) }
 }
 
 /// The versions that a page below them changes: deltas, and images beside them. A base that is alone is what the log

@@ -138,9 +138,10 @@ fn run_rounds(targets: &[Target], load: &Load, count: u32) -> Result<Vec<Round>>
         for target in order {
             progress.set_message(format!("{}, round {number} of {count}", target.name()));
             let round = target.measure(load, number)?;
-            match progress.is_hidden() {
-                true => eprintln!("{}", round.line()),
-                false => progress.println(round.line()),
+            if progress.is_hidden() {
+                eprintln!("{}", round.line())
+            } else {
+                progress.println(round.line())
             }
             rounds.push(round);
             progress.inc(1);

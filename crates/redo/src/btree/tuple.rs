@@ -80,9 +80,10 @@ impl<'a> Leaf<'a> {
 /// Where the posting list lies in a tuple that must have one.
 pub(super) fn posting_range(tuple: &[u8]) -> Result<std::ops::Range<usize>, Misfit> {
     let leaf = Leaf::of(tuple)?;
-    match leaf.is_posting {
-        true => Ok(leaf.key.len()..leaf.key.len() + leaf.tids.len()),
-        false => Err(invalid("posting list's length", 0)),
+    if leaf.is_posting {
+        Ok(leaf.key.len()..leaf.key.len() + leaf.tids.len())
+    } else {
+        Err(invalid("posting list's length", 0))
     }
 }
 

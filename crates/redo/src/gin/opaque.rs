@@ -73,9 +73,10 @@ impl Opaque {
 
     /// Refuses a page of another kind: of the flags in `mask`, exactly those in `flags` must be set.
     pub fn require(self, mask: u16, flags: u16) -> Result<(), Misfit> {
-        match self.flags & mask == flags {
-            true => Ok(()),
-            false => Err(Misfit::Value { field: "page's flags", value: self.flags.into() }),
+        if self.flags & mask == flags {
+            Ok(())
+        } else {
+            Err(Misfit::Value { field: "page's flags", value: self.flags.into() })
         }
     }
 }

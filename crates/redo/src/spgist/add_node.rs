@@ -38,10 +38,7 @@ impl<'a> AddNode<'a> {
 
     /// Changes the downlink if it is on this page.
     fn link_if_parent(&self, page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), Misfit> {
-        match self.parent_id == redo.block.id {
-            true => self.parent.link(page, self.target(redo)?),
-            false => Ok(()),
-        }
+        if self.parent_id == redo.block.id { self.parent.link(page, self.target(redo)?) } else { Ok(()) }
     }
 }
 

@@ -110,10 +110,7 @@ pub(super) fn inner(page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), Misfit>
         init_inner(page, split.stores_nulls)?;
     }
     add_or_replace(page, split.inner_offset, split.inner)?;
-    match split.is_inner_parent {
-        true => split.parent.link(page, split.target(redo)?),
-        false => Ok(()),
-    }
+    if split.is_inner_parent { split.parent.link(page, split.target(redo)?) } else { Ok(()) }
 }
 
 /// The page with the downlink, if that is another one.

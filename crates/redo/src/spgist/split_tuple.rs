@@ -35,10 +35,7 @@ impl<'a> SplitTuple<'a> {
 pub(super) fn prefix(page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), Misfit> {
     let split = SplitTuple::read(redo.record.main_data)?;
     replace(page, split.prefix_offset, split.prefix)?;
-    match split.is_postfix_on_same_page {
-        true => add_or_replace(page, split.postfix_offset, split.postfix),
-        false => Ok(()),
-    }
+    if split.is_postfix_on_same_page { add_or_replace(page, split.postfix_offset, split.postfix) } else { Ok(()) }
 }
 
 /// Another page that the postfix went to.

@@ -147,9 +147,10 @@ fn read_fields(reader: &mut Reader<'_>) -> Result<(u16, u16, u8, u16), CodecErro
 
 fn check_header(image: &ImageHeader, bytes: u16, has_hole: bool) -> Result<(), String> {
     let (offset, length, compression) = (image.hole_offset, image.hole_length, image.compression);
-    let consistent = match has_hole {
-        true => offset > 0 && length > 0 && usize::from(offset) + usize::from(length) <= PAGE_SIZE,
-        false => offset == 0 && length == 0,
+    let consistent = if has_hole {
+        offset > 0 && length > 0 && usize::from(offset) + usize::from(length) <= PAGE_SIZE
+    } else {
+        offset == 0 && length == 0
     };
     let page_bytes = PAGE_SIZE as u16;
     let fits = bytes < page_bytes || (bytes == page_bytes && compression == ImageCompression::None);

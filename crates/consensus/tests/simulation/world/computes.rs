@@ -79,9 +79,10 @@ impl World {
     pub(super) fn tick(&mut self) -> Result<(), Violation> {
         let Some(index) = self.pick_compute() else { return Ok(()) };
         let proposer = &mut self.computes[index].as_mut().expect("it lives").proposer;
-        match self.random.percent(50) {
-            true => proposer.announce(),
-            false => proposer.heartbeat(),
+        if self.random.percent(50) {
+            proposer.announce()
+        } else {
+            proposer.heartbeat()
         }
         self.drain(index)
     }
@@ -104,10 +105,7 @@ impl World {
     /// Writes, unless the term has WAL already.
     pub(super) fn write_once(&mut self) -> Result<(), Violation> {
         let is_new = |compute: &Compute| compute.proposer.end_of_log() == Some(compute.local_from);
-        match self.computes.iter().flatten().any(is_new) {
-            true => self.write(),
-            false => Ok(()),
-        }
+        if self.computes.iter().flatten().any(is_new) { self.write() } else { Ok(()) }
     }
 
     pub(super) fn serve_read(&mut self) -> Result<(), Violation> {

@@ -159,10 +159,7 @@ impl World {
     pub(super) fn break_connection(&mut self) -> Result<(), Violation> {
         let open = self.open_connections(|connection| !connection.orphaned);
         if let Some(index) = self.random.pick(&open) {
-            match self.random.percent(50) {
-                true => self.orphan(index),
-                false => self.cut(index),
-            }
+            if self.random.percent(50) { self.orphan(index) } else { self.cut(index) }
         }
         Ok(())
     }

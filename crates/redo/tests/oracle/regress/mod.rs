@@ -187,9 +187,10 @@ fn plain_suite(bin: &Path, folder: &Path) -> Result<SuiteResult> {
 fn supported(cluster: &Cluster, settings: &str) -> Result<String> {
     let mut kept = String::new();
     for setting in settings.lines() {
-        match cluster.supports(setting)? {
-            true => writeln!(kept, "{setting}")?,
-            false => writeln!(kept, "{} = pglz", setting.split('=').next().unwrap_or_default())?,
+        if cluster.supports(setting)? {
+            writeln!(kept, "{setting}")?
+        } else {
+            writeln!(kept, "{} = pglz", setting.split('=').next().unwrap_or_default())?
         }
     }
     Ok(kept)
