@@ -78,24 +78,64 @@ fn is_missing(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::UnexpectedEof)
 }
 
-/// Folders that hold relations, below the data directory.
-pub(crate) fn relation_folders(dir: &CacheDir) -> Result<Vec<PathBuf>, Error> {
-    let pgdata = dir.pgdata();
-    let mut folders = vec![PathBuf::from("global")];
-    for name in names(&pgdata.join("base"))? {
-        folders.push(Path::new("base").join(name));
-    }
-    for tablespace in names(&pgdata.join("pg_tblspc"))? {
-        let versioned = Path::new("pg_tblspc").join(tablespace).join(dir.version().tablespace_directory);
-        folders.extend(names(&pgdata.join(&versioned))?.into_iter().map(|name| versioned.join(name)));
-    }
-    Ok(folders)
+/// The files in the directories of relations, listed as they are asked for.
+pub(crate) struct Inventory<'a> {
+    dir: &'a CacheDir,
 }
 
-/// Segment files of relations in a folder.
-pub(crate) fn relation_files(dir: &CacheDir, folder: &Path) -> Result<Vec<(RelTag, u32)>, Error> {
-    let relation = |name: String| dir.relation_of(&folder.join(name));
-    Ok(names(&dir.data_file(folder))?.into_iter().filter_map(relation).collect())
+/// A file of an [`Inventory`].
+#[derive(Debug)]
+pub(crate) struct Listed {
+    /// Its path below the data directory.
+    pub path: PathBuf,
+    /// The relation's fork and segment that it is; none for temporary relations and files that databases have besides.
+    pub segment: Option<(RelTag, u32)>,
+}
+
+impl<'a> Inventory<'a> {
+    /// Of a cache.
+    pub fn of(dir: &'a CacheDir) -> Inventory<'a> {
+        Inventory { dir }
+    }
+
+    /// The directories that hold relations, below the data directory.
+    pub fn folders(&self) -> Result<Vec<PathBuf>, Error> {
+        let pgdata = self.dir.pgdata();
+        let mut folders = vec![PathBuf::from("global")];
+        for name in names(&pgdata.join("base"))? {
+            folders.push(Path::new("base").join(name));
+        }
+        for tablespace in names(&pgdata.join("pg_tblspc"))? {
+            let versioned = Path::new("pg_tblspc").join(tablespace).join(self.dir.version().tablespace_directory);
+            folders.extend(names(&pgdata.join(&versioned))?.into_iter().map(|name| versioned.join(name)));
+        }
+        Ok(folders)
+    }
+
+    /// The files in one of them; none if it is not there any more.
+    pub fn files_in(&self, folder: &Path) -> Result<Vec<Listed>, Error> {
+        let listed = |name: String| {
+            let path = folder.join(name);
+            Listed { segment: self.dir.relation_of(&path), path }
+        };
+        Ok(names(&self.dir.data_file(folder))?.into_iter().map(listed).collect())
+    }
+
+    /// Segments of relations in one of them.
+    pub fn segments_in(&self, folder: &Path) -> Result<Vec<(RelTag, u32)>, Error> {
+        Ok(self.files_in(folder)?.into_iter().filter_map(|file| file.segment).collect())
+    }
+
+    /// The files in all of them. One that cannot be listed has none.
+    pub fn files(&self) -> impl Iterator<Item = Listed> {
+        let folders = self.folders().unwrap_or_default();
+        folders.into_iter().flat_map(|folder| self.files_in(&folder).unwrap_or_default())
+    }
+
+    /// Segments of relations in all of them.
+    pub fn segments(&self) -> impl Iterator<Item = (RelTag, u32)> {
+        self.files().filter_map(|file| file.segment)
+    }
 }
 
 /// Names in a folder; none if the folder is not there (any more) or is no folder.
@@ -224,11 +264,11 @@ mod tests {
         for name in ["1259", "1259_vm", "t3_16384", "PG_VERSION", "pg_internal.init", "16384.1"] {
             fs::write(folder.join(name), b"").expect("written");
         }
-        let mut files = relation_files(&dir, Path::new("base/5")).expect("listed");
+        let mut files = Inventory::of(&dir).segments_in(Path::new("base/5")).expect("listed");
         files.sort();
         let found: Vec<(u32, Fork, u32)> =
             files.iter().map(|(rel, segment)| (rel.relation, rel.fork, *segment)).collect();
         assert_eq!(found, [(1259, Fork::Main, 0), (1259, Fork::VisibilityMap, 0), (16384, Fork::Main, 1)]);
-        assert_eq!(relation_folders(&dir).expect("listed"), [Path::new("global"), Path::new("base/5")]);
+        assert_eq!(Inventory::of(&dir).folders().expect("listed"), [Path::new("global"), Path::new("base/5")]);
     }
 }

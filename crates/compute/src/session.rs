@@ -11,6 +11,7 @@ use crate::materialise::Materialiser;
 use crate::page_client::PageClient;
 use crate::quorum::{self, Quorum, SessionEnd, Won};
 use crate::setting::Setting;
+use crate::storage_position::Position;
 use crate::throttle::Throttle;
 use crate::warm_up::WarmUp;
 use quire_api::compute::Throttled;
@@ -19,6 +20,7 @@ use quire_types::Lsn;
 use quire_wal::ServerVersion;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 /// How long a stopped compute may take to send what nobody waits for.
@@ -34,6 +36,8 @@ pub struct Session {
     pub control: Arc<ControlMap>,
     /// Storage.
     pub client: PageClient,
+    /// How far storage is.
+    pub position: watch::Receiver<Position>,
     /// Holds commits back while storage lags.
     pub throttle: Arc<Throttle>,
     /// Which databases are in the cache.

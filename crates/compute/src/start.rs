@@ -33,7 +33,7 @@ use crate::quorum::local_wal::{LocalWal, TIMELINE};
 use crate::quorum::{Quorum, Source, Won};
 use crate::session::{self, Session};
 use crate::setting::{Setting, blocking};
-use crate::storage_position::{self, Stored};
+use crate::storage_position::{self, Position, Stored};
 use crate::throttle::Throttle;
 use crate::warm_up::WarmUp;
 use crate::{Config, Error, conf, orphans, server};
@@ -43,6 +43,7 @@ use quire_types::{Key, Lsn, RelTag};
 use quire_wal::ServerVersion;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
 /// How long the pageserver may take for one answer; a start that fails is tried again.
@@ -82,7 +83,8 @@ async fn set_up(
     let cache = open_cache(setting, quorum, &log, &laid_out, &commits).await?;
     let parts = Parts { setting, quorum, log: &log, laid_out: &laid_out, commits: &commits, cache: &cache };
     let mut tasks = vec![cache.fills.within(|| fill_server(&parts).listen(&setting.config))?];
-    tasks.extend(keep_going(&parts));
+    let (lasting, position) = keep_going(&parts);
+    tasks.extend(lasting);
     let LaidOut { kept, settings, maps, materialiser } = laid_out;
     let Commits { control, throttle, partial, .. } = commits;
     let Cache { as_written, guard, warm_up, fills, .. } = cache;
@@ -104,6 +106,7 @@ async fn set_up(
         warm_up,
         fills,
         tasks,
+        position,
     })
 }
 
@@ -232,12 +235,18 @@ fn fill_server(parts: &Parts<'_>) -> Arc<FillServer> {
     })
 }
 
-/// Starts what goes on until the session ends.
-fn keep_going(parts: &Parts<'_>) -> Vec<AbortHandle> {
+/// Starts what goes on until the session ends; one of it tells how far storage is.
+fn keep_going(parts: &Parts<'_>) -> (Vec<AbortHandle>, watch::Receiver<Position>) {
     let Parts { setting, quorum, log, laid_out, commits, cache } = *parts;
-    let (config, client) = (setting.config.clone(), log.client.clone());
-    let (kept, throttle) = (laid_out.kept.clone(), commits.throttle.clone());
-    let stored = Stored { quorum: quorum.clone(), throttle, client: client.clone(), kept };
+    let config = setting.config.clone();
+    let (teller, position) = watch::channel(Position::default());
+    let stored = Stored {
+        position: teller,
+        quorum: quorum.clone(),
+        throttle: commits.throttle.clone(),
+        client: log.client.clone(),
+        kept: laid_out.kept.clone(),
+    };
     let retention = Retention::new(layout::control_file(&config.dir), log.end.last.state.redo);
     let mut tasks = vec![
         tokio::spawn(storage_position::watch(stored, retention)),
@@ -250,7 +259,7 @@ fn keep_going(parts: &Parts<'_>) -> Vec<AbortHandle> {
         let bound = Bound::new(bound::Parts {
             config,
             metrics: setting.metrics.clone(),
-            client,
+            position: position.clone(),
             quorum: quorum.clone(),
             control: commits.control.clone(),
             files: cache.files.clone(),
@@ -259,7 +268,7 @@ fn keep_going(parts: &Parts<'_>) -> Vec<AbortHandle> {
         });
         tasks.push(tokio::spawn(bound.keep()));
     }
-    tasks.iter().map(JoinHandle::abort_handle).collect()
+    (tasks.iter().map(JoinHandle::abort_handle).collect(), position)
 }
 
 /// Makes the empty directory, the WAL segment with the last record in it, and what the log's end still lacks, in that

@@ -7,7 +7,7 @@
 //!
 //! Not compared: free space maps (advisory), unlogged and temporary relations (never in storage), SLRU areas (no LSNs).
 
-use crate::cached_files::{CachedFile, CachedPage, relation_files, relation_folders};
+use crate::cached_files::{CachedFile, CachedPage, Inventory};
 use crate::difference::{NOTHING, first_difference};
 use crate::evidence::{self, Case};
 use crate::page_client::PageError;
@@ -47,7 +47,7 @@ pub async fn verify(setting: &Setting, session: &Session, progress: &AtomicU64) 
     progress.store(0, Ordering::Relaxed);
     let mut verifier = Verifier { setting, session, progress, found: Verification::default(), suspects: Vec::new() };
     let at = verifier.checkpoint().await?;
-    for folder in relation_folders(&setting.cache_dir())? {
+    for folder in Inventory::of(&setting.cache_dir()).folders()? {
         verifier.folder(&folder, at).await?;
     }
     verifier.look_again().await?;
@@ -64,7 +64,7 @@ impl Verifier<'_> {
 
     async fn folder(&mut self, folder: &Path, at: Lsn) -> Result<(), Error> {
         let dir = self.setting.cache_dir();
-        let files = relation_files(&dir, folder)?;
+        let files = Inventory::of(&dir).segments_in(folder)?;
         let Some((first, _)) = files.first() else { return Ok(()) };
         let sizes = self.sizes(first.tablespace, first.database, at).await?;
         for (rel, segment) in files {

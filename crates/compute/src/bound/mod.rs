@@ -22,14 +22,14 @@ use crate::as_written::PartialPages;
 use crate::fill::Files;
 use crate::fullness::Fullness;
 use crate::metrics::Metrics;
-use crate::page_client::PageClient;
 use crate::quorum::Quorum;
+use crate::storage_position::Position;
 use crate::{Config, Error};
 use observer::{Observer, Safe};
 use quire_cache::ControlMap;
 use std::sync::Arc;
 use std::time::Duration;
-use sweep::{Hand, Inventory, Quota, sweep};
+use sweep::{Contents, Hand, Quota, sweep};
 use tokio::sync::watch;
 
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -47,8 +47,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// Where to count.
     pub metrics: Arc<Metrics>,
-    /// Storage.
-    pub client: PageClient,
+    /// How far storage is.
+    pub position: watch::Receiver<Position>,
     /// Knows what is committed.
     pub quorum: Arc<Quorum>,
     /// The memory shared with PostgreSQL.
@@ -71,8 +71,8 @@ pub struct Bound {
 impl Bound {
     /// For a cold start's empty cache.
     pub fn new(parts: Parts) -> Bound {
-        let Parts { config, metrics, client, quorum, control, files, fullness, partial } = parts;
-        let observer = Observer::new(config.clone(), client, quorum, control);
+        let Parts { config, metrics, position, quorum, control, files, fullness, partial } = parts;
+        let observer = Observer::new(config.clone(), position, quorum, control);
         let (safe, hand) = (observer.safe(), Hand::default());
         Bound { observer, sweeper: Sweeper { config, files, metrics, fullness, partial, safe, hand } }
     }
@@ -131,27 +131,27 @@ impl Sweeper {
     /// How many pages it dropped.
     async fn round(&mut self) -> Result<u64, Error> {
         let files = self.files.clone();
-        let taken = tokio::task::spawn_blocking(move || Inventory::take(files.dir())).await;
-        let inventory = taken.map_err(|_| Error::ShuttingDown)?;
-        self.metrics.cache_holds(inventory.bytes);
-        self.fullness.measured(inventory.bytes, inventory.free_bytes);
+        let taken = tokio::task::spawn_blocking(move || Contents::take(files.dir())).await;
+        let contents = taken.map_err(|_| Error::ShuttingDown)?;
+        self.metrics.cache_holds(contents.bytes);
+        self.fullness.measured(contents.bytes, contents.free_bytes);
         let everything = self.config.drop_everything;
-        if !everything && inventory.bytes <= self.fullness.target() {
+        if !everything && contents.bytes <= self.fullness.target() {
             return Ok(0);
         }
-        self.drop_pages(inventory, self.fullness.target(), everything).await
+        self.drop_pages(contents, self.fullness.target(), everything).await
     }
 
-    async fn drop_pages(&mut self, inventory: Inventory, target: u64, everything: bool) -> Result<u64, Error> {
+    async fn drop_pages(&mut self, contents: Contents, target: u64, everything: bool) -> Result<u64, Error> {
         let page_bytes = quire_types::PAGE_SIZE as u64;
-        let pages = if everything { u64::MAX } else { inventory.bytes.saturating_sub(target) / page_bytes };
+        let pages = if everything { u64::MAX } else { contents.bytes.saturating_sub(target) / page_bytes };
         if pages == 0 {
             return Ok(0);
         }
         let Safe { epoch, readable } = *self.safe.borrow();
         let quota = Quota { pages, safe_epoch: epoch, readable, everything };
         let (files, partial, mut hand) = (self.files.clone(), self.partial.clone(), self.hand);
-        let work = move || (sweep(&files, &partial, &inventory, &mut hand, quota), hand);
+        let work = move || (sweep(&files, &partial, &contents, &mut hand, quota), hand);
         let swept = tokio::task::spawn_blocking(work).await;
         let (dropped, hand) = swept.map_err(|_| Error::ShuttingDown)?;
         self.hand = hand;

@@ -1,8 +1,8 @@
 //! Sees who runs in PostgreSQL and how far storage is, and so what may leave the cache.
 
 use super::horizon::{Horizon, Running};
-use crate::page_client::PageClient;
 use crate::quorum::Quorum;
+use crate::storage_position::Position;
 use crate::{Config, Error, postgres};
 use quire_cache::ControlMap;
 use quire_types::Lsn;
@@ -38,7 +38,7 @@ pub struct Safe {
 #[derive(Debug)]
 pub struct Observer {
     config: Arc<Config>,
-    client: PageClient,
+    position: watch::Receiver<Position>,
     quorum: Arc<Quorum>,
     control: Arc<ControlMap>,
     sql: Option<Client>,
@@ -50,11 +50,16 @@ pub struct Observer {
 
 impl Observer {
     /// For a session that has written nothing yet.
-    pub fn new(config: Arc<Config>, client: PageClient, quorum: Arc<Quorum>, control: Arc<ControlMap>) -> Observer {
+    pub fn new(
+        config: Arc<Config>,
+        position: watch::Receiver<Position>,
+        quorum: Arc<Quorum>,
+        control: Arc<ControlMap>,
+    ) -> Observer {
         let (horizon, readable) = (Horizon::new(), control.start_lsn());
         Observer {
             config,
-            client,
+            position,
             quorum,
             control,
             sql: None,
@@ -88,7 +93,7 @@ impl Observer {
 
     /// Learns who runs, and how far storage is.
     async fn look(&mut self) -> Result<(), Error> {
-        let (ingested, _) = self.client.position(PATIENCE).await?;
+        let ingested = self.position.borrow().ingested;
         self.readable = self.readable.max(ingested.min(self.quorum.committed_lsn()));
         let looked = tokio::time::timeout(PATIENCE, self.look_at_server()).await;
         looked.map_err(|_| Error::ServerSilent)??;

@@ -6,7 +6,7 @@
 
 use crate::as_written::PartialPages;
 use crate::cache_dir::CacheDir;
-use crate::cached_files::{is_unlogged, names, relation_folders};
+use crate::cached_files::{Inventory, Listed, is_unlogged};
 use crate::fill::{CacheFile, Files, key_of};
 use nix::sys::statvfs::statvfs;
 use quire_cache::FileId;
@@ -17,7 +17,6 @@ use quire_wal::page;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
 
 /// Blocks between two looks at whether enough is gone; a multiple of sixteen.
 const STRIDE_BLOCKS: u32 = 1024;
@@ -28,7 +27,7 @@ const UNIT_BYTES: u64 = 512;
 
 /// What is in the cache.
 #[derive(Debug, Default)]
-pub struct Inventory {
+pub struct Contents {
     /// Bytes that relation files take on the disk, of all kinds.
     pub bytes: u64,
     /// Bytes that are free on that disk for PostgreSQL's user.
@@ -37,30 +36,26 @@ pub struct Inventory {
     files: Vec<FileId>,
 }
 
-impl Inventory {
+impl Contents {
     /// Looks at all relation files.
-    pub fn take(dir: &CacheDir) -> Inventory {
-        let mut inventory = Inventory::default();
-        let folders = relation_folders(dir).unwrap_or_default();
-        folders.iter().for_each(|folder| inventory.add_folder(dir, folder));
-        inventory.files.sort_unstable();
+    pub fn take(dir: &CacheDir) -> Contents {
+        let mut contents = Contents::default();
+        Inventory::of(dir).files().for_each(|file| contents.add(dir, &file));
+        contents.files.sort_unstable();
         // One that cannot be asked limits nothing.
-        inventory.free_bytes =
+        contents.free_bytes =
             statvfs(&dir.pgdata()).map_or(u64::MAX, |disk| disk.blocks_available() * disk.fragment_size());
-        inventory
+        contents
     }
 
-    fn add_folder(&mut self, dir: &CacheDir, folder: &Path) {
-        for name in names(&dir.data_file(folder)).unwrap_or_default() {
-            let relative = folder.join(name);
-            let bytes = std::fs::metadata(dir.data_file(&relative)).map_or(0, |status| status.blocks() * UNIT_BYTES);
-            self.bytes += bytes;
-            let Some((rel, segment)) = dir.relation_of(&relative) else { continue };
-            match rel.fork {
-                Fork::FreeSpaceMap => {}
-                _ if bytes > 0 => self.files.push(FileId::Relation { rel, segment }),
-                _ => {}
+    fn add(&mut self, dir: &CacheDir, file: &Listed) {
+        let bytes = std::fs::metadata(dir.data_file(&file.path)).map_or(0, |status| status.blocks() * UNIT_BYTES);
+        self.bytes += bytes;
+        match file.segment {
+            Some((rel, segment)) if rel.fork != Fork::FreeSpaceMap && bytes > 0 => {
+                self.files.push(FileId::Relation { rel, segment });
             }
+            _ => {}
         }
     }
 }
@@ -85,14 +80,14 @@ pub struct Hand {
 }
 
 /// Drops pages until the quota is met or nothing more may go; how many went.
-pub fn sweep(files: &Files, partial: &PartialPages, inventory: &Inventory, hand: &mut Hand, quota: Quota) -> u64 {
+pub fn sweep(files: &Files, partial: &PartialPages, contents: &Contents, hand: &mut Hand, quota: Quota) -> u64 {
     let rounds = if quota.everything { 1 } else { ROUNDS_MAX };
     let mut dropped = 0;
     let begin = match hand.at {
-        Some((file, _)) => inventory.files.partition_point(|other| *other < file),
+        Some((file, _)) => contents.files.partition_point(|other| *other < file),
         None => 0,
     };
-    let order = inventory.files[begin..].iter().chain(&inventory.files[..begin]);
+    let order = contents.files[begin..].iter().chain(&contents.files[..begin]);
     for id in (0..rounds).flat_map(|_| order.clone()) {
         if dropped >= quota.pages {
             break;

@@ -8,7 +8,7 @@
 use super::{KeptFiles, PATIENCE};
 use crate::Error;
 use crate::cache_dir::CacheDir;
-use crate::cached_files::{names, relation_folders};
+use crate::cached_files::Inventory;
 use crate::page_client::PageError;
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
@@ -142,7 +142,7 @@ impl FreeSpaceMaps {
 
     /// Sends the maps that changed since the last time, and has those forgotten whose files are gone.
     pub async fn send_changed(&self) {
-        let folders = relation_folders(&self.dir).unwrap_or_default();
+        let folders = Inventory::of(&self.dir).folders().unwrap_or_default();
         for folder in folders {
             let (dir, known) = (self.dir.clone(), self.sent().clone());
             let looked = tokio::task::spawn_blocking(move || changed_in(&dir, &folder, &known)).await;
@@ -188,10 +188,9 @@ fn usable(value: &Bytes, blocks: u32) -> Option<Bytes> {
 
 /// The maps in a folder that are not as they were sent, or put back. Unlogged relations begin anew anyway.
 fn changed_in(dir: &CacheDir, folder: &Path, sent: &HashMap<RelTag, Stamp>) -> Vec<Changed> {
-    let found = names(&dir.data_file(folder)).unwrap_or_default();
-    let rel_of = |name| match dir.relation_of(&folder.join(name))? {
-        (rel, 0) if rel.fork == Fork::FreeSpaceMap => Some(rel.with_fork(Fork::Main)),
-        _ => None,
+    let found = Inventory::of(dir).segments_in(folder).unwrap_or_default();
+    let rel_of = |(rel, segment): (RelTag, u32)| {
+        (rel.fork == Fork::FreeSpaceMap && segment == 0).then(|| rel.with_fork(Fork::Main))
     };
     let logged = |rel: &RelTag| !dir.relation_file(rel.with_fork(Fork::Init), 0).exists();
     found.into_iter().filter_map(rel_of).filter(logged).filter_map(|rel| changed_map(dir, rel, sent)).collect()

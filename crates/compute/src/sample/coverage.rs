@@ -7,7 +7,7 @@
 
 use super::Sampler;
 use super::compare::{Comparison, Finding, Scope};
-use super::inventory::Segment;
+use super::weights::Segment;
 use crate::Error;
 use crate::cache_dir::CacheDir;
 use crate::cached_files::{CachedFile, CachedPage};
@@ -95,9 +95,9 @@ impl Sampler {
             return Ok(());
         }
         if self.sweep.is_over() {
-            self.sweep = Sweep { files: self.inventory(&session).await?.segments(), ..Sweep::default() };
+            self.sweep = Sweep { files: self.weights(&session).await?.segments(), ..Sweep::default() };
         }
-        let scope = super::scope(&session).await?;
+        let scope = super::scope(&session);
         for Wanted { page, kind, lsn } in self.turn(&session, scope).await? {
             // There may have been enough of them since they were looked at.
             if !self.handle.covered().wants(session.server, kind, (page.key(), lsn)) {

@@ -5,7 +5,7 @@
 //! storage's page as of L must equal it under the masks.
 //!
 //! ```text
-//! a few times a second: draw pages from the cache ([`inventory`]) -> compare ([`compare`]) -> equal: counted
+//! a few times a second: draw pages from the cache ([`weights`]) -> compare ([`compare`]) -> equal: counted
 //!     differs -> compared again, both copies read anew, several times -> differs every time: confirmed
 //!     confirmed -> counted, logged, put aside with its chain ([`crate::evidence`]); its relation goes under guard
 //!         ([`crate::guard`])
@@ -23,7 +23,7 @@
 
 mod compare;
 mod coverage;
-mod inventory;
+mod weights;
 
 use crate::cached_files::CachedPage;
 use crate::evidence::{self, Case};
@@ -32,13 +32,13 @@ use crate::session::Session;
 use crate::{Error, conf, postgres};
 use compare::{Comparison, DifferingPage, Finding, Scope};
 use coverage::Sweep;
-use inventory::{Inventory, draw};
 use quire_types::{Key, Lsn, RelTag};
 use quire_wal::page;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::MissedTickBehavior;
+use weights::{Weights, draw};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a list of the cache's files is used.
@@ -60,7 +60,7 @@ pub async fn run(handle: Handle, rate: u32) {
     let mut tick = tokio::time::interval(pause);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut sampler =
-        Sampler { handle, inventory: None, known: HashSet::new(), switches_left: 0, sweep: Sweep::default() };
+        Sampler { handle, weights: None, known: HashSet::new(), switches_left: 0, sweep: Sweep::default() };
     loop {
         quire_crash::plant("compute.sample");
         tick.tick().await;
@@ -82,7 +82,7 @@ fn pace(rate: u32) -> Option<(usize, Duration)> {
 struct Sampler {
     handle: Handle,
     /// The files, whose they are, and when they were listed.
-    inventory: Option<(Arc<Inventory>, Arc<Session>, Instant)>,
+    weights: Option<(Arc<Weights>, Arc<Session>, Instant)>,
     known: HashSet<(Key, Lsn)>,
     switches_left: u32,
     sweep: Sweep,
@@ -91,7 +91,7 @@ struct Sampler {
 impl Sampler {
     async fn round(&mut self, pages: usize) -> Result<(), Error> {
         let Some((session, _)) = self.handle.running() else {
-            self.inventory = None;
+            self.weights = None;
             return Ok(());
         };
         self.turn_pushdown_off().await;
@@ -99,7 +99,7 @@ impl Sampler {
             tracing::error!("several relations differ from storage's, or it takes too long to keep their pages");
             self.give_pushdown_up().await;
         }
-        let scope = scope(&session).await?;
+        let scope = scope(&session);
         for page in self.draw(&session, scope, pages).await? {
             match Comparison::new(&session, scope).of(&page).await? {
                 Finding::Incomparable => {}
@@ -114,25 +114,25 @@ impl Sampler {
     }
 
     async fn draw(&mut self, session: &Arc<Session>, scope: Scope, pages: usize) -> Result<Vec<CachedPage>, Error> {
-        let inventory = self.inventory(session).await?;
+        let weights = self.weights(session).await?;
         let dir = self.handle.setting().cache_dir();
-        let drawing = move || draw(&dir, &inventory, scope, pages, &mut |below| rand::random::<u64>() % below.max(1));
+        let drawing = move || draw(&dir, &weights, scope, pages, &mut |below| rand::random::<u64>() % below.max(1));
         tokio::task::spawn_blocking(drawing).await.map_err(|_| Error::ShuttingDown)
     }
 
     /// The cache's files, as they were a moment ago.
-    async fn inventory(&mut self, session: &Arc<Session>) -> Result<Arc<Inventory>, Error> {
+    async fn weights(&mut self, session: &Arc<Session>) -> Result<Arc<Weights>, Error> {
         let is_usable = |(_, whose, since): &(_, Arc<Session>, Instant)| {
             Arc::ptr_eq(whose, session) && since.elapsed() < INVENTORY_LIFETIME
         };
-        if let Some((inventory, ..)) = self.inventory.as_ref().filter(|entry| is_usable(entry)) {
-            return Ok(inventory.clone());
+        if let Some((weights, ..)) = self.weights.as_ref().filter(|entry| is_usable(entry)) {
+            return Ok(weights.clone());
         }
         let dir = self.handle.setting().cache_dir();
-        let listed = tokio::task::spawn_blocking(move || Inventory::take(&dir)).await;
-        let inventory = Arc::new(listed.map_err(|_| Error::ShuttingDown)?);
-        self.inventory = Some((inventory.clone(), session.clone(), Instant::now()));
-        Ok(inventory)
+        let listed = tokio::task::spawn_blocking(move || Weights::take(&dir)).await;
+        let weights = Arc::new(listed.map_err(|_| Error::ShuttingDown)?);
+        self.weights = Some((weights.clone(), session.clone(), Instant::now()));
+        Ok(weights)
     }
 
     /// A page differs. It may have been read while it was being written, or be about to go away; what still differs
@@ -144,7 +144,7 @@ impl Sampler {
         let mut last = None;
         for attempt in 0..ATTEMPTS {
             tokio::time::sleep(ATTEMPT_DELAY * (1 << attempt)).await;
-            match Comparison::new(session, scope(session).await?).of(page).await? {
+            match Comparison::new(session, scope(session)).of(page).await? {
                 Finding::Differs(mismatch) => last = Some(mismatch),
                 Finding::Equal | Finding::Incomparable => return Ok(()),
             }
@@ -214,9 +214,9 @@ fn identity(page: &CachedPage, mismatch: &DifferingPage) -> (Key, Lsn) {
 }
 
 /// Which LSNs can be compared now.
-async fn scope(session: &Session) -> Result<Scope, Error> {
-    let (ingested, _) = session.client.position(PATIENCE).await?;
-    Ok(Scope { after: session.start, upto: ingested.min(session.committed()) })
+fn scope(session: &Session) -> Scope {
+    let ingested = session.position.borrow().ingested;
+    Scope { after: session.start, upto: ingested.min(session.committed()) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 
 use crate::Error;
 use crate::cache_dir::CacheDir;
-use crate::cached_files::{relation_files, relation_folders};
+use crate::cached_files::Inventory;
 use quire_cache::protocol::{BlockState, Blocks};
 use quire_cache::{FileId, Meta};
 use quire_files::{Durability, publish};
@@ -61,13 +61,9 @@ impl HotPages {
     /// first when there are more than `blocks_max` blocks: catalogs and indexes before large tables.
     pub fn look(dir: &CacheDir, blocks_max: u64) -> HotPages {
         let mut found = Vec::new();
-        for folder in relation_folders(dir).unwrap_or_default() {
-            for (rel, segment) in relation_files(dir, &folder).unwrap_or_default() {
-                if rel.fork != Fork::FreeSpaceMap {
-                    let id = FileId::Relation { rel, segment };
-                    found.push((id, ranges_in_use(dir, id)));
-                }
-            }
+        for (rel, segment) in Inventory::of(dir).segments().filter(|(rel, _)| rel.fork != Fork::FreeSpaceMap) {
+            let id = FileId::Relation { rel, segment };
+            found.push((id, ranges_in_use(dir, id)));
         }
         HotPages::first_of(found, blocks_max)
     }

@@ -7,7 +7,7 @@
 
 use super::compare::Scope;
 use crate::cache_dir::CacheDir;
-use crate::cached_files::{CachedFile, CachedPage, relation_files, relation_folders};
+use crate::cached_files::{CachedFile, CachedPage, Inventory};
 use quire_types::{Fork, RelTag};
 use quire_wal::page;
 use std::collections::HashSet;
@@ -19,26 +19,24 @@ const TRIES: usize = 8;
 /// A segment file.
 pub(super) type Segment = (RelTag, u32);
 
-/// Files from which pages can be drawn.
+/// Files from which pages can be drawn, weighed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Inventory {
+pub(super) struct Weights {
     /// Each file with the sum of the weights up to and including its own.
     files: Vec<(Segment, u64)>,
 }
 
-impl Inventory {
+impl Weights {
     /// Looks at all relation files; a folder that goes away meanwhile has none.
-    pub fn take(dir: &CacheDir) -> Inventory {
-        let folders = relation_folders(dir).unwrap_or_default();
-        let segments = folders.iter().flat_map(|folder| relation_files(dir, folder).unwrap_or_default());
+    pub fn take(dir: &CacheDir) -> Weights {
         let weigh = |(rel, segment)| {
             ((rel, segment), std::fs::metadata(dir.relation_file(rel, segment)).map_or(0, |status| status.blocks()))
         };
-        Inventory::of(segments.map(weigh).collect())
+        Weights::of(Inventory::of(dir).segments().map(weigh).collect())
     }
 
     /// Of these files with their weights, those that storage has and whose pages are as old as their LSNs say.
-    fn of(files: Vec<(Segment, u64)>) -> Inventory {
+    fn of(files: Vec<(Segment, u64)>) -> Weights {
         let unlogged: HashSet<RelTag> = files
             .iter()
             .filter(|((rel, _), _)| rel.fork == Fork::Init)
@@ -55,7 +53,7 @@ impl Inventory {
             sum += weight;
             (segment, sum)
         };
-        Inventory { files: sampled.map(add).collect() }
+        Weights { files: sampled.map(add).collect() }
     }
 
     /// The files.
@@ -77,22 +75,17 @@ impl Inventory {
 /// Draws up to `wanted` pages whose LSNs are within `scope`. `random` gives a number below its argument.
 pub(super) fn draw(
     dir: &CacheDir,
-    inventory: &Inventory,
+    weights: &Weights,
     scope: Scope,
     wanted: usize,
     random: &mut dyn FnMut(u64) -> u64,
 ) -> Vec<CachedPage> {
-    let mut one = || (0..TRIES).find_map(|_| try_one(dir, inventory, scope, random));
+    let mut one = || (0..TRIES).find_map(|_| try_one(dir, weights, scope, random));
     (0..wanted).filter_map(|_| one()).collect()
 }
 
-fn try_one(
-    dir: &CacheDir,
-    inventory: &Inventory,
-    scope: Scope,
-    random: &mut dyn FnMut(u64) -> u64,
-) -> Option<CachedPage> {
-    let (rel, segment) = inventory.file_at(random(inventory.total()))?;
+fn try_one(dir: &CacheDir, weights: &Weights, scope: Scope, random: &mut dyn FnMut(u64) -> u64) -> Option<CachedPage> {
+    let (rel, segment) = weights.file_at(random(weights.total()))?;
     let file = CachedFile::open(dir, rel, segment)?;
     let from = random(file.blocks().into());
     let page = file.page(file.next_present(u32::try_from(from).ok()?)?)?;
@@ -115,7 +108,7 @@ mod tests {
     #[test]
     fn files_are_drawn_by_their_weight_and_only_those_that_can_be_compared() {
         let (small, large) = (segment(1, Fork::Main), segment(4, Fork::Main));
-        let inventory = Inventory::of(vec![
+        let weights = Weights::of(vec![
             (small, 10),
             (segment(1, Fork::VisibilityMap), 8),
             (segment(1, Fork::FreeSpaceMap), 8),
@@ -124,11 +117,11 @@ mod tests {
             (segment(3, Fork::Main), 0),
             (large, 30),
         ]);
-        assert_eq!(inventory.total(), 41);
-        let drawn = [0, 9, 10, 11, 40].map(|position| inventory.file_at(position).expect("below the total"));
+        assert_eq!(weights.total(), 41);
+        let drawn = [0, 9, 10, 11, 40].map(|position| weights.file_at(position).expect("below the total"));
         assert_eq!(drawn, [small, small, segment(2, Fork::Init), large, large]);
-        assert_eq!(inventory.file_at(41), None);
-        assert_eq!(Inventory::default().file_at(0), None);
+        assert_eq!(weights.file_at(41), None);
+        assert_eq!(Weights::default().file_at(0), None);
     }
 
     /// A file with a page for each of these LSNs.
@@ -151,16 +144,16 @@ mod tests {
     fn only_pages_of_this_term_that_storage_has_are_drawn() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = make_file(folder.path(), &[0, 5, 15, 25]);
-        let inventory = Inventory::take(&dir);
+        let weights = Weights::take(&dir);
         let scope = Scope { after: Lsn(10), upto: Lsn(20) };
         let mut number = 0;
         let mut random = |below: u64| {
             number += 1;
             number % below.max(1)
         };
-        let drawn = draw(&dir, &inventory, scope, 3, &mut random);
+        let drawn = draw(&dir, &weights, scope, 3, &mut random);
         assert!(!drawn.is_empty() && drawn.iter().all(|page| page.block == 2), "{drawn:?}");
         let nothing = Scope { after: Lsn(100), upto: Lsn(200) };
-        assert!(draw(&dir, &inventory, nothing, 3, &mut random).is_empty());
+        assert!(draw(&dir, &weights, nothing, 3, &mut random).is_empty());
     }
 }
