@@ -31,7 +31,7 @@ impl Damage {
     }
 }
 
-/// Files below a folder whose names satisfy `wanted`.
+/// Files below a directory whose names satisfy `wanted`.
 pub fn files_below(folder: &Path, wanted: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
     let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     paths

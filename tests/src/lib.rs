@@ -1,4 +1,4 @@
-//! What the end-to-end tests share: a Quire in a folder of its own, driven through the built binary as a user would.
+//! What the end-to-end tests share: a Quire in a directory of its own, driven through the built binary as a user would.
 //!
 //! The binary is `target/release/quire`, or the one that `QUIRE_BIN` names. `QUIRE_LONG=1` makes the loops of the tests
 //! long.

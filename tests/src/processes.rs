@@ -1,4 +1,4 @@
-//! The processes of a folder, found by its path in their command lines and working directories.
+//! The processes of a directory, found by its path in their command lines and working directories.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
@@ -45,7 +45,7 @@ fn is_zombie(pid: i32) -> bool {
 }
 
 /// Whether every thread of the process stands still. A signal to stop is obeyed only when a thread next runs, and until
-/// then the others go on.
+/// then the others continue.
 pub fn is_stopped(pid: i32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     threads.into_iter().all(|thread| state(&thread.path()) == Some('T'))
@@ -64,7 +64,7 @@ pub fn server_user() -> Option<(u32, u32)> {
     geteuid().is_root().then(user).map(|user| (user.uid.as_raw(), user.gid.as_raw()))
 }
 
-/// Makes PostgreSQL the owner of a file or folder.
+/// Makes PostgreSQL the owner of a file or directory.
 pub fn give_to_server(path: &Path) {
     if let Some((user, group)) = server_user() {
         chown(path, Some(user), Some(group)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

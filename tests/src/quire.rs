@@ -1,4 +1,4 @@
-//! A Quire in a folder of its own.
+//! A Quire in a directory of its own.
 
 use crate::ports::PortBlock;
 use crate::processes::{children, is_alive, is_stopped, of_folder, signal_all};
@@ -34,7 +34,7 @@ impl Quire {
         quire
     }
 
-    /// A folder in which nothing was started.
+    /// A directory in which nothing was started.
     pub fn new() -> Quire {
         let folder = tempfile::Builder::new().prefix("quire-").tempdir_in("/tmp").expect("a temporary folder");
         // PostgreSQL's user has to pass through it.
@@ -63,7 +63,7 @@ impl Quire {
         self
     }
 
-    /// Has `--dir` name another folder than `q`.
+    /// Has `--dir` name another directory than `q`.
     #[must_use]
     pub fn in_folder(mut self, name: &str) -> Quire {
         name.clone_into(&mut self.name);

@@ -90,7 +90,7 @@ fn show_differences(suite: &Path, failed: &BTreeSet<String>) {
     }
 }
 
-/// Copies a folder to where the server may read and write: tests have it load from and store into files there.
+/// Copies a directory to where the server may read and write: tests have it load from and store into files there.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap_or_else(|error| panic!("{}: {error}", to.display()));
     give_to_server(to);

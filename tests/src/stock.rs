@@ -1,4 +1,4 @@
-//! A PostgreSQL without Quire, in a folder of its own.
+//! A PostgreSQL without Quire, in a directory of its own.
 
 use crate::processes::{of_folder, postgres_program, signal_all};
 use crate::wait_for;

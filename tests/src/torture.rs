@@ -24,7 +24,7 @@ pub enum Victim {
     Pageserver,
     /// One of the three safekeepers.
     Safekeeper(u8),
-    /// Every process of the folder at once, the supervisor too.
+    /// Every process of the directory at once, the supervisor too.
     Everything,
 }
 

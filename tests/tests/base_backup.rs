@@ -1,4 +1,4 @@
-//! Base backups of what lies in tablespaces, wherever these are.
+//! Base backups of what is in tablespaces, wherever these are.
 
 use quire_tests::processes::give_to_server;
 use quire_tests::{Quire, Stock, amcheck, wait_for};

@@ -1,4 +1,4 @@
-//! Damaged files: an error that names the file, never a wrong page, and everything else goes on.
+//! Damaged files: an error that names the file, never a wrong page, and everything else continues.
 
 use nix::sys::signal::Signal;
 use quire_tests::damage::{Damage, files_below};

@@ -1,4 +1,4 @@
-//! Full disks: an error in the log of whose disk it is, no lost commit, and all goes on once there is room.
+//! Full disks: an error in the log of whose disk it is, no lost commit, and all continues once there is room.
 
 use quire_tests::disk::SmallDisk;
 use quire_tests::{Ledger, Quire, wait_for};
@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 /// Some sixty mebibytes of WAL: more than the segments that a safekeeper has at hand.
 const BULK: &str = "INSERT INTO bulk SELECT n, repeat(md5(n::text), 20) FROM generate_series(1, 70000) n";
 
-/// A Quire of which one folder is a disk of its own; none where that cannot be.
+/// A Quire of which one directory is a disk of its own; none where that cannot be.
 async fn start_with_disk(folder: &str, mebibytes: u32) -> Option<(SmallDisk, Quire, Ledger)> {
     let quire = Quire::new();
     let disk = SmallDisk::mount(&quire.dir().join(folder), mebibytes)?;
@@ -20,7 +20,7 @@ async fn start_with_disk(folder: &str, mebibytes: u32) -> Option<(SmallDisk, Qui
     Some((disk, quire, Ledger::default()))
 }
 
-/// PostgreSQL's user has to pass through the folder, as through one that `quire up` makes.
+/// PostgreSQL's user has to pass through the directory, as through one that `quire up` makes.
 fn open_up(folder: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711)).expect("opened");

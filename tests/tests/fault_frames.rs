@@ -1,4 +1,5 @@
-//! What is no message of ours, on every port: the connection ends, the process goes on, and its memory stays as it was.
+//! What is no message of ours, on every port: the connection ends, the process continues, and its memory stays as it
+//! was.
 
 use quire_tests::{Quire, wait_for};
 use rand::rngs::StdRng;

@@ -152,7 +152,7 @@ fn shim_of_another_build(quire: &Quire) -> Vec<u8> {
     bytes
 }
 
-/// As with a disk that does not answer: who waits goes on waiting, and nothing is lost.
+/// As with a disk that does not answer: who waits continues waiting, and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn agent_that_stands_still_is_waited_for_like_a_disk() {
     let quire = Quire::start();

@@ -1,4 +1,4 @@
-//! A panic anywhere in a role ends its process; the supervisor starts it again, and work goes on. A page whose redo
+//! A panic anywhere in a role ends its process; the supervisor starts it again, and work continues. A page whose redo
 //! panicked twice is not redone again, and keeps nobody from anything else.
 
 use nix::sys::signal::Signal;

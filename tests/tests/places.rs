@@ -14,7 +14,7 @@ fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Everything below a folder.
+/// Everything below a directory.
 fn all_below(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
@@ -83,12 +83,13 @@ fn a_first_start_that_fails_leaves_nothing_and_the_next_one_works() {
     works(&quire);
 }
 
-/// Nobody else may read or list anything, and every file and folder says so itself but for the way to the cache.
+/// Nobody else may read or list anything, and every file and directory says so itself but for the way to the cache.
 fn expect_closed(quire: &Quire) {
     let dir = quire.dir();
     let ways = [dir.clone(), dir.join("compute")];
     for path in all_below(&dir).into_iter().chain([dir.clone()]) {
-        // What PostgreSQL has removed meanwhile, links, sockets and the shim are as they are, behind a closed folder.
+        // What PostgreSQL has removed meanwhile, links, sockets and the shim are as they are, behind a closed
+        // directory.
         let Ok(metadata) = path.symlink_metadata() else { continue };
         let kind = metadata.file_type();
         if !(kind.is_file() || kind.is_dir()) || path.ends_with("libquire_shim.so") {

@@ -60,7 +60,7 @@ async fn settings_copied_from_another_server_do_not_move_postgresql_to_its_files
     assert_eq!(number(&quire.connect().await, "SELECT count(*) FROM acked").await, 1000);
 }
 
-/// A folder of PostgreSQL's programs in which `postgres` can be replaced.
+/// A directory of PostgreSQL's programs in which `postgres` can be replaced.
 fn own_programs(quire: &Quire) -> PathBuf {
     let folder = quire.beside("bin");
     fs::create_dir(&folder).expect("made");
@@ -72,7 +72,7 @@ fn own_programs(quire: &Quire) -> PathBuf {
     folder
 }
 
-/// A Quire that runs PostgreSQL from such a folder, and the folder.
+/// A Quire that runs PostgreSQL from such a directory, and the directory.
 fn start_with_own_programs() -> (Quire, PathBuf) {
     let quire = Quire::new();
     let programs = own_programs(&quire);

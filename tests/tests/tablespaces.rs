@@ -18,7 +18,7 @@ async fn sum(client: &Client, table: &str) -> i64 {
     client.query_one(&format!("{SUM}{table}"), &[]).await.unwrap_or_else(|error| panic!("{table}: {error:?}")).get(0)
 }
 
-/// A folder that belongs to PostgreSQL.
+/// A directory that belongs to PostgreSQL.
 fn location(quire: &Quire) -> PathBuf {
     let path = quire.beside("location");
     fs::create_dir(&path).expect("made");

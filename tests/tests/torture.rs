@@ -62,7 +62,7 @@ async fn torture(quire: &Quire, test: &str) {
     eprintln!("{test}: {blows} blows, {commits} commits acknowledged and kept, {copies} databases copied");
 }
 
-/// What goes on while processes die: pgbench, a bank, a ledger, and databases that are copied.
+/// What continues while processes die: pgbench, a bank, a ledger, and databases that are copied.
 struct Work {
     url: String,
     ledger: Ledger,

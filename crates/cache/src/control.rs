@@ -36,7 +36,7 @@ pub enum AgentState {
     Stopping = 3,
     /// A newer compute was elected: nothing is served any more, a flush is an I/O error.
     Fenced = 4,
-    /// The agent cannot go on in this term; as fenced. The next term has another `control.shm`.
+    /// The agent cannot continue in this term; as fenced. The next term has another `control.shm`.
     Failed = 5,
 }
 

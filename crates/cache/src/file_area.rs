@@ -2,7 +2,7 @@
 
 use quire_types::DataFileName;
 
-/// Files of PostgreSQL's that it flushes and does not log, by where they lie.
+/// Files of PostgreSQL's that it flushes and does not log, by where they are.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u32)]
 pub enum FileArea {
@@ -25,12 +25,12 @@ impl FileArea {
         FileArea::ALL.into_iter().find(|area| *area as u32 == number)
     }
 
-    /// The area in which a file lies, or a folder of such files; by its normalised path below the data directory.
+    /// The area in which a file is, or a directory of such files; by its normalised path below the data directory.
     pub fn of_path(path: &[u8]) -> Option<FileArea> {
         FileArea::of_name(&DataFileName::parse(path)?)
     }
 
-    /// The area of a file, or of a folder of such files.
+    /// The area of a file, or of a directory of such files.
     pub fn of_name(name: &DataFileName<'_>) -> Option<FileArea> {
         match name {
             DataFileName::ReplicationSlot(_) => Some(FileArea::Slots),

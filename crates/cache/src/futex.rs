@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Sleeps until somebody wakes `word`, `timeout` is over, or a signal arrives; returns at once if `word` is not `seen`.
 ///
-/// The caller looks at its condition again in any case. The word lies in a `MAP_SHARED` mapping, hence no `PRIVATE`
+/// The caller looks at its condition again in any case. The word is in a `MAP_SHARED` mapping, hence no `PRIVATE`
 /// flag.
 pub fn wait(word: &AtomicU32, seen: u32, timeout: Duration) {
     let timeout = libc::timespec {

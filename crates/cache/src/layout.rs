@@ -1,4 +1,4 @@
-//! Where things lie in a compute's directory.
+//! Where things are in a compute's directory.
 //!
 //! ```text
 //! <compute>/pgdata/            PostgreSQL's data directory, nothing of Quire's inside
@@ -9,7 +9,7 @@
 //! <compute>/agent.sock         the agent's Unix socket
 //! ```
 //!
-//! All of it must be readable and writable by the user PostgreSQL runs as, and `meta/` with all its folders too.
+//! All of it must be readable and writable by the user PostgreSQL runs as, and `meta/` with all its directories too.
 
 use std::path::{Path, PathBuf};
 
@@ -29,8 +29,8 @@ pub const ASIDE_SUFFIX: &str = ".new";
 /// Name of the directory of tablespaces.
 pub const TABLESPACES: &str = "tablespaces";
 
-/// Name of the folder of the files without which no PostgreSQL starts: whoever opens one of them below [`PGDATA`] with
-/// the shim is given the one in here, and without the shim there is none, or one that says what is wrong.
+/// Name of the directory of the files without which no PostgreSQL starts: whoever opens one of them below [`PGDATA`]
+/// with the shim is given the one in here, and without the shim there is none, or one that says what is wrong.
 pub const WITHHELD: &str = "withheld";
 
 /// What is withheld: the path below the data directory, and the name in [`WITHHELD`].
@@ -77,7 +77,7 @@ impl ComputeDir {
         self.root.join(TABLESPACES)
     }
 
-    /// The folder of the files that only processes with the shim find.
+    /// The directory of the files that only processes with the shim find.
     pub fn withheld(&self) -> PathBuf {
         self.root.join(WITHHELD)
     }

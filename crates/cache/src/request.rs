@@ -134,7 +134,7 @@ pub enum Request {
         /// 1 to [`FILL_BLOCKS_MAX`].
         count: u32,
     },
-    /// A reader has come to a mark of read-ahead: whatever lies behind is wanted next. There is no answer.
+    /// A reader has come to a mark of read-ahead: whatever is behind is wanted next. There is no answer.
     Reached {
         /// The file.
         file: FileId,

@@ -49,7 +49,7 @@ async fn import_new_cluster(config: &Config, client: &PageClient) -> Result<Lsn,
     Ok(start)
 }
 
-/// Makes a cluster in a folder of its own. Data checksums are off: storage has its own.
+/// Makes a cluster in a directory of its own. Data checksums are off: storage has its own.
 fn initdb(config: &Config) -> Result<PathBuf, Error> {
     let owner = Owner::detect(config)?;
     owner.check_reachable(&config.dir)?;

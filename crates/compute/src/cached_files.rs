@@ -1,4 +1,4 @@
-//! Pages that lie in the files of the cache, and where those files are.
+//! Pages that are in the files of the cache, and where those files are.
 
 use crate::Error;
 use crate::cache_dir::CacheDir;
@@ -138,7 +138,7 @@ impl<'a> Inventory<'a> {
     }
 }
 
-/// Names in a folder; none if the folder is not there (any more) or is no folder.
+/// Names in a directory; none if the directory is not there (any more) or is no directory.
 pub(crate) fn names(folder: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -37,7 +37,7 @@ effective_io_concurrency = 128
 maintenance_io_concurrency = 128
 ";
 
-/// What lies in the data directory itself, for base backups: defaults, and the same authentication as here.
+/// What is in the data directory itself, for base backups: defaults, and the same authentication as here.
 pub const PLAIN_FILES: [(&str, &str); 3] = [
     ("postgresql.conf", "# A compute's settings lie elsewhere; this file is for base backups.\n"),
     ("pg_hba.conf", HBA),

@@ -1,4 +1,4 @@
-//! Why a compute cannot go on.
+//! Why a compute cannot continue.
 
 use crate::page_client::PageError;
 use crate::quorum::CommitPathError;

@@ -4,7 +4,7 @@
 //! relation goes under guard: each of its pages that is in the cache, and each that is written from now on, is marked
 //! as one that WAL does not describe ([`crate::as_written`]), so it does not leave the cache, and no flush returns,
 //! before storage has it as it is. Storage gives nothing of the relation that it would have to make by redo of later
-//! records: an error is better than a wrong page. Everything else goes on as it was, with full-page writes off.
+//! records: an error is better than a wrong page. Everything else continues as it was, with full-page writes off.
 //!
 //! The guard is a small file in storage, so that it outlives the compute. It ends when the relation is gone, as after
 //! `REINDEX` or `VACUUM FULL`, which write another file.

@@ -248,7 +248,7 @@ fn find_version(data_dir: &Path) -> Result<&'static PostgresVersion, ImportError
     version.ok_or_else(|| ImportError::Version { found: found.to_owned(), supported: SUPPORTED })
 }
 
-/// The databases that have a folder in `folder`.
+/// The databases that have a directory in `folder`.
 fn database_steps(data_dir: &Path, folder: &str, version: &PostgresVersion) -> Result<Vec<Step>, ImportError> {
     let mut steps = Vec::new();
     for name in names(&data_dir.join(folder))? {

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The folders that `initdb` makes, those of storage's own data included.
+/// The directories that `initdb` makes, those of storage's own data included.
 const FOLDERS: [&str; 22] = [
     "base",
     "global",
@@ -44,7 +44,7 @@ const FOLDERS: [&str; 22] = [
     "pg_xact",
 ];
 
-/// Folders below `meta/`, beside those of databases, which come when they are first touched.
+/// Directories below `meta/`, beside those of databases, which come when they are first touched.
 const META_FOLDERS: [&str; 8] = [
     "base",
     "global",
@@ -175,7 +175,7 @@ fn write_entries(
             let path = pgdata.join(path);
             place::file(&path, value, owner)?;
             // Where a database has its relation map, and only there, it has its version. In other tablespaces it has a
-            // folder of relations and nothing else, or the tablespace could not be dropped.
+            // directory of relations and nothing else, or the tablespace could not be dropped.
             path.parent().map_or(Ok(()), |folder| write_version_of(*key, folder, version, owner))?;
         }
     }

@@ -1,4 +1,4 @@
-//! Making files and folders that belong to PostgreSQL's user.
+//! Making files and directories that belong to PostgreSQL's user.
 
 use crate::Error;
 use crate::owner::Owner;
@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Makes a folder that only PostgreSQL's user may enter; one that is there is given to that user.
+/// Makes a directory that only PostgreSQL's user may enter; one that is there is given to that user.
 pub fn folder(path: &Path, owner: Owner) -> Result<(), Error> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Error::file("create", path)(error)),
@@ -15,13 +15,13 @@ pub fn folder(path: &Path, owner: Owner) -> Result<(), Error> {
     }
 }
 
-/// Makes a folder that only PostgreSQL's user may enter, or closes one that is there to all others.
+/// Makes a directory that only PostgreSQL's user may enter, or closes one that is there to all others.
 pub fn closed_folder(path: &Path, owner: Owner) -> Result<(), Error> {
     folder(path, owner)?;
     fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(Error::file("close to others", path))
 }
 
-/// Makes the files in a folder PostgreSQL's user's, and closes them to all others. A link is left as it is:
+/// Makes the files in a directory PostgreSQL's user's, and closes them to all others. A link is left as it is:
 /// PostgreSQL's user may have made it, and what it leads to may be somebody else's.
 pub fn close_files(folder: &Path, owner: Owner) -> Result<(), Error> {
     for entry in fs::read_dir(folder).map_err(Error::file("list", folder))? {
@@ -43,7 +43,7 @@ fn close_file(path: &Path, owner: Owner) -> io::Result<()> {
     owner.give_open(&file)
 }
 
-/// Makes a folder and those above it that are missing, below `root`, which is there.
+/// Makes a directory and those above it that are missing, below `root`, which is there.
 pub fn folders_below(root: &Path, relative: &Path, owner: Owner) -> Result<(), Error> {
     let mut path = root.to_owned();
     for component in relative.components() {

@@ -156,7 +156,7 @@ impl Postgres {
 }
 
 impl Drop for Postgres {
-    /// A postmaster that nobody watches any more must not go on.
+    /// A postmaster that nobody watches any more must not continue.
     fn drop(&mut self) {
         self.signal(Signal::SIGKILL);
     }
@@ -241,7 +241,7 @@ pub fn check_shim(config: &Config, owner: Owner, shim: &Path) -> Result<(), Erro
     outcome
 }
 
-/// A shim of this build accepts `control`, and none accepts a folder without it.
+/// A shim of this build accepts `control`, and none accepts a directory without it.
 fn check_in(config: &Config, owner: Owner, shim: &Path, folder: &Path, control: &Path) -> Result<(), Error> {
     let refused = |output: &Output, said: String| Error::Program {
         program: format!("postgres with {}", shim.display()),

@@ -64,7 +64,7 @@ pub struct Session {
     pub warm_up: Arc<WarmUp>,
     /// Where fills are served.
     pub fills: FillThread,
-    /// What goes on until the session ends.
+    /// What continues until the session ends.
     pub tasks: Vec<AbortHandle>,
 }
 

@@ -12,7 +12,7 @@
 //! control.shm, agent.sock
 //! ```
 //!
-//! What it costs does not depend on the size of the database. Here everything is made and put together; what goes on
+//! What it costs does not depend on the size of the database. Here everything is made and put together; what continues
 //! afterwards is in [`Session`].
 
 use crate::as_written::{self, AsWritten, PartialPages};
@@ -235,7 +235,7 @@ fn fill_server(parts: &Parts<'_>) -> Arc<FillServer> {
     })
 }
 
-/// Starts what goes on until the session ends; one of it tells how far storage is.
+/// Starts what runs until the session ends; one of it tells how far storage is.
 fn keep_going(parts: &Parts<'_>) -> (Vec<AbortHandle>, watch::Receiver<Position>) {
     let Parts { setting, quorum, log, laid_out, commits, cache } = *parts;
     let config = setting.config.clone();
@@ -281,7 +281,7 @@ async fn prepare_directory(
     auto_conf: Option<Vec<u8>>,
 ) -> Result<(), Error> {
     let (quorum, won) = (quorum.clone(), *won);
-    // What is appended may go on in another segment than it begins in, which is needed as a whole.
+    // What is appended may continue in another segment than it begins in, which is needed as a whole.
     let (first, wal) = (end.last.record.min(won.end_of_log), end.wal.clone());
     let prepare = move |setting: &Setting| {
         let Setting { config, owner, .. } = setting;
@@ -295,7 +295,7 @@ async fn prepare_directory(
     blocking(setting, prepare).await
 }
 
-/// Gets the segment that `first` lies in, up to the end of the log, from the safekeeper that has it.
+/// Gets the segment that `first` is in, up to the end of the log, from the safekeeper that has it.
 fn fetch_last_segment(quorum: &Quorum, won: &Won, first: Lsn, local: &LocalWal, owner: Owner) -> Result<(), Error> {
     let segment_bytes = local.segment_bytes();
     let begin = Lsn(first.segment_number(segment_bytes) * segment_bytes);

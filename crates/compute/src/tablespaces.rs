@@ -42,9 +42,10 @@ pub fn discard(pgdata: &Path, own: &Path, version: &PostgresVersion) {
             continue;
         }
         let candidates = (0u64..).map(|number| location.join(format!("{DISCARDED_PREFIX}{number}")));
-        let aside = candidates.into_iter().find(|path| !path.exists()).expect("there are more numbers than folders");
+        let aside =
+            candidates.into_iter().find(|path| !path.exists()).expect("there are more numbers than directories");
         if let Err(error) = fs::rename(&ours, aside) {
-            tracing::warn!(path = %ours.display(), %error, "cannot move a tablespace's folder away");
+            tracing::warn!(path = %ours.display(), %error, "cannot move a tablespace's directory away");
         }
     }
 }
@@ -65,7 +66,7 @@ fn is_below(link: &Path, directory: &Path) -> bool {
     fs::read_link(link).is_ok_and(|target| target.starts_with(directory))
 }
 
-/// What PostgreSQL made belongs to its user. A link to somebody else's folder is none of PostgreSQL's, and the agent
+/// What PostgreSQL made belongs to its user. A link to somebody else's directory is none of PostgreSQL's, and the agent
 /// may be root.
 fn is_folder_of_same_owner(path: &Path, pgdata: &Path) -> bool {
     match (fs::symlink_metadata(path), fs::metadata(pgdata)) {

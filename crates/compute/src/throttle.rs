@@ -202,7 +202,7 @@ mod tests {
         fullness.measured(250, 0);
         assert!(throttle.is_lowered());
         assert_eq!(throttle.throttled(true).map(|held| (held.holds, held.limit_bytes)), Some((true, 4 * mib)));
-        // The cache stays as full as it is, and commits go on nevertheless once what was shipped is ingested.
+        // The cache stays as full as it is, and commits continue nevertheless once what was shipped is ingested.
         throttle.ingested(Lsn(7 * mib));
         throttle.wait(Lsn(9 * mib), || false);
         assert_eq!(throttle.throttled(true), None);

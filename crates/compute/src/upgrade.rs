@@ -1,6 +1,6 @@
 //! Whether the PostgreSQL that runs is the one that is installed.
 //!
-//! A package manager replaces the programs under a running server, which goes on with what it has loaded until it is
+//! A package manager replaces the programs under a running server, which continues with what it has loaded until it is
 //! restarted. The agent is not told, so it looks at the file from time to time, and asks for its version when it is
 //! another file.
 

@@ -1,7 +1,7 @@
 //! Files of a user's in the data directory.
 //!
 //! A setting such as `ssl_cert_file = 'server.crt'` names a file in there, so that is where people put it. A cold start
-//! begins with an empty directory: what lies at its top and is none of PostgreSQL's own goes along, as long as there
+//! begins with an empty directory: what is at its top and is none of PostgreSQL's own goes along, as long as there
 //! was a directory. Storage does not have it.
 
 use crate::owner::Owner;
@@ -85,7 +85,7 @@ fn is_postgresqls(name: &str) -> bool {
     POSTGRESQL.iter().any(|begin| name.starts_with(begin))
 }
 
-/// None of what is no plain file: a folder, or a link, which may lead to what PostgreSQL's user could not read.
+/// None of what is no plain file: a directory, or a link, which may lead to what PostgreSQL's user could not read.
 fn content(path: &Path) -> io::Result<Option<Vec<u8>>> {
     if !path.symlink_metadata()?.is_file() {
         return Ok(None);

@@ -193,7 +193,7 @@ impl Writer {
         self.until(|status| status.safekeepers.iter().all(has_all)).await;
     }
 
-    /// Waits until the compute knows that it cannot go on; those who wait for a flush may hear of it first.
+    /// Waits until the compute knows that it cannot continue; those who wait for a flush may hear of it first.
     async fn has_failed(&self) {
         within(self.quorum.view().wait_for(|view| matches!(view.ended, Some(SessionEnd::CommitPath(_)))))
             .await

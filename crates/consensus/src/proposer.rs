@@ -116,7 +116,7 @@ impl Proposer {
         matches!(self.role, Role::Deposed)
     }
 
-    /// Where the next [`Proposer::extend`] goes on, while elected.
+    /// Where the next [`Proposer::extend`] continues, while elected.
     pub fn end_of_log(&self) -> Option<Lsn> {
         self.leadership().map(|leadership| leadership.end)
     }

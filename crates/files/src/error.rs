@@ -11,7 +11,7 @@ pub enum PublishError {
     Unchanged {
         /// What was tried, such as `write`.
         action: &'static str,
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,

@@ -46,8 +46,8 @@ pub(crate) fn pause() {
     std::thread::sleep(std::time::Duration::from_millis(pause_ms));
 }
 
-/// From now on the sync of a folder begins only after so many milliseconds, on all threads, so that a test can look at
-/// the disk before.
+/// From now on the sync of a directory begins only after so many milliseconds, on all threads, so that a test can look
+/// at the disk before.
 #[cfg(any(test, feature = "faults"))]
 pub fn delay_folder_syncs(pause_ms: u64) {
     PAUSE_MS.store(pause_ms, std::sync::atomic::Ordering::Relaxed);

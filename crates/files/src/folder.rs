@@ -1,4 +1,4 @@
-//! What is done with folders, durably.
+//! What is done with directories, durably.
 
 use crate::error::PublishError;
 use crate::fault;
@@ -9,7 +9,7 @@ use std::path::Path;
 /// Ends the name of a file that is not in place yet.
 pub const ASIDE_SUFFIX: &str = ".tmp";
 
-/// Makes the entry of `path` in its folder durable.
+/// Makes the entry of `path` in its directory durable.
 pub fn sync_folder_of(path: &Path) -> io::Result<()> {
     fault::point().and_then(|()| sync_name_of(path))
 }
@@ -31,7 +31,7 @@ pub fn remove(path: &Path) -> Result<(), PublishError> {
     removed.map_err(PublishError::unsettled("remove", path))
 }
 
-/// Creates a folder with those above it that are missing, durably.
+/// Creates a directory with those above it that are missing, durably.
 pub fn create_folder(path: &Path) -> Result<(), PublishError> {
     if path.is_dir() {
         return Ok(());
@@ -43,7 +43,7 @@ pub fn create_folder(path: &Path) -> Result<(), PublishError> {
     sync_name_of(path).map_err(PublishError::unchanged("sync the folder of", path))
 }
 
-/// Gives a folder, whose content is durable, its name, in place of an empty folder that had the name before.
+/// Gives a directory, whose content is durable, its name, in place of an empty directory that had the name before.
 pub fn publish_folder(aside: &Path, target: &Path) -> Result<(), PublishError> {
     let renamed = fault::point().and_then(|()| fs::rename(aside, target));
     renamed.map_err(PublishError::unsettled("rename", target))?;
@@ -62,7 +62,7 @@ pub fn remove_leftovers(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The folder that `path` lies in, as far as it says.
+/// The directory that `path` is in, as far as it says.
 fn folder_of(path: &Path) -> Option<&Path> {
     path.parent().filter(|folder| !folder.as_os_str().is_empty())
 }

@@ -1,4 +1,4 @@
-//! The one way in which files come into being: written aside, synced, renamed, and the folder synced.
+//! The one way in which files come into being: written aside, synced, renamed, and the directory synced.
 //!
 //! ```
 //! # use quire_files::{Durability, publish};
@@ -16,7 +16,7 @@
 //!   [`Durability::Machine`] that is so after a crash of the machine too, and once publishing has returned, the name
 //!   holds the new file.
 //! - An error says which of the two the name holds ([`PublishError`]): the old one, or that it is not known.
-//! - What a crash leaves behind ends in [`ASIDE_SUFFIX`]. Who owns a folder removes it when he opens the folder.
+//! - What a crash leaves behind ends in [`ASIDE_SUFFIX`]. Who owns a directory removes it when he opens the directory.
 //!
 //! Two who publish under one name at the same time need a name aside each: [`Staged::create_distinct`].
 

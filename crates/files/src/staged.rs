@@ -18,7 +18,7 @@ pub enum Durability {
     /// The end of the process at any moment. For what is made anew after a crash of the machine, which may leave the
     /// name with a part of the file.
     Process,
-    /// A crash of the machine: the file is synced before it gets its name, and the folder after.
+    /// A crash of the machine: the file is synced before it gets its name, and the directory after.
     Machine,
 }
 

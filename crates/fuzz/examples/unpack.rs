@@ -1,4 +1,4 @@
-//! Unpacks every target's seeds into a folder of its own below the one that is named, as libFuzzer wants them.
+//! Unpacks every target's seeds into a directory of its own below the one that is named, as libFuzzer wants them.
 
 use anyhow::{Context, Result};
 use quire_fuzz::TARGETS;

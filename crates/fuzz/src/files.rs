@@ -1,8 +1,8 @@
-//! What lies in files: those of storage, of PostgreSQL's data directory, and those that shim and agent share.
+//! What is in files: those of storage, of PostgreSQL's data directory, and those that shim and agent share.
 //!
 //! The first byte of the input is the number of a [`Format`], the rest is the file. Magic numbers, versions and
 //! checksums are put right, unless the second byte says that the file is taken as it is. What is understood must encode
-//! to what is understood the same. A file that needs to be opened lies in memory.
+//! to what is understood the same. A file that needs to be opened is in memory.
 
 mod layer;
 mod shared;

@@ -65,7 +65,7 @@ fn import(store: &mut Store, settings: u8) {
     store.set(Key::FullPageWrites, FullPageWrites { on: true, since: START }.encode().into());
 }
 
-/// Takes one record in; whether it goes on.
+/// Takes one record in; whether it continues.
 fn step(ingest: &mut Ingest, store: &mut Store, record: &[u8]) -> bool {
     let (start, bytes) = (ingest.position(), chained(repaired(record), ingest.last_record()));
     let Ok(record) = Record::decode(start, start.add(bytes.len() as u64).align_up(), bytes) else { return false };

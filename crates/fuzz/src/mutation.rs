@@ -64,7 +64,7 @@ fn change(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Anywhere, but near the ends more often, because headers and main data lie there.
+/// Anywhere, but near the ends more often, because headers and main data are there.
 fn position(length: usize, random: &mut Random) -> usize {
     let near = random.below(length.min(100) + 1);
     match random.below(3) {

@@ -14,7 +14,7 @@ use quire_wal::{CheckpointState, Record, WalStream, rmgr};
 
 /// Bytes of a WAL segment.
 const SEGMENT_BYTES: u64 = 1 << 20;
-/// Where the record is laid out: in a segment's last page, so that it goes on behind a long header.
+/// Where the record is laid out: in a segment's last page, so that it continues behind a long header.
 const START: Lsn = Lsn(2 * SEGMENT_BYTES - WAL_PAGE_BYTES + 24);
 
 /// Decodes a record.

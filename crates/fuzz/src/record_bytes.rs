@@ -5,7 +5,7 @@ use quire_types::{RelTag, Writer};
 use quire_wal::record::{HEADER_BYTES, RecordHeader, record_crc};
 use quire_wal::{Block, BlockImage, Record};
 
-/// Where `xl_crc` lies.
+/// Where `xl_crc` is.
 const CRC_AT: usize = HEADER_BYTES - 4;
 
 /// A block reference in the making.

@@ -1,10 +1,10 @@
 //! Cutting bytes into records.
 //!
-//! Input: a byte of repairs, a byte that says where the log starts, a byte for the length of the pieces, then
-//! the bytes of the log. What has to be right for the stream to go on at all is put right where the first byte says so:
-//! page headers, the chain of records, CRCs.
+//! Input: a byte of repairs, a byte that says where the log starts, a byte for the length of the pieces, then the bytes
+//! of the log. What has to be right for the stream to continue at all is put right where the first byte says so: page
+//! headers, the chain of records, CRCs.
 //!
-//! Whatever the pieces, the records must be the same, lie one behind the other, and end at the boundary.
+//! Whatever the pieces, the records must be the same, are one behind the other, and end at the boundary.
 
 use crate::input::Input;
 use crate::record;
@@ -113,7 +113,7 @@ impl Repairs {
         }
     }
 
-    /// Where the bytes of the next record lie; none if the log ends first.
+    /// Where the bytes of the next record are; none if the log ends first.
     fn record(self, walk: &mut Walk<'_>) -> Option<Vec<usize>> {
         let mut places = Vec::new();
         let mut total_bytes = 4;

@@ -141,7 +141,7 @@ impl<'a> Batch<'a> {
         self.sizes.known.insert(key, size);
     }
 
-    /// Makes sure that the folder of a relation that comes into being is known. Those of the default tablespace are
+    /// Makes sure that the directory of a relation that comes into being is known. Those of the default tablespace are
     /// made by records of their databases.
     pub(crate) fn note_folder(&mut self, rel: RelTag) -> Result<(), IngestError> {
         let RelTag { tablespace, database, .. } = rel;

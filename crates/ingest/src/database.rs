@@ -26,7 +26,7 @@ fn create(batch: &mut Batch<'_>, directory: DatabaseDirectory) -> Result<(), Ing
     Ok(())
 }
 
-/// Removes a database's folder in one tablespace, and all in it.
+/// Removes a database's directory in one tablespace, and all in it.
 pub(crate) fn remove(batch: &mut Batch<'_>, directory: DatabaseDirectory) -> Result<(), IngestError> {
     for (rel, _) in relations(batch, directory)? {
         batch.remove_sized(Key::RelSize { rel })?;

@@ -52,7 +52,7 @@ pub enum IngestError {
     /// The first change of a new page could not be applied.
     #[error(transparent)]
     Redo(#[from] RedoError),
-    /// A block lies so far behind the relation's end that it cannot be true.
+    /// A block is so far behind the relation's end that it cannot be true.
     #[error("the record at {lsn} extends {rel} from {blocks} blocks to block {block}")]
     Gap {
         /// The relation.
@@ -81,7 +81,7 @@ pub enum IngestError {
         lsn: Lsn,
     },
     /// Records must come in the order of the log.
-    #[error("the record at {lsn} lies before {position}, which is ingested")]
+    #[error("the record at {lsn} is before {position}, which is ingested")]
     OutOfOrder {
         /// Where the record starts.
         lsn: Lsn,

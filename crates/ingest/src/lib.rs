@@ -61,13 +61,13 @@ impl Ingest {
         Ok(Ingest { version, state: IngestState::imported(start, view)?, sizes: Sizes::default() })
     }
 
-    /// Goes on where [`Ingest::state`] was taken.
+    /// Continues where [`Ingest::state`] was taken.
     pub fn restore(version: &'static PostgresVersion, state: &[u8]) -> Result<Ingest, IngestError> {
         let state = IngestState::decode(state).map_err(|source| IngestError::IngestState { source })?;
         Ok(Ingest { version, state, sizes: Sizes::default() })
     }
 
-    /// All that has to be remembered with the LSN of [`Ingest::position`] to go on from there.
+    /// All that has to be remembered with the LSN of [`Ingest::position`] to continue from there.
     pub fn state(&self) -> Bytes {
         self.state.encode()
     }

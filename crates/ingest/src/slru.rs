@@ -43,7 +43,7 @@ pub(crate) fn zero_page(batch: &mut Batch<'_>, slru: Slru, page: u32) -> Result<
     Ok(())
 }
 
-/// Removes the segments that lie wholly before a page (`SimpleLruTruncate`). If that would include the latest page, the
+/// Removes the segments that are wholly before a page (`SimpleLruTruncate`). If that would include the latest page, the
 /// numbers have wrapped around and nothing is removed.
 pub(crate) fn truncate(batch: &mut Batch<'_>, slru: Slru, latest: u32, cutoff: u32) -> Result<(), IngestError> {
     if page_precedes(slru, latest, cutoff) {

@@ -1,8 +1,8 @@
-//! Tablespaces created and dropped, and the folders that databases have in them.
+//! Tablespaces created and dropped, and the directories that databases have in them.
 //!
-//! The log has records of tablespaces, but none of a database's folder in one: PostgreSQL makes that with the first
-//! relation in it. A compute has to know which folders there are, so the first relation makes the folder's key as well
-//! ([`Batch::extend_relation`]).
+//! The log has records of tablespaces, but none of a database's directory in one: PostgreSQL makes that with the first
+//! relation in it. A compute has to know which directories there are, so the first relation makes the directory's key
+//! as well ([`Batch::extend_relation`]).
 
 use crate::changes::Batch;
 use crate::database;
@@ -23,7 +23,7 @@ pub(crate) fn apply(batch: &mut Batch<'_>) -> Result<(), IngestError> {
     }
 }
 
-/// The tablespace is empty, but folders of databases that once had something in it are still there.
+/// The tablespace is empty, but directories of databases that once had something in it are still there.
 fn remove(batch: &mut Batch<'_>, tablespace: u32) -> Result<(), IngestError> {
     let key = |database| Key::Database { tablespace, database };
     for (key, _) in batch.view.live(key(0), key(u32::MAX))? {

@@ -9,7 +9,7 @@ use std::error::Error;
 #[error("storage cannot be read: {0}")]
 pub struct StateError(#[source] pub Box<dyn Error + Send + Sync>);
 
-/// Storage as of the end of what was ingested: every change given out before is seen, whether it lies in memory or in a
+/// Storage as of the end of what was ingested: every change given out before is seen, whether it is in memory or in a
 /// file.
 pub trait StateView {
     /// The value of a key that is not a page; none if the key does not exist now.

@@ -1,6 +1,6 @@
 //! Image accounts: for each page, how much a read would have to replay.
 //!
-//! An account is what lies between a page's newest base (an image, a delta that initialises the page) and its newest
+//! An account is what is between a page's newest base (an image, a delta that initialises the page) and its newest
 //! version. Pages that need no replay have none. The account of a page changes only when a version of the page is taken
 //! in, under the same lock; so the account as of that moment is kept beside the version, travels with it into the layer
 //! file, and the newest layer that has the page has its account too. That is how chains carry over layer boundaries and

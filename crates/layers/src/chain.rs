@@ -3,7 +3,7 @@
 //! Sources are asked from the newest to the oldest, but their LSNs overlap: a worker's image has the LSN of the last
 //! delta it includes, beside which it is kept or in a newer memtable or layer, and a page that PostgreSQL wrote comes
 //! with the LSN of an older record. So a base ends the search only within its source; other sources are still asked for
-//! what lies between the base and the LSN that is read.
+//! what is between the base and the LSN that is read.
 
 use crate::error::{ReadError, ReplayError};
 use crate::value::{Kind, Version};

@@ -90,7 +90,7 @@ pub enum ReadError {
         /// How far ingest is.
         ingested: Lsn,
     },
-    /// Ingest stopped before the LSN, and will not go on.
+    /// Ingest stopped before the LSN, and will not continue.
     #[error("ingest of the branch stopped at {ingested}: {reason}")]
     IngestStopped {
         /// How far ingest is.

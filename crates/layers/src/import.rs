@@ -1,6 +1,6 @@
 //! Filling a branch with the pages and files of a data directory.
 //!
-//! Everything lies at one LSN, where ingest will start. Values are gathered in a memtable and written out as layers as
+//! Everything is at one LSN, where ingest will start. Values are gathered in a memtable and written out as layers as
 //! it grows, in a directory that is called otherwise than a branch's. Once its manifest is published, too, it gets the
 //! branch's name. So what is left of an import that was not finished is known by its name, and a branch's directory
 //! that lacks its manifest is damaged.

@@ -1,7 +1,7 @@
 //! What a branch's shard consists of: which layers, how far they reach, and the branch's settings.
 //!
 //! The manifest is one small file, published anew at every change; what it does not name does not exist. Its generation
-//! counts the publications. Layers lie in *runs*, oldest first: the layers of a run have no key in common, so a read
+//! counts the publications. Layers are in *runs*, oldest first: the layers of a run have no key in common, so a read
 //! visits at most one layer of each run.
 
 use crate::error::StorageError;

@@ -27,7 +27,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The folder in a shard's directory.
+/// The directory in a shard's directory.
 const FOLDER: &str = "files";
 /// Holds the term that fenced the files. Names of small files have a slash, so none is called so.
 const TERM_FILE: &str = "term";

@@ -15,7 +15,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where status and metrics are served.
     pub http: SocketAddr,
-    /// Where the branches' files lie.
+    /// Where the branches' files are.
     pub data_dir: PathBuf,
     /// Where the WAL comes from.
     pub safekeepers: Vec<Endpoint>,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// So often in a row may bytes be fed that are not WAL, before they are believed to be what the log holds.
 const WAL_FAILURES_MAX: u32 = 8;
 
-/// Why ingest stopped. It does not go on before a restart, because going on would give wrong pages.
+/// Why ingest stopped. It does not continue before a restart, because going on would give wrong pages.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     /// The bytes are not WAL, where a record should be that was not taken yet: another source may have better ones.
@@ -92,7 +92,7 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Goes on where the shard is durable, with the log of a server of `version`.
+    /// Continues where the shard is durable, with the log of a server of `version`.
     pub fn open(
         pages: &Arc<ShardPages>,
         version: &'static PostgresVersion,

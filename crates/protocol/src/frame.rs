@@ -34,7 +34,7 @@ pub struct Frame {
     pub payload: Bytes,
 }
 
-/// Why a connection cannot go on.
+/// Why a connection cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The peer closed the connection between two frames.

@@ -173,7 +173,7 @@ pub enum Response {
         /// The bytes.
         wal: Bytes,
     },
-    /// The request cannot be answered; the connection goes on where that makes sense.
+    /// The request cannot be answered; the connection continues where that makes sense.
     Error {
         /// For programs.
         code: ErrorCode,

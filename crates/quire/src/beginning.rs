@@ -1,8 +1,8 @@
 //! What a first `quire up` makes, to be taken away again if it fails.
 //!
-//! A folder without a branch has nothing of use in it, and what a start has left half-made would be in the way of one
-//! that is told something else. What was there before the start is never touched, and the logs stay: they say why it
-//! failed.
+//! A directory without a branch has nothing of use in it, and what a start has left half-made would be in the way of
+//! one that is told something else. What was there before the start is never touched, and the logs stay: they say why
+//! it failed.
 
 use crate::deployment::Deployment;
 use crate::home::Home;
@@ -14,7 +14,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// The folder as it is before a start.
+/// The directory as it is before a start.
 pub struct Beginning {
     is_new: bool,
     before: BTreeSet<OsString>,

@@ -1,4 +1,4 @@
-//! The command line as a whole; each command's own arguments lie with the command.
+//! The command line as a whole; each command's own arguments are with the command.
 
 use crate::bench;
 use crate::commands::{compute, down, page, psql, pushdown, role, status, up, url, verify};
@@ -23,7 +23,7 @@ Examples:
 #[derive(Parser, Debug)]
 #[command(name = "quire", version, after_help = EXAMPLES, propagate_version = true)]
 pub struct Cli {
-    /// The folder that holds everything: data, settings, logs
+    /// The directory that holds everything: data, settings, logs
     #[arg(long, global = true, value_name = "DIR", default_value = "./.quire", overrides_with = "dir")]
     dir: PathBuf,
 

@@ -1,4 +1,4 @@
-//! What every command is given: the folder, and how to answer.
+//! What every command is given: the directory, and how to answer.
 
 use crate::deployment::{Branch, Deployment};
 use crate::home::Home;
@@ -10,14 +10,14 @@ pub const FIRST_BRANCH: &str = "main";
 
 /// The global options of a command.
 pub struct Context {
-    /// The folder named by `--dir`.
+    /// The directory named by `--dir`.
     pub home: Home,
     /// Whether to answer in JSON.
     pub json: bool,
 }
 
 impl Context {
-    /// What is known of this folder; an error that says how to begin if nothing is.
+    /// What is known of this directory; an error that says how to begin if nothing is.
     pub fn deployment(&self) -> Result<Deployment> {
         let root = self.home.root().display();
         let deployment = Deployment::load(&self.home)?;

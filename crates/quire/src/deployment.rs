@@ -145,7 +145,7 @@ impl Deployment {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         };
-        let damaged = || format!("{} is damaged; restore it from a backup of the folder", path.display());
+        let damaged = || format!("{} is damaged; restore it from a backup of the directory", path.display());
         let mut document: Value = serde_json::from_slice(&bytes).with_context(damaged)?;
         check_version(&path, &document)?;
         upgrade(&mut document);

@@ -1,4 +1,4 @@
-//! Where things lie below `--dir`.
+//! Where things are below `--dir`.
 //!
 //! ```text
 //! quire.json               what the folder is: project, branches, ports
@@ -18,32 +18,33 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// The folder of one Quire, as an absolute path.
+/// The directory of one Quire, as an absolute path.
 #[derive(Clone, Debug)]
 pub struct Home {
     root: PathBuf,
 }
 
 impl Home {
-    /// The folder `dir`, which need not exist yet.
+    /// The directory `dir`, which need not exist yet.
     pub fn new(dir: &Path) -> Result<Home> {
-        let absolute = std::path::absolute(dir).with_context(|| format!("the folder {} has no path", dir.display()))?;
-        // A folder that exists is known by one name, whatever links lead to it: processes are recognised by it.
+        let absolute =
+            std::path::absolute(dir).with_context(|| format!("the directory {} has no path", dir.display()))?;
+        // A directory that exists is known by one name, whatever links lead to it: processes are recognised by it.
         let root = fs::canonicalize(&absolute).unwrap_or(absolute);
         Ok(Home { root })
     }
 
-    /// Refuses a folder whose path PostgreSQL or a configuration could not hold.
+    /// Refuses a directory whose path PostgreSQL or a configuration could not hold.
     pub fn check_path(&self) -> Result<()> {
         let path = self.root.to_str().with_context(|| format!("the path {} is not UTF-8", self.root.display()))?;
         ensure!(
             !path.contains(|character: char| character.is_control()),
-            "the path {path:?} has a character that ends a line or controls a terminal; choose another folder with --dir"
+            "the path {path:?} has a character that ends a line or controls a terminal; choose another directory with --dir"
         );
         Ok(())
     }
 
-    /// Closes to others what is below the folder and was made by an earlier version, or under another umask.
+    /// Closes to others what is below the directory and was made by an earlier version, or under another umask.
     pub fn close(&self) -> Result<()> {
         close_file(&self.state_file())?;
         for folder in [self.root.join("run"), self.root.join("log")] {
@@ -62,13 +63,14 @@ impl Home {
         Ok(())
     }
 
-    /// Creates the folder and its parts. Others may pass through a new folder, since the server's user must reach its
-    /// cache, but find every part that has data closed. A folder that exists keeps its permissions.
+    /// Creates the directory and its parts. Others may pass through a new directory, since the server's user must reach
+    /// its cache, but find every part that has data closed. A directory that exists keeps its permissions.
     pub fn create(dir: &Path) -> Result<Home> {
         let root = Home::new(dir)?.root;
         if !root.exists() {
             if let Some(above) = root.parent() {
-                // With the permissions that the user wants for new folders, whatever this process has for its files.
+                // With the permissions that the user wants for new directories, whatever this process has for its
+                // files.
                 fs::create_dir_all(above).with_context(|| format!("cannot create {}", above.display()))?;
             }
             create_dir(&root, 0o711)?;
@@ -79,7 +81,7 @@ impl Home {
         Ok(home)
     }
 
-    /// The folder itself.
+    /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -129,13 +131,13 @@ impl Home {
         create_dir(&self.data_dir(role), 0o700)
     }
 
-    /// The caches of computes, if the server's user can reach this folder.
+    /// The caches of computes, if the server's user can reach this directory.
     pub fn compute_root(&self) -> PathBuf {
         self.root.join("compute")
     }
 }
 
-/// Folders of roles, which have data.
+/// Directories of roles, which have data.
 fn is_closed_folder(name: &str) -> bool {
     ["safekeeper-", "pageserver-"].iter().any(|role| name.starts_with(role)) || name == "evidence"
 }
@@ -149,7 +151,7 @@ fn close_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Creates a folder, or sets the permissions of one that exists.
+/// Creates a directory, or sets the permissions of one that exists.
 pub fn create_dir(path: &Path, mode: u32) -> Result<()> {
     let create = || {
         fs::create_dir_all(path)?;

@@ -1,4 +1,4 @@
-//! One supervisor per folder: whoever holds the lock on `run/up.pid`.
+//! One supervisor per directory: whoever holds the lock on `run/up.pid`.
 //!
 //! The kernel drops the lock with the process, so a pid in an unlocked file means nothing, however it got there.
 
@@ -35,7 +35,7 @@ impl UpLock {
     }
 }
 
-/// Who holds the lock of this folder.
+/// Who holds the lock of this directory.
 pub fn holder(home: &Home) -> Result<Holder> {
     if !home.pid_file().exists() {
         return Ok(Holder::Nobody);

@@ -9,8 +9,8 @@ use std::process::Command;
 /// File name of the library that stands between PostgreSQL and its files.
 const SHIM: &str = "libquire_shim.so";
 
-/// The folder of `postgres`, `initdb` and the rest: the one asked for, else the one used before, else the first usable
-/// one found, of the newest version that is supported.
+/// The directory of `postgres`, `initdb` and the rest: the one asked for, else the one used before, else the first
+/// usable one found, of the newest version that is supported.
 pub fn find_programs(asked: Option<&Path>, remembered: Option<&Path>) -> Result<PathBuf> {
     if let Some(folder) = asked {
         let folder = std::path::absolute(folder)?;
@@ -45,11 +45,11 @@ fn told_by_pg_config() -> Option<PathBuf> {
     output.status.success().then(|| PathBuf::from(text.trim()))
 }
 
-/// The version of the programs in a folder.
+/// The version of the programs in a directory.
 fn find_version(folder: &Path) -> Result<&'static PostgresVersion> {
     for program in ["postgres", "initdb"] {
         let path = folder.join(program);
-        ensure!(path.is_file(), "{} is not there; name a folder that has it with --pg-bin", path.display());
+        ensure!(path.is_file(), "{} is not there; name a directory that has it with --pg-bin", path.display());
     }
     let postgres = folder.join("postgres");
     let output = Command::new(&postgres).arg("--version").output();
@@ -72,7 +72,7 @@ pub fn find_shim(asked: Option<&Path>) -> Result<PathBuf> {
         return Ok(std::path::absolute(path)?);
     }
     let program = std::env::current_exe().context("cannot find this program's own path")?;
-    let folder = program.parent().context("this program has no folder")?;
+    let folder = program.parent().context("this program has no directory")?;
     let places = [folder.join(SHIM), folder.join("../lib").join(SHIM)];
     let found = places.into_iter().find(|path| path.is_file());
     found.with_context(|| {

@@ -1,7 +1,7 @@
-//! Processes of a folder, recognised by their command lines and working directories.
+//! Processes of a directory, recognised by their command lines and working directories.
 //!
 //! A pid alone proves nothing: it may have been given to another process since. So a process is ended only if `/proc`
-//! says, just before, that it is a role of this folder or a server in one of its computes.
+//! says, just before, that it is a role of this directory or a server in one of its computes.
 
 use crate::home::Home;
 use nix::sys::signal::{Signal, kill};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// How often a process that was told to end is looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a process is to the folder; they are ended in this order.
+/// What a process is to the directory; they are ended in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
     /// A compute agent.
@@ -28,7 +28,7 @@ pub enum Kind {
     Safekeeper,
 }
 
-/// A live process of the folder.
+/// A live process of the directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Process {
     /// Its pid.
@@ -37,7 +37,7 @@ pub struct Process {
     pub kind: Kind,
 }
 
-/// All processes of this folder but the supervisor; `compute_dirs` are where its servers work.
+/// All processes of this directory but the supervisor; `compute_dirs` are where its servers work.
 pub fn of_folder(home: &Home, compute_dirs: &[PathBuf]) -> Vec<Process> {
     let run = home.root().join("run");
     let identify = |pid: i32| Some(Process { pid, kind: kind_of(pid, &run, compute_dirs)? });
@@ -46,7 +46,8 @@ pub fn of_folder(home: &Home, compute_dirs: &[PathBuf]) -> Vec<Process> {
     found
 }
 
-/// Ends all processes of this folder: asks first, and insists after `patience` for each kind. True if there were any.
+/// Ends all processes of this directory: asks first, and insists after `patience` for each kind. True if there were
+/// any.
 pub fn end_all(home: &Home, compute_dirs: &[PathBuf], patience: Duration) -> bool {
     let mut any = false;
     for kind in [Kind::Agent, Kind::Server, Kind::Pageserver, Kind::Safekeeper] {

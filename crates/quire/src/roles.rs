@@ -1,4 +1,4 @@
-//! The roles of a folder: how each is configured, started, asked and ended.
+//! The roles of a directory: how each is configured, started, asked and ended.
 
 use crate::deployment::{Branch, Deployment, Node};
 use crate::home::Home;
@@ -73,10 +73,10 @@ impl Role {
     }
 }
 
-/// What a compute is told beside what the folder knows.
+/// What a compute is told beside what the directory knows.
 #[derive(Clone, Debug)]
 pub struct ComputeOptions {
-    /// The folder of PostgreSQL's programs.
+    /// The directory of PostgreSQL's programs.
     pub pg_bin: PathBuf,
     /// The shim.
     pub shim: PathBuf,

@@ -9,18 +9,18 @@ use quire_compute::owner::{SERVER_USERS, ServerUser};
 use quire_types::ProjectId;
 use std::path::{Path, PathBuf};
 
-/// Where caches go if the server's user cannot reach the folder.
+/// Where caches go if the server's user cannot reach the directory.
 const SYSTEM_CACHE: &str = "/var/lib/quire";
 
 /// The longest path of a directory for Unix sockets, whose names must fit into 107 bytes with it.
 const SOCKET_DIR_BYTES_MAX: usize = 80;
 
-/// Where a branch's cache lies, and why it does not lie in the folder, if it does not.
+/// Where a branch's cache is, and why it is not in the directory, if it does not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CachePlace {
     /// The directory.
     pub path: PathBuf,
-    /// Why it is outside the folder.
+    /// Why it is outside the directory.
     pub outside_because: Option<String>,
 }
 
@@ -30,7 +30,7 @@ pub fn compute_dir(home: &Home, project: ProjectId, branch: &str) -> Result<Cach
     let Some(reason) = obstacle(home, &inside)? else {
         return Ok(CachePlace { path: inside, outside_because: None });
     };
-    ensure!(geteuid().is_root(), "{reason}; choose another folder with --dir");
+    ensure!(geteuid().is_root(), "{reason}; choose another directory with --dir");
     let path = Path::new(SYSTEM_CACHE).join(project.to_string()).join(branch);
     Ok(CachePlace { path, outside_because: Some(reason) })
 }
@@ -52,13 +52,13 @@ pub fn create_compute_dir(place: &CachePlace) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a folder that no compute could be started in, before anything is made there.
+/// Refuses a directory that no compute could be started in, before anything is made there.
 pub fn check_folder(home: &Home) -> Result<()> {
     home.check_path()?;
     compute_dir(home, ProjectId([0; 16]), FIRST_BRANCH).map(drop)
 }
 
-/// Every directory that may hold the cache of a branch of this folder, wherever it was chosen.
+/// Every directory that may hold the cache of a branch of this directory, wherever it was chosen.
 pub fn compute_dirs(home: &Home, deployment: &Deployment) -> Vec<PathBuf> {
     let outside = deployment.projects.iter().map(|project| Path::new(SYSTEM_CACHE).join(project.id.to_string()));
     std::iter::once(home.compute_root()).chain(outside).collect()

@@ -1,7 +1,7 @@
 //! BRIN indexes. Source: `brin_xlog.c`, `brin_pageops.c`, `brin_revmap.c`, `brin_page.h`.
 //!
 //! Block 0 is the meta page; the pages of the range map follow, which have one TID for each range of heap blocks; the
-//! summaries that these lead to lie on regular pages behind. A summary's TID is that of its line pointer, so a deleted
+//! summaries that these lead to are on regular pages behind. A summary's TID is that of its line pointer, so a deleted
 //! summary leaves an unused line pointer rather than to shift those after it.
 
 use crate::block_redo::{BlockRedo, ResourceManager};
@@ -160,7 +160,7 @@ fn delete(page: &mut Page, offset: u16) -> Result<(), Misfit> {
     delete_item_in_place(page, offset)
 }
 
-/// `brinSetHeapBlockItemptr`: where the summary of the range with this heap block lies.
+/// `brinSetHeapBlockItemptr`: where the summary of the range with this heap block is.
 fn set_tid(page: &mut Page, pages_per_range: u32, heap_block: u32, tid: (u32, u16)) -> Result<(), Misfit> {
     check_type(page, TYPE_REVMAP)?;
     let range = heap_block.checked_div(pages_per_range);

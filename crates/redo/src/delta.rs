@@ -39,7 +39,7 @@ pub enum Delta {
         /// Which bits: [`VISIBILITY_ALL_BITS`], or [`VISIBILITY_ALL_FROZEN`] for a row lock.
         bits: u8,
     },
-    /// The heap was truncated so that its end lies within this page of the visibility map: what the page says of
+    /// The heap was truncated so that its end is within this page of the visibility map: what the page says of
     /// later blocks is cleared.
     VisibilityTruncated {
         /// Blocks the heap has left.
@@ -53,7 +53,7 @@ pub enum Delta {
         xids: Vec<u32>,
     },
     /// Where multixacts' members begin, on this page of `pg_multixact/offsets`. Creating multixact M sets the entries
-    /// of M and of M + 1, which may lie on different pages.
+    /// of M and of M + 1, which may be on different pages.
     MultixactOffset {
         /// Pairs of multixact and offset, all of them on this page.
         entries: Vec<(u32, u32)>,

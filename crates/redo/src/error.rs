@@ -140,7 +140,7 @@ pub enum Misfit {
     #[error("item {0} is in the wrong state")]
     ItemState(u16),
     /// The line pointer points outside the page's tuple space.
-    #[error("item {offset} lies at {start} for {length} bytes")]
+    #[error("item {offset} is at {start} for {length} bytes")]
     ItemBounds {
         /// The offset number.
         offset: u16,

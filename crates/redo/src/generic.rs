@@ -30,7 +30,7 @@ fn write_fragments(page: &mut Page, data: &[u8]) -> Result<(), Misfit> {
     Ok(())
 }
 
-/// What lies between `pd_lower` and `pd_upper` is never logged, and zero after each record.
+/// What is between `pd_lower` and `pd_upper` is never logged, and zero after each record.
 fn clear_free_space(page: &mut Page) -> Result<(), Misfit> {
     let (lower, upper, special) = (lower(page), upper(page), special(page));
     let free = page.get_mut(lower.into()..upper.into());

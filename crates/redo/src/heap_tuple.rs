@@ -182,7 +182,7 @@ impl NewHeader {
     }
 }
 
-/// Reads the block half of an `ItemPointerData` that the caller knows to lie within `bytes`.
+/// Reads the block half of an `ItemPointerData` that the caller knows to be within `bytes`.
 pub(crate) fn item_pointer_block(bytes: &[u8], at: usize) -> u32 {
     u32_at(bytes, at).rotate_left(16)
 }

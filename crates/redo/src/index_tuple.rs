@@ -6,7 +6,7 @@ use crate::page_items::{align, u16_at};
 /// `sizeof(IndexTupleData)`.
 pub(crate) const HEADER_BYTES: usize = 8;
 
-/// Where the size and the flags lie (`t_info`).
+/// Where the size and the flags are (`t_info`).
 pub(crate) const INFO_AT: usize = 6;
 /// Which bits of them are the size.
 pub(crate) const SIZE_MASK: u16 = 0x1FFF;

@@ -52,7 +52,7 @@ pub enum PageKind {
 
 const SPECIAL_OF_EIGHT_AT: usize = PAGE_SIZE - 8;
 const SPECIAL_OF_SIXTEEN_AT: usize = PAGE_SIZE - 16;
-/// Where the half-word lies that tells most kinds of pages apart, and the flags before it.
+/// Where the half-word is that tells most kinds of pages apart, and the flags before it.
 const PAGE_ID_AT: usize = PAGE_SIZE - 2;
 const FLAGS_AT: usize = PAGE_SIZE - 4;
 
@@ -227,7 +227,7 @@ fn mask_heap_tuple(mut tuple: HeapTuple<'_>, block: u32, offset: u16) {
     }
 }
 
-/// Changes the half-word of flags that lies there.
+/// Changes the half-word of flags that is there.
 fn mask_flags(page: &mut Page, at: usize, set: u16, cleared: u16) {
     let flags = (u16_at(page, at) | set) & !cleared;
     put(page, at, &flags.to_le_bytes());

@@ -29,13 +29,13 @@ pub(crate) const fn align(bytes: usize) -> usize {
     (bytes + 7) & !7
 }
 
-/// Reads a `u16` where the caller knows that it lies within `bytes`.
+/// Reads a `u16` where the caller knows that it is within `bytes`.
 #[inline]
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-/// Reads a `u32` where the caller knows that it lies within `bytes`.
+/// Reads a `u32` where the caller knows that it is within `bytes`.
 #[inline]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -82,7 +82,7 @@ pub(crate) fn clear_flags(page: &mut Page, bits: u16) {
     page::set_flags(page, flags);
 }
 
-/// Sets or clears the hint that unused line pointers lie between used ones.
+/// Sets or clears the hint that unused line pointers are between used ones.
 fn set_free_lines(page: &mut Page, has_free_lines: bool) {
     if has_free_lines { set_flags(page, PD_HAS_FREE_LINES) } else { clear_flags(page, PD_HAS_FREE_LINES) }
 }
@@ -101,7 +101,7 @@ fn xid_precedes(a: u32, b: u32) -> bool {
     if a < FIRST_NORMAL || b < FIRST_NORMAL { a < b } else { a.wrapping_sub(b) > i32::MAX as u32 }
 }
 
-/// Where the line pointer with this offset number lies, if it is one at all.
+/// Where the line pointer with this offset number is, if it is one at all.
 #[inline]
 fn line_at(offset: u16) -> Option<usize> {
     Some(HEADER_BYTES + usize::from(offset.checked_sub(1)?) * ITEM_ID_BYTES)
@@ -150,14 +150,14 @@ impl Bounds {
         Ok(ItemId(u32_at(page, at)))
     }
 
-    /// Where the line pointer with this offset number lies.
+    /// Where the line pointer with this offset number is.
     #[inline]
     fn item_id_at(self, offset: u16) -> Result<usize, Misfit> {
         let at = line_at(offset).filter(|at| at + ITEM_ID_BYTES <= self.lower);
         at.ok_or(Misfit::NoItem { offset, count: self.item_count() })
     }
 
-    /// Where the item of this line pointer lies; it must have storage, and all of it within the tuple space.
+    /// Where the item of this line pointer is; it must have storage, and all of it within the tuple space.
     #[inline]
     fn storage(self, offset: u16, id: ItemId) -> Result<Range<usize>, Misfit> {
         let (start, length) = (usize::from(id.offset()), usize::from(id.length()));
@@ -188,13 +188,13 @@ fn write_item_id(page: &mut Page, at: usize, id: ItemId) {
     put(page, at, &id.0.to_le_bytes());
 }
 
-/// Where the item with this offset number lies, which must have storage but may be marked dead (index pages).
+/// Where the item with this offset number is, which must have storage but may be marked dead (index pages).
 pub(crate) fn item(page: &Page, offset: u16) -> Result<Range<usize>, Misfit> {
     let bounds = Bounds::of(page)?;
     bounds.storage(offset, bounds.item_id(page, offset)?)
 }
 
-/// Where the item with this offset number lies, which must be in the normal state (heap pages).
+/// Where the item with this offset number is, which must be in the normal state (heap pages).
 pub(crate) fn normal_item(page: &Page, offset: u16) -> Result<Range<usize>, Misfit> {
     let bounds = Bounds::of(page)?;
     let id = bounds.item_id(page, offset)?;
@@ -209,7 +209,7 @@ pub(crate) fn add_index_item(page: &mut Page, offset: u16, item: &[u8]) -> Resul
     Ok(())
 }
 
-/// Fills an empty page with items that lie one after the other, the last one first, each as long as `lengths` says.
+/// Fills an empty page with items that are one after the other, the last one first, each as long as `lengths` says.
 pub(crate) fn place_index_block(page: &mut Page, items: &[u8], lengths: &[u16]) -> Result<(), Misfit> {
     let bounds = Bounds::of(page)?;
     let lower = HEADER_BYTES + lengths.len() * ITEM_ID_BYTES;
@@ -295,7 +295,7 @@ fn close_gap(page: &mut Page, bounds: Bounds, gap: Range<usize>, lower: usize) {
     shift_items(page, lower, gap.start, |start| start + size);
 }
 
-/// Moves the line pointers of all items that lie at or below `limit`.
+/// Moves the line pointers of all items that are at or below `limit`.
 fn shift_items(page: &mut Page, lower: usize, limit: usize, shift: impl Fn(usize) -> usize) {
     for at in (HEADER_BYTES..lower).step_by(ITEM_ID_BYTES) {
         let id = ItemId(u32_at(page, at));
@@ -343,7 +343,7 @@ pub(crate) fn delete_listed_items(page: &mut Page, listed: &[u8]) -> Result<(), 
     delete_index_items(page, copy_offsets(listed, &mut [0; ITEMS_MAX])?)
 }
 
-/// `PageIndexTupleOverwrite`: replaces an item in place, shifting what lies below it if the size changes.
+/// `PageIndexTupleOverwrite`: replaces an item in place, shifting what is below it if the size changes.
 pub(crate) fn overwrite_index_item(page: &mut Page, offset: u16, item: &[u8]) -> Result<(), Misfit> {
     let bounds = Bounds::of(page)?;
     let at = bounds.item_id_at(offset)?;

@@ -33,7 +33,7 @@ pub fn touched(page: &Page, record: &RecordView<'_>, block: &BlockView<'_>) -> [
     [new, named.map_or(0..0, |item| item.start..item.end.min(item.start + TUPLE_BYTES))]
 }
 
-/// What pruning moves: the items that lie below one that goes, as they do if they were packed before.
+/// What pruning moves: the items that are below one that goes, as they do if they were packed before.
 fn moved(page: &Page, bounds: Bounds, block: &BlockView<'_>) -> Range<usize> {
     let ends = offset_numbers(block.data).filter_map(|offset| item(page, offset).ok()).map(|item| item.end);
     bounds.upper..ends.max().unwrap_or(bounds.upper)

@@ -16,7 +16,7 @@ pub fn map_block(heap_block: u32) -> u32 {
     heap_block / HEAP_BLOCKS_PER_PAGE
 }
 
-/// Where a heap block's bits lie on their page: the byte, and how far up in it.
+/// Where a heap block's bits are on their page: the byte, and how far up in it.
 fn position(heap_block: u32) -> (usize, u32) {
     let byte = heap_block % HEAP_BLOCKS_PER_PAGE / HEAP_BLOCKS_PER_BYTE;
     (HEADER_BYTES + byte as usize, heap_block % HEAP_BLOCKS_PER_BYTE * 2)

@@ -45,13 +45,13 @@ enum Slot {
 }
 
 impl BranchLog {
-    /// The branch whose log lies in the folder `path`.
+    /// The branch whose log is in the directory `path`.
     pub fn open(key: BranchKey, path: &Path, context: LogContext, metrics: Arc<Metrics>) -> BranchLog {
         let log = Log::open(path, context.clone());
         BranchLog::new(key, path, context, log, metrics)
     }
 
-    /// Creates the log of a branch in the folder `path`, which exists and is empty.
+    /// Creates the log of a branch in the directory `path`, which exists and is empty.
     pub fn create(
         key: BranchKey,
         path: &Path,

@@ -1,4 +1,4 @@
-//! All branches of a safekeeper, and the data directory they lie in.
+//! All branches of a safekeeper, and the data directory they are in.
 
 use crate::branch_log::BranchLog;
 use crate::error::{BranchLogError, SafekeeperError};
@@ -95,8 +95,8 @@ fn lock_data_dir(data_dir: &Path, node: NodeId) -> Result<Flock<File>, Safekeepe
     Ok(lock)
 }
 
-/// The folders that hold a branch. One that has neither a state nor anything that comes after it is what a crash left
-/// of a creation that nobody was told of.
+/// The directories that hold a branch. One that has neither a state nor anything that comes after it is what a crash
+/// left of a creation that nobody was told of.
 fn branch_folders(data_dir: &Path) -> Result<Vec<(BranchKey, PathBuf)>, SafekeeperError> {
     let mut found = Vec::new();
     for (project, project_path) in named_folders(data_dir)? {
@@ -109,8 +109,8 @@ fn branch_folders(data_dir: &Path) -> Result<Vec<(BranchKey, PathBuf)>, Safekeep
     Ok(found)
 }
 
-/// Whether a log was ever created in the folder, even if its state is lost: who lost it must not take it for an empty
-/// one.
+/// Whether a log was ever created in the directory, even if its state is lost: who lost it must not take it for an
+/// empty one.
 fn holds_a_log(branch: &Path) -> io::Result<bool> {
     if !branch.is_dir() {
         return Ok(false);
@@ -166,7 +166,7 @@ mod tests {
             let Ok(logs) = opened else { continue };
             let unusable = logs.get(KEY).and_then(|log| log.published().unusable);
             if unusable.is_none() {
-                // The folder and the three above it; the folder again, once the log was cut; the mark.
+                // The directory and the three above it; the directory again, once the log was cut; the mark.
                 return assert_eq!(steps, 6, "steps that a start needs");
             }
         }

@@ -6,10 +6,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Why a safekeeper cannot start or go on.
+/// Why a safekeeper cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 pub enum SafekeeperError {
-    /// A file or folder could not be used.
+    /// A file or directory could not be used.
     #[error("{path}: {source}")]
     File {
         /// Which.

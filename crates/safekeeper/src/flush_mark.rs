@@ -17,7 +17,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Its name in the branch's folder.
+/// Its name in the branch's directory.
 pub(crate) const FLUSH_MARK_FILE: &str = "flushed";
 
 const MAGIC: &[u8; 8] = b"QUIRESKF";

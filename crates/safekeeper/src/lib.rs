@@ -13,7 +13,7 @@
 //! by another thread, so that this fdatasync has no metadata to write. When a later message tells that the WAL is
 //! committed, the threads that serve followers wake up and send it on.
 //!
-//! # What lies on the disk
+//! # What is on the disk
 //!
 //! `docs/format-safekeeper.md` has it byte for byte: per branch a state file, replaced as a whole, and WAL segments as
 //! PostgreSQL writes them, which `pg_waldump` reads.
@@ -22,7 +22,7 @@
 //!
 //! - What is said is on disk before: the acceptor's actions are carried out in order, answers last.
 //! - The commit position in the state file is never past what was flushed when it was written. So the end found after a
-//!   crash cannot lie before it; if it does, WAL was lost, and the branch refuses to open.
+//!   crash cannot be before it; if it is, WAL was lost, and the branch refuses to open.
 //! - After any failed write or flush a branch takes no request until its log was opened again, as after a restart,
 //!   which is tried a second later at the earliest: memory may be ahead of the disk, and a flush that failed once may
 //!   falsely succeed when tried again.

@@ -56,7 +56,7 @@ pub(crate) struct Served {
 }
 
 impl Log {
-    /// Creates the log of a branch in its folder, which exists and is empty.
+    /// Creates the log of a branch in its directory, which exists and is empty.
     pub fn create(path: &Path, identity: LogIdentity, context: LogContext) -> Result<Log, BranchLogError> {
         let acceptor = Acceptor::create(context.node, identity);
         let mut log = Log::assemble(path.to_owned(), acceptor, BTreeMap::new(), context)?;
@@ -64,11 +64,11 @@ impl Log {
         Ok(log)
     }
 
-    /// Opens the log in a folder, as a crash may have left it.
+    /// Opens the log in a directory, as a crash may have left it.
     pub fn open(path: &Path, context: LogContext) -> Result<Log, BranchLogError> {
         remove_leftovers(path)?;
-        // A crash of the process may have come between a rename and the flush of the folder, and whoever hears of what
-        // is read relies on it.
+        // A crash of the process may have come between a rename and the flush of the directory, and whoever hears of
+        // what is read relies on it.
         sync_names(path)?;
         let StateFile { acceptor: state, followers } = StateFile::read(path)?;
         let folder = SegmentFolder { path: path.to_owned(), segment_bytes: state.identity.segment_bytes.into() };
@@ -99,7 +99,7 @@ impl Log {
         Ok(Log { acceptor, writer, mark, followers, context, removable: Lsn::INVALID, persisted_commit })
     }
 
-    /// Where its segments lie.
+    /// Where its segments are.
     pub fn folder(&self) -> &SegmentFolder {
         self.writer.folder()
     }
@@ -242,7 +242,7 @@ impl Log {
     }
 }
 
-/// Makes the names of what is in a branch's folder, of the folder, its project's and the data directory durable.
+/// Makes the names of what is in a branch's directory, of the directory, its project's and the data directory durable.
 pub(crate) fn sync_names(branch: &Path) -> io::Result<()> {
     branch.join(STATE_FILE).ancestors().take(4).try_for_each(sync_folder_of)
 }

@@ -1,8 +1,8 @@
 //! The segment that the helper's thread makes ready for a writer.
 //!
 //! A segment has its name a moment before the name is durable, and the name may stay without that for ever if the sync
-//! of the folder fails. WAL in such a segment is gone after a power cut, however often the file itself was flushed. So
-//! a writer uses a prepared segment only when this says that its name is durable; else it makes it so itself.
+//! of the directory fails. WAL in such a segment is gone after a power cut, however often the file itself was flushed.
+//! So a writer uses a prepared segment only when this says that its name is durable; else it makes it so itself.
 //!
 //! Lock order: `given_up`, then `ready`. The writer takes only `ready` in the path of a commit, so it never waits for
 //! the helper there.
@@ -11,7 +11,7 @@ use crate::segment_folder::SegmentFolder;
 use parking_lot::Mutex;
 use std::io;
 
-/// What a writer and the helper's thread share, until segments are removed: then the writer goes on with another one.
+/// What a writer and the helper's thread share, until segments are removed: then the writer continues with another one.
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     /// Whether nothing is wanted any more. Held while a segment gets its name.

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 
 pub(crate) static ZEROES: [u8; 256 << 10] = [0; 256 << 10];
 
-/// Where a branch's segments lie and how long they are.
+/// Where a branch's segments are and how long they are.
 #[derive(Clone, Debug)]
 pub(crate) struct SegmentFolder {
-    /// The branch's folder.
+    /// The branch's directory.
     pub path: PathBuf,
     /// Bytes in a segment.
     pub segment_bytes: u64,
@@ -73,7 +73,7 @@ impl SegmentFolder {
         Ok(file)
     }
 
-    /// The part of `[begin, end)` that lies in the segment of `begin`: its number, the offset in it, and the length.
+    /// The part of `[begin, end)` that is in the segment of `begin`: its number, the offset in it, and the length.
     pub fn first_part(&self, begin: Lsn, end: Lsn) -> (u64, u64, u64) {
         let (segment, offset) = (begin.segment_number(self.segment_bytes), begin.segment_offset(self.segment_bytes));
         (segment, offset, end.bytes_since(begin).min(self.segment_bytes - offset))

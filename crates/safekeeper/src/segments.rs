@@ -4,7 +4,7 @@
 //! WAL into it changes no file metadata. The next one is prepared by the [`SegmentThread`] thread when the current one
 //! is half full.
 //!
-//! WAL is written only into a segment whose *name* is durable, too: flushing a file does not flush the folder that
+//! WAL is written only into a segment whose *name* is durable, too: flushing a file does not flush the directory that
 //! names it.
 
 use crate::prepared::Prepared;
@@ -32,7 +32,7 @@ pub(crate) struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// A writer into the folder.
+    /// A writer into the directory.
     pub fn new(folder: SegmentFolder, segment_thread: SegmentThread) -> SegmentWriter {
         SegmentWriter { folder, segment_thread, prepared: Arc::default(), current: None, dirty: false, asked_for: 0 }
     }
@@ -153,7 +153,7 @@ pub(crate) struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// A reader of the folder.
+    /// A reader of the directory.
     pub fn new(folder: SegmentFolder) -> SegmentReader {
         SegmentReader { folder, current: None }
     }

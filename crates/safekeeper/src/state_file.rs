@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::{fs, io};
 
-/// Its name in the branch's folder.
+/// Its name in the branch's directory.
 pub(crate) const STATE_FILE: &str = "state";
 
 const MAGIC: &[u8; 8] = b"QUIRESKB";

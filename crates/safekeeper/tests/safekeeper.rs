@@ -125,7 +125,7 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
             continue;
         }
         match fs::copy(entry.path(), target) {
-            // A segment that was being prepared when the folder was listed has got its name since.
+            // A segment that was being prepared when the directory was listed has got its name since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             copied => drop(copied?),
         }
@@ -623,7 +623,7 @@ fn append_fast(
     Ok(())
 }
 
-/// The first answer for a segment is the one that its name may not have survived. Folders are synced late, which
+/// The first answer for a segment is the one that its name may not have survived. Directories are synced late, which
 /// changes nothing but the odds.
 #[test]
 #[ignore = "needs root, loop devices and e2fsprogs"]

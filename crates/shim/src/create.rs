@@ -22,8 +22,8 @@ const BESIDE_SUFFIX: &[u8] = b".quire-new";
 const NAP_US: i64 = 500;
 const NAPS_MAX: u32 = 20_000;
 
-/// Makes the file at `path`, empty and with its meta file; false if it exists, is no relation's, or its folder is not
-/// there.
+/// Makes the file at `path`, empty and with its meta file; false if it exists, is no relation's, or its directory is
+/// not there.
 pub fn with_meta(shim: &Shim, target: &Target, path: *const c_char) -> Result<bool, Errno> {
     let Some(file) = target.relation_file() else { return Ok(false) };
     let paths = (shim.meta_path(target.relative()), shim.path_beside(target.relative(), ASIDE_SUFFIX.as_bytes()));
@@ -80,7 +80,7 @@ fn make_beside(shim: &Shim, file: FileId, names: &Names) -> Result<bool, Errno> 
     // SAFETY: a C string.
     unsafe { real::unlink(beside.as_ptr()) };
     let fd = match open_new(beside.as_ptr()) {
-        // Its folder is not there; the caller says so to PostgreSQL.
+        // Its directory is not there; the caller says so to PostgreSQL.
         Err(Errno(libc::ENOENT)) => return Ok(false),
         opened => opened?,
     };
@@ -93,7 +93,7 @@ fn make_beside(shim: &Shim, file: FileId, names: &Names) -> Result<bool, Errno> 
     placed
 }
 
-/// Writes the meta file, then gives the file its name; false if another has it, or its folder is not there.
+/// Writes the meta file, then gives the file its name; false if another has it, or its directory is not there.
 fn place(shim: &Shim, file: FileId, fd: c_int, names: &Names) -> Result<bool, Errno> {
     let inode = real::status_of(fd)?.st_ino;
     let request_lsn = shim.control().start_lsn();
@@ -140,7 +140,7 @@ fn exists(path: *const c_char) -> bool {
     unsafe { real::access(path, libc::F_OK) == 0 }
 }
 
-/// Makes the folders of meta files of a database that was created since the start.
+/// Makes the directories of meta files of a database that was created since the start.
 fn make_folders(shim: &Shim, target: &Target) -> Result<(), Errno> {
     let relative = target.relative();
     for (at, _) in relative.iter().enumerate().filter(|(_, byte)| **byte == b'/') {

@@ -17,7 +17,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// Whose folder it is; none for the one that all databases share.
+    /// Whose directory it is; none for the one that all databases share.
     pub fn of(folder: DatabaseFolder<'_>) -> Option<Database> {
         let database = Database { tablespace: folder.tablespace(), oid: folder.database() };
         (folder != DatabaseFolder::Global).then_some(database)

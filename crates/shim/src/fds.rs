@@ -30,7 +30,7 @@ pub enum Descriptor {
     Tracked(NonNull<u8>),
     /// A file or directory that storage keeps whole.
     Kept {
-        /// Where it lies.
+        /// Where it is.
         area: FileArea,
     },
     /// Something else below the data directory.

@@ -1,7 +1,7 @@
 //! Tablespaces that are named by their locations.
 //!
-//! PostgreSQL reaches what lies in a tablespace through a link in the data directory:
-//! `pg_tblspc/16385/PG_15_202209061/5/16386`. But a base backup reads the link and sends what lies at the location by
+//! PostgreSQL reaches what is in a tablespace through a link in the data directory:
+//! `pg_tblspc/16385/PG_15_202209061/5/16386`. But a base backup reads the link and sends what is at the location by
 //! that path, `/srv/fast/PG_15_202209061/5/16386`. Both are one file with one meta file, which has the first name.
 
 use crate::errno;

@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL changes into its data directory and uses relative paths; absolute ones occur early and in a few
 //! functions. Paths are normalised as text; symbolic links inside the data directory (tablespaces) are followed by the
-//! kernel as usual, since a meta file has the same path below `meta/` as the path that was used. What lies in a
+//! kernel as usual, since a meta file has the same path below `meta/` as the path that was used. What is in a
 //! tablespace may also be named by the tablespace's location, as base backups do ([`crate::locations`]).
 
 use crate::database::Database;
@@ -99,7 +99,7 @@ pub struct Target {
     relative: Buffer,
     /// What it names.
     pub kind: FileKind,
-    /// The database directory it is, or lies in.
+    /// The database directory it is, or is in.
     pub database: Option<Database>,
     /// In a database directory, the number of the relation that it may belong to.
     pub relation: Option<u32>,
@@ -122,7 +122,7 @@ impl Target {
     }
 }
 
-/// What `path` names, if it lies below the data directory.
+/// What `path` names, if it is below the data directory.
 ///
 /// # Safety
 /// `path` is null or a C string.

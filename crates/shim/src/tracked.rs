@@ -17,7 +17,7 @@ const PAGE_BYTES: u64 = 8192;
 /// How often blocks may be missing right after they were fetched before that is an error.
 const FETCHES_MAX: u32 = 10_000;
 
-/// How long to wait for the owner of a block, and how many waits lie between two looks at the agent.
+/// How long to wait for the owner of a block, and how many waits are between two looks at the agent.
 const PAUSE_US: i64 = 50;
 const PAUSES_PER_CHECK: u32 = 200;
 

@@ -2,9 +2,9 @@
 //!
 //! A compute's data directory is a cache: blocks are absent from its files, and nothing in it knows of the quorum. A
 //! PostgreSQL without this library would take the holes for empty pages, over the directory itself or over a copy of
-//! it, and acknowledge commits that no safekeeper has. So the files without which none starts are not in there but in
-//! a folder beside it, and this library opens and examines those instead. A base backup, which PostgreSQL itself sends,
-//! has them where they belong.
+//! it, and acknowledge commits that no safekeeper has. So the files without which none starts are not in there but in a
+//! directory beside it, and this library opens and examines those instead. A base backup, which PostgreSQL itself
+//! sends, has them where they belong.
 
 use crate::names;
 use crate::shim::{self, Shim};
@@ -17,7 +17,7 @@ use std::ffi::{CStr, CString};
 pub struct Withheld([CString; WITHHELD_FILES.len()]);
 
 impl Withheld {
-    /// Those of the compute at `root`; none if it has no folder of them, as where a test has laid it out.
+    /// Those of the compute at `root`; none if it has no directory of them, as where a test has laid it out.
     pub fn find(root: &[u8]) -> Option<Withheld> {
         let in_folder = |name: &str| CString::new([root, b"/", WITHHELD.as_bytes(), b"/", name.as_bytes()].concat());
         let folder = in_folder("").ok()?;

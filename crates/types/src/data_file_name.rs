@@ -29,18 +29,18 @@ use number::hexadecimal;
 use std::fmt::{self, Write};
 use std::ops::RangeInclusive;
 
-/// A file in the data directory, or a folder of such files, by its name.
+/// A file in the data directory, or a directory of such files, by its name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DataFileName<'a> {
-    /// A database's folder: `base/5`; also `global`.
+    /// A database's directory: `base/5`; also `global`.
     Database(DatabaseFolder<'a>),
     /// A segment file of a relation's fork: `base/5/1259_vm.1`.
     Relation(RelationFile<'a>),
     /// A relation map: `base/5/pg_filenode.map`.
     RelationMap(DatabaseFolder<'a>),
-    /// Another file in a database's folder: `PG_VERSION`, `pg_internal.init`, a temporary relation (`t3_16384`).
+    /// Another file in a database's directory: `PG_VERSION`, `pg_internal.init`, a temporary relation (`t3_16384`).
     OtherInDatabase {
-        /// The folder.
+        /// The directory.
         folder: DatabaseFolder<'a>,
         /// The name in it.
         name: &'a [u8],
@@ -63,11 +63,11 @@ pub enum DataFileName<'a> {
     },
     /// `global/pg_control`.
     ControlFile,
-    /// A file of a replication slot, or a folder of such: `pg_replslot/a/state`. With what follows `pg_replslot`.
+    /// A file of a replication slot, or a directory of such: `pg_replslot/a/state`. With what follows `pg_replslot`.
     ReplicationSlot(&'a [u8]),
-    /// A snapshot of logical decoding, or the folder: `pg_logical/snapshots/0-1500028.snap`.
+    /// A snapshot of logical decoding, or the directory: `pg_logical/snapshots/0-1500028.snap`.
     LogicalSnapshot(&'a [u8]),
-    /// A mapping of a rewritten catalog, or the folder: `pg_logical/mappings/map-5-4e2-0_15A0-2f1-2f1`.
+    /// A mapping of a rewritten catalog, or the directory: `pg_logical/mappings/map-5-4e2-0_15A0-2f1-2f1`.
     LogicalMapping(&'a [u8]),
     /// What `ALTER SYSTEM` sets: `postgresql.auto.conf`.
     AutoConf,
@@ -129,7 +129,7 @@ impl<'a> DataFileName<'a> {
     }
 }
 
-/// A database's folder, or a file in it.
+/// A database's directory, or a file in it.
 fn in_database(path: &[u8]) -> Option<DataFileName<'_>> {
     let (folder, name) = DatabaseFolder::parse_prefix(path)?;
     let Some(name) = name else { return Some(DataFileName::Database(folder)) };

@@ -98,7 +98,7 @@ impl Slru {
         Slru::ALL.get(usize::from(number)).copied()
     }
 
-    /// Its folder in the data directory.
+    /// Its directory in the data directory.
     pub fn directory(self) -> &'static str {
         ["pg_xact", "pg_multixact/offsets", "pg_multixact/members", "pg_commit_ts"][self as usize]
     }

@@ -31,7 +31,7 @@ impl Lsn {
         Lsn(self.0.saturating_add(bytes))
     }
 
-    /// Bytes from `earlier` to here, 0 if `earlier` lies ahead.
+    /// Bytes from `earlier` to here, 0 if `earlier` is ahead.
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
     }

@@ -1,7 +1,7 @@
 //! PostgreSQL's on-disk formats: WAL pages and records, `pg_control`, checkpoints, page headers, file names.
 //!
 //! Pure: bytes in, values out. Nothing here does I/O, and no input makes it panic: what does not fit the format is a
-//! typed error. What differs by major version lies in [`postgres_version`].
+//! typed error. What differs by major version is in [`postgres_version`].
 //!
 //! A WAL reader goes through three steps: [`WalStream`] cuts the bytes into [`RawRecord`]s and checks page headers,
 //! CRCs and the chain of `xl_prev`; [`Record::decode`] finds the block references, images and data inside one record;

@@ -1,6 +1,6 @@
 //! The header and line pointers of a relation's page. Source: `bufpage.h`, `itemid.h`, `bufpage.c`.
 //!
-//! Functions over plain bytes, so that a page may lie in a cache file, a layer or on the stack. They expect a whole
+//! Functions over plain bytes, so that a page may be in a cache file, a layer or on the stack. They expect a whole
 //! page and panic on a slice shorter than the 24-byte header; everything found *in* the page is checked before it is
 //! followed.
 
@@ -269,7 +269,7 @@ pub fn item_id(page: &[u8], number: u16) -> Option<ItemId> {
     (number <= max_offset_number(page)).then(|| ItemId(u32_at(page, offset)))
 }
 
-/// Overwrites line pointer `number` (from 1); `None`, and nothing is written, if it lies outside the page. It may lie
+/// Overwrites line pointer `number` (from 1); `None`, and nothing is written, if it is outside the page. It may be
 /// past `pd_lower`, which the caller then raises.
 #[must_use]
 pub fn set_item_id(page: &mut [u8], number: u16, item: ItemId) -> Option<()> {

@@ -8,7 +8,7 @@ use crate::postgres_version::{self, PostgresVersion};
 use quire_types::data_file_name::{DataFileName, DatabaseFolder, RelationFile, WalSegmentName};
 use quire_types::{RelTag, Slru};
 
-/// A file, or a database's folder, in the data directory. Paths are relative to it.
+/// A file, or a database's directory, in the data directory. Paths are relative to it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DataPath {
     /// A segment file of a relation fork: `base/5/1259_vm.1`, `global/1262`, `pg_tblspc/16385/PG_15_202209061/5/1259`.
@@ -39,7 +39,7 @@ pub enum DataPath {
         /// Database, 0 for the shared map.
         database: u32,
     },
-    /// A database's folder: `base/5`; `global` is the one of database 0.
+    /// A database's directory: `base/5`; `global` is the one of database 0.
     Database {
         /// Tablespace.
         tablespace: u32,
@@ -114,7 +114,7 @@ impl DataPath {
     }
 }
 
-/// Tablespace and database of a folder, unless it is another version's.
+/// Tablespace and database of a directory, unless it is another version's.
 fn check_version(folder: DatabaseFolder<'_>, version: &PostgresVersion) -> Option<(u32, u32)> {
     let ours = version.tablespace_directory.as_bytes();
     let is_ours = folder.version_directory().is_none_or(|directory| directory == ours);

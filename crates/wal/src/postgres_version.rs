@@ -19,8 +19,8 @@ pub struct PostgresVersion {
     pub wal_page_magic: u16,
     /// `PG_CONTROL_VERSION`: the layout of `pg_control`.
     pub control_version: u32,
-    /// `TABLESPACE_VERSION_DIRECTORY`: the folder below a tablespace's own that holds this version's files. It ends in
-    /// the catalog version, which is fixed for all released minor versions.
+    /// `TABLESPACE_VERSION_DIRECTORY`: the directory below a tablespace's own that holds this version's files. It ends
+    /// in the catalog version, which is fixed for all released minor versions.
     pub tablespace_directory: &'static str,
     /// The newest minor version on which redo was compared (`docs/redo-coverage.md`).
     pub newest_tested: ServerVersion,

@@ -56,19 +56,19 @@ pub struct WalStream {
     timeline: u32,
     /// Which version of PostgreSQL writes the log, once a page header was read.
     version: Option<&'static PostgresVersion>,
-    /// Whether no record was given out yet and the start may lie inside one.
+    /// Whether no record was given out yet and the start may be inside one.
     may_skip: bool,
     boundary: Lsn,
     last_record: Option<Lsn>,
     position: Lsn,
-    /// Where the first byte of `buffer` lies in the log.
+    /// Where the first byte of `buffer` is in the log.
     cursor: Lsn,
     /// Fed and not yet read; ends at `position`, unless the stream stands still.
     buffer: BytesMut,
     state: State,
 }
 
-/// What lies at the cursor, apart from a page header if a page starts there.
+/// What is at the cursor, apart from a page header if a page starts there.
 #[derive(Debug)]
 enum State {
     /// The start of a record.
@@ -92,7 +92,7 @@ struct Partial {
     bytes: BytesMut,
 }
 
-/// A record that lies in one page of the log.
+/// A record that is in one page of the log.
 struct Whole {
     end: Lsn,
     total_bytes: usize,
@@ -131,7 +131,7 @@ impl WalStream {
         WalStream { may_skip: false, ..WalStream::new(boundary, segment_bytes, system_id) }
     }
 
-    /// A stream that goes on at `boundary`, the end of the record that starts at `last_record`: the next record must
+    /// A stream that continues at `boundary`, the end of the record that starts at `last_record`: the next record must
     /// name that one as the one before it.
     pub fn resume(boundary: Lsn, last_record: Lsn, segment_bytes: u64, system_id: Option<u64>) -> WalStream {
         WalStream { last_record: Some(last_record), ..WalStream::at_boundary(boundary, segment_bytes, system_id) }
@@ -191,7 +191,7 @@ impl WalStream {
     /// Forgets every byte past [`WalStream::boundary`], and an end or error found there, so that they can be fed again:
     /// afterwards `position() == boundary()`.
     ///
-    /// For a reader of a log that is being written: the last page written is rewritten as it fills, and what lies in it
+    /// For a reader of a log that is being written: the last page written is rewritten as it fills, and what is in it
     /// past the last whole record may change. PostgreSQL writes whole pages, so that a page it flushes for one record
     /// may hold the next one half copied: an error past what had to be flushed is an ordinary end there, not damage.
     pub fn rewind_to_boundary(&mut self) {
@@ -220,7 +220,7 @@ impl WalStream {
         Ok(self.take_complete())
     }
 
-    /// The records that come next, as many as lie whole in this page of the log and were fed; or one that does not. The
+    /// The records that come next, as many as are whole in this page of the log and were fed; or one that does not. The
     /// records are those of [`WalStream::next_record`], which does the same one by one: `false` is its `None`, and an
     /// error comes once all records before it were given out. What `run` held is let go of.
     pub fn next_run(&mut self, run: &mut RecordRun) -> Result<bool, WalError> {
@@ -251,7 +251,7 @@ impl WalStream {
         }
     }
 
-    /// The record at the cursor, if all of it and of its padding lies in this page and was fed. Most do; all else goes
+    /// The record at the cursor, if all of it and of its padding is in this page and was fed. Most do; all else goes
     /// step by step.
     fn take_whole(&mut self) -> Result<Option<RawRecord>, WalError> {
         let Some(Whole { end, total_bytes }) = self.whole_at(0)? else { return Ok(None) };
@@ -371,7 +371,7 @@ impl WalStream {
             _ => 0,
         };
         if header.overwrites_record() {
-            // The rest of the record was lost in a crash, and the log goes on with another record here.
+            // The rest of the record was lost in a crash, and the log continues with another record here.
             self.state = State::Between;
             return Ok(());
         }
@@ -387,7 +387,7 @@ impl WalStream {
         Ok(())
     }
 
-    /// How the part of a skipped record that lies in the page just entered is skipped.
+    /// How the part of a skipped record that is in the page just entered is skipped.
     fn skip_of(&self, header: &WalPageHeader) -> State {
         let room = u32::try_from(self.page_room()).expect("a page is short");
         let until = self.cursor.add(header.remaining_bytes.min(room).into()).align_up();
@@ -427,7 +427,7 @@ impl WalStream {
         }
         let had_header = partial.bytes.len() >= HEADER_BYTES;
         let piece = self.buffer.split_to(count);
-        // The first piece is taken as it is: a record that lies in one piece is never copied.
+        // The first piece is taken as it is: a record that is in one piece is never copied.
         if partial.bytes.is_empty() {
             partial.bytes = piece
         } else {

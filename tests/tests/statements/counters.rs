@@ -1,4 +1,4 @@
-//! Transaction and multixact ids: their status lies in files of many segments, and none is ever given out twice.
+//! Transaction and multixact ids: their status is in files of many segments, and none is ever given out twice.
 
 use super::bench::{Bench, number, run};
 use tokio_postgres::Client;

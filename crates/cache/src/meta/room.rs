@@ -62,7 +62,7 @@ fn populate(mapping: &Mapping, offset: usize) -> Result<(), CacheError> {
     let Some(bytes) = mapping.bytes().checked_sub(offset).filter(|bytes| *bytes > 0) else {
         return Err(CacheError::Invalid { field: "offset in a meta file", value: offset as u64 });
     };
-    // SAFETY: the range lies in the mapping, whose bytes stay as they are.
+    // SAFETY: the range is in the mapping, whose bytes stay as they are.
     let done = unsafe {
         let start = mapping.start().add(offset);
         libc::madvise(start.as_ptr().cast(), bytes.min(PART_BYTES), libc::MADV_POPULATE_WRITE)

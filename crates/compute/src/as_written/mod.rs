@@ -1,7 +1,7 @@
 //! Pages that storage keeps as PostgreSQL wrote them, because WAL does not describe them.
 //!
 //! `CREATE DATABASE` copies a template through PostgreSQL's buffers and logs each page as if it had tuples: without
-//! what lies between `pd_lower` and `pd_upper`. Of a page of a visibility map or of the map of a BRIN index that is
+//! what is between `pd_lower` and `pd_upper`. Of a page of a visibility map or of the map of a BRIN index that is
 //! everything. From the log alone storage would rebuild an empty page. PostgreSQL has the real one on its disk, once a
 //! checkpoint has flushed it; so storage has to have it then.
 //!
@@ -160,7 +160,7 @@ impl AsWritten {
         Ok(pages)
     }
 
-    /// Some of the pages of a file that are marked, from a block on, and where to go on. Sequences are only noted.
+    /// Some of the pages of a file that are marked, from a block on, and where to continue. Sequences are only noted.
     fn marked_pages(&self, id: FileId, from: u32) -> io::Result<(Vec<Found>, u32)> {
         let nothing = (Vec::new(), RELATION_SEGMENT_BLOCKS);
         let Ok(file) = self.parts.files.get(id) else { return Ok(nothing) };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// `XLOG_FPI_FOR_HINT` and `XLOG_FPI`: records that are nothing but images. All others log such pages whole.
 const IMAGES: [u8; 2] = [0xA0, 0xB0];
-/// Where `xl_info` and `xl_rmid` lie in a record.
+/// Where `xl_info` and `xl_rmid` are in a record.
 const INFO_AT: usize = 16;
 const RMGR_AT: usize = 17;
 /// `XLR_INFO_MASK`: the bits of `xl_info` that are not the resource manager's.

@@ -8,7 +8,7 @@
 //! that is absent was not modified since it left (or since the start), except in PostgreSQL's buffers, from which it
 //! will be written over the hole before anybody reads it from the file. So all of the log between the LSN it left at
 //! and the newest that any block of the file left at says nothing of this block that a reader of the file could miss.
-//! That no other compute writes in between needs no trust: the LSN was committed in this term, and what lies before it
+//! That no other compute writes in between needs no trust: the LSN was committed in this term, and what is before it
 //! in the log is fixed.
 //!
 //! Never dropped: SLRU pages, free space maps, unlogged and temporary relations, pages without an LSN, sequences, and

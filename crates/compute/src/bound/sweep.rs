@@ -121,7 +121,7 @@ struct Victim<'a> {
 }
 
 impl Victim<'_> {
-    /// Sweeps the file from a block on; how many pages went, and where to go on.
+    /// Sweeps the file from a block on; how many pages went, and where to continue.
     fn sweep(&mut self, from: u32, wanted: u64) -> (u64, u32) {
         let (file, readable) = (self.file, self.quota.readable);
         let meta = file.meta();

@@ -1,6 +1,6 @@
 //! A page that differs from storage's, put aside so that the difference can be looked into when all else has moved on.
 //!
-//! A folder for each, outside the cache, byte for byte as `docs/format-evidence.md` has it:
+//! A directory for each, outside the cache, byte for byte as `docs/format-evidence.md` has it:
 //!
 //! ```text
 //! evidence/main/base_5_16384-7-0_1A2B3C8/
@@ -44,13 +44,13 @@ const ABOUT_FILE: &str = "about.json";
 const CACHE_FILE: &str = "cache.page";
 const STORAGE_FILE: &str = "storage.page";
 const CHAIN_FILE: &str = "chain.bin";
-/// Ends the name of a folder that is not complete yet.
+/// Ends the name of a directory that is not complete yet.
 const ASIDE_SUFFIX: &str = ".new";
 
 /// A page that differs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case<'a> {
-    /// Where it lies in the cache.
+    /// Where it is in the cache.
     pub page: &'a CachedPage,
     /// The LSN that storage was asked for.
     pub version: Lsn,
@@ -102,7 +102,7 @@ pub struct Evidence {
     pub chain: ChainFile,
 }
 
-/// Why a folder cannot be read as evidence.
+/// Why a directory cannot be read as evidence.
 #[derive(Debug, thiserror::Error)]
 pub enum EvidenceError {
     /// A file cannot be read.
@@ -130,7 +130,7 @@ pub(crate) async fn put_aside(config: &Config, session: &Session, case: &Case<'_
     kept.inspect_err(|error| tracing::warn!(%error, "a page that differs cannot be put aside")).ok()
 }
 
-/// How many cases are kept in a folder.
+/// How many cases are kept in a directory.
 pub fn count(root: &Path) -> usize {
     let names =
         fs::read_dir(root).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
@@ -149,12 +149,12 @@ impl Evidence {
         }
     }
 
-    /// The name of its folder: relation, block and LSN.
+    /// The name of its directory: relation, block and LSN.
     fn name(&self) -> String {
         format!("{}-{}-{}", self.about.relation, self.about.block, self.about.cache_lsn).replace('/', "_")
     }
 
-    /// Writes the folder, whole or not at all; where it is. One that is there is left as it is.
+    /// Writes the directory, whole or not at all; where it is. One that is there is left as it is.
     pub fn keep(&self, root: &Path) -> Result<PathBuf, Error> {
         let folder = root.join(self.name());
         if folder.exists() {
@@ -176,7 +176,7 @@ impl Evidence {
         Ok(folder)
     }
 
-    /// Reads a folder back.
+    /// Reads a directory back.
     pub fn load(folder: &Path) -> Result<Evidence, EvidenceError> {
         let read = |name: &str| {
             let path = folder.join(name);
@@ -197,7 +197,7 @@ impl Evidence {
     }
 }
 
-/// Makes a folder, and those above it that are missing, for nobody but this user: pages are data.
+/// Makes a directory, and those above it that are missing, for nobody but this user: pages are data.
 fn create_closed(folder: &Path) -> Result<(), Error> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Error::file("create", folder))
 }

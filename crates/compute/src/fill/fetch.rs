@@ -100,7 +100,7 @@ impl Fetcher {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Brings in `blocks`, which somebody waits for, and what lies ahead if they are part of a run.
+    /// Brings in `blocks`, which somebody waits for, and what is ahead if they are part of a run.
     pub async fn fill(self: &Arc<Fetcher>, id: FileId, blocks: Range<u32>) -> Result<(), FillError> {
         let file = self.files.get_patiently(id).await?;
         let _waiting = Waiting::begin(&self.waiting);
@@ -126,7 +126,7 @@ impl Fetcher {
         Ok(())
     }
 
-    /// A reader has come to a mark at `block`: fetches what lies ahead of it.
+    /// A reader has come to a mark at `block`: fetches what is ahead of it.
     pub fn reached(self: &Arc<Fetcher>, id: FileId, block: u32) {
         // A file that is gone has no reader to be served.
         let Ok(file) = self.files.get(id) else { return };

@@ -1,7 +1,7 @@
 //! How far to fetch ahead of those who read a file in order.
 //!
 //! A *run* is somebody's way through a file, up or down. It begins where a block next to an earlier miss is missed, or
-//! the first block of a file. What lies ahead of it is fetched in *windows*, each twice as long as the one before up to
+//! the first block of a file. What is ahead of it is fetched in *windows*, each twice as long as the one before up to
 //! a bound. A mark in the file's shared memory covers the beginning of the newest window: the first reader who comes
 //! there says so, without waiting, and the next window is fetched while that one is read. So a reader that is no faster
 //! than storage never waits again. (Only the beginning, because somebody who reads here and there must not come to it
@@ -94,7 +94,7 @@ fn turned(downwards: bool, blocks: Range<u32>) -> Range<u32> {
 }
 
 impl Run {
-    /// Whether those blocks lie on its way: in its newest window, or a little behind.
+    /// Whether those blocks are on its way: in its newest window, or a little behind.
     fn covers(&self, blocks: &Range<u32>) -> bool {
         let here = turned(self.downwards, blocks.clone());
         (self.next.saturating_sub(self.window)..=self.next.saturating_add(SKIP_BLOCKS)).contains(&here.start)

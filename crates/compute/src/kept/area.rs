@@ -102,7 +102,7 @@ fn paths(pgdata: &Path, area: FileArea) -> io::Result<Vec<String>> {
     }
 }
 
-/// What lies in a folder and is finished, with the folder's name before it.
+/// What is in a directory and is finished, with the directory's name before it.
 fn names(pgdata: &Path, folder: &str) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(pgdata.join(folder))? {

@@ -186,7 +186,7 @@ fn usable(value: &Bytes, blocks: u32) -> Option<Bytes> {
     (whole && u32::from_le_bytes(*needed) <= blocks).then(|| value.slice_ref(map))
 }
 
-/// The maps in a folder that are not as they were sent, or put back. Unlogged relations begin anew anyway.
+/// The maps in a directory that are not as they were sent, or put back. Unlogged relations begin anew anyway.
 fn changed_in(dir: &CacheDir, folder: &Path, sent: &HashMap<RelTag, Stamp>) -> Vec<Changed> {
     let found = Inventory::of(dir).segments_in(folder).unwrap_or_default();
     let rel_of = |(rel, segment): (RelTag, u32)| {

@@ -1,9 +1,9 @@
 //! What PostgreSQL keeps outside WAL, kept in storage.
 //!
 //! `pg_create_logical_replication_slot` writes `pg_replslot/<slot>/state` and flushes it. The shim sees the flush and
-//! asks the agent to keep the *area* the file lies in: whatever in it differs from what storage has is sent, and the
+//! asks the agent to keep the *area* the file is in: whatever in it differs from what storage has is sent, and the
 //! flush returns once storage has it durably. Renamed and removed files need no word of their own, since PostgreSQL
-//! flushes their folder. A cold start puts all of it back before PostgreSQL runs.
+//! flushes their directory. A cold start puts all of it back before PostgreSQL runs.
 //!
 //! - `area`: which files these are;
 //! - [`statistics`]: what a clean shutdown leaves in `pg_stat`, of use only with the state of the database it belongs
@@ -194,7 +194,7 @@ fn data_path(name: &str) -> Option<&str> {
     (inside && !path.is_empty()).then_some(path)
 }
 
-/// Writes a file below `pgdata`, and the folders it lies in.
+/// Writes a file below `pgdata`, and the directories it is in.
 fn write(pgdata: &Path, path: &str, content: &[u8], owner: Owner) -> Result<(), Error> {
     let path = PathBuf::from(path);
     place::folders_below(pgdata, path.parent().unwrap_or(Path::new("")), owner)?;

@@ -95,7 +95,7 @@ impl Settings {
         }
         write(&config.dir.join(READY), &[], &content, owner)?;
         let sending = tokio::spawn(async move { send(&kept, content).await });
-        // It goes on by itself if storage is away.
+        // It continues by itself if storage is away.
         let _ = tokio::time::timeout(PATIENCE, sending).await;
         Ok(())
     }

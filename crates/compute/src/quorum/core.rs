@@ -56,8 +56,8 @@ pub struct Core {
     shipped: Shipped,
     /// What the agent wrote itself, until it is committed: no file has it, and perhaps no safekeeper yet.
     own: Option<OwnWal>,
-    /// Whether this compute cannot go on. Final: no flush is granted any more, whatever else is said of this compute's
-    /// state.
+    /// Whether this compute cannot continue. Final: no flush is granted any more, whatever else is said of this
+    /// compute's state.
     has_failed: bool,
     /// When a flush was last asked for.
     last_flush: Option<Instant>,
@@ -146,7 +146,7 @@ impl Core {
         self.proposer.set_durable(lsn);
     }
 
-    /// Replicates `wal`, which ends at a record boundary and goes on where the log ends.
+    /// Replicates `wal`, which ends at a record boundary and continues where the log ends.
     pub fn extend(&mut self, begin: Lsn, wal: Bytes) -> Result<(), proposer::ExtendError> {
         self.proposer.extend(begin, wal.clone())?;
         // Before anything is read again to catch up.
@@ -171,7 +171,7 @@ impl Core {
         self.grant();
     }
 
-    /// Whether this compute cannot go on.
+    /// Whether this compute cannot continue.
     pub fn has_failed(&self) -> bool {
         self.has_failed
     }
@@ -200,7 +200,7 @@ impl Core {
         self.carry_out();
     }
 
-    /// Says that this compute cannot go on; everybody who waits for a flush gets an error.
+    /// Says that this compute cannot continue; everybody who waits for a flush gets an error.
     pub fn fail(&mut self, reason: CommitPathError) {
         tracing::error!(%reason, "the commit path has failed");
         self.has_failed = true;

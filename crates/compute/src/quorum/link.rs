@@ -108,7 +108,7 @@ impl SafekeeperLink {
         }
     }
 
-    /// Goes on with connecting where that is due.
+    /// Continues with connecting where that is due.
     pub fn advance(&mut self, now: Instant) -> LinkProgress {
         match &self.state {
             LinkState::Down { retry } if *retry <= now => self.begin(now),

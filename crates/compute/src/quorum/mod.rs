@@ -137,7 +137,7 @@ impl Quorum {
         }
     }
 
-    /// Replicates `wal`, which goes on at `begin`, the end of the log, and ends at a record boundary.
+    /// Replicates `wal`, which continues at `begin`, the end of the log, and ends at a record boundary.
     pub fn append(&self, begin: Lsn, wal: Bytes) -> Result<(), Error> {
         Ok(self.shared.with_core(|core| core.append(begin, wal))?)
     }

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 /// Where ranges end: at multiples of this in the log, the first and the last apart.
 const RANGE_BYTES: u64 = 256 << 10;
 
-/// How many are remembered. When there are more, the oldest go, and what lies there is read from a safekeeper.
+/// How many are remembered. When there are more, the oldest go, and what is there is read from a safekeeper.
 const RANGES_MAX: usize = 65_536;
 
 /// A stretch of the log and its CRC32C.
@@ -32,7 +32,7 @@ pub struct Shipped {
 }
 
 impl Shipped {
-    /// Notes WAL that goes on at `begin`, where the last ended.
+    /// Notes WAL that continues at `begin`, where the last ended.
     pub fn note(&mut self, begin: Lsn, wal: &[u8]) {
         let (mut at, mut left) = (begin, wal);
         while !left.is_empty() {

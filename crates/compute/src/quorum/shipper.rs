@@ -10,7 +10,7 @@
 //! last page it writes may hold more: records that other processes are just copying in. Those come out as incomplete,
 //! as zeroes, or with a wrong checksum, and are the end of what is shipped; a later flush writes the page again. What a
 //! process wants flushed ends in the last page it writes, so where the records end in an earlier page, at zeroes or at
-//! something else, the file is damaged, and the compute fails. Only a record that goes on behind the last page is no
+//! something else, the file is damaged, and the compute fails. Only a record that continues behind the last page is no
 //! damage.
 //!
 //! **A request is more than a position**: PostgreSQL writes WAL in whole pages, so a second commit on the same page
@@ -61,7 +61,7 @@ pub struct Shipper {
 }
 
 impl Shipper {
-    /// Goes on where `stream` stands, the end of the log.
+    /// Continues where `stream` stands, the end of the log.
     pub fn new(source: Source, stream: WalStream) -> Shipper {
         let shipped = stream.boundary();
         Shipper { source, stream, pending: BytesMut::new(), shipped }

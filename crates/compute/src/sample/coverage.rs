@@ -27,7 +27,7 @@ const REST: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     files: Vec<Segment>,
-    /// The file at hand, and where in it to go on.
+    /// The file at hand, and where in it to continue.
     open: Option<(CachedFile, u32)>,
     ended: Option<Instant>,
 }
@@ -48,7 +48,7 @@ impl Sweep {
     fn next(&mut self, dir: &CacheDir) -> Option<CachedPage> {
         loop {
             if let Some((file, from)) = &mut self.open {
-                // Behind the last present block the search goes on at the first.
+                // Behind the last present block the search continues at the first.
                 let found = file.next_present(*from).filter(|block| *block >= *from && *block < file.blocks());
                 if let Some(block) = found {
                     *from = block + 1;

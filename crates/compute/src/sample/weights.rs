@@ -27,7 +27,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Looks at all relation files; a folder that goes away meanwhile has none.
+    /// Looks at all relation files; a directory that goes away meanwhile has none.
     pub fn take(dir: &CacheDir) -> Weights {
         let weigh = |(rel, segment)| {
             ((rel, segment), std::fs::metadata(dir.relation_file(rel, segment)).map_or(0, |status| status.blocks()))

@@ -37,7 +37,7 @@ pub struct HotPages {
     files: BTreeMap<FileId, Vec<Range<u32>>>,
 }
 
-/// Where the file lies.
+/// Where the file is.
 fn path(dir: &CacheDir) -> PathBuf {
     dir.root().join("hot-pages")
 }

@@ -60,7 +60,7 @@ impl Leadership {
     }
 
     /// Where a message that begins at `begin` should end, at a record boundary if one is known within its reach, and
-    /// whether it is one. It does not reach across the term's start, for what lies before is read elsewhere.
+    /// whether it is one. It does not reach across the term's start, for what is before is read elsewhere.
     pub fn chunk_end(&self, begin: Lsn) -> (Lsn, bool) {
         let limit = begin.add(MAX_WAL_BYTES as u64);
         let end = if begin < self.start { self.start } else { self.end };

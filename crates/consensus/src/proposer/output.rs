@@ -54,7 +54,7 @@ pub enum Output {
         request: Request,
     },
     /// Get WAL `[begin, end)`, at most [`quire_protocol::quorum::MAX_WAL_BYTES`], and hand it to
-    /// [`super::Proposer::wal_read`]. It lies either all after the term's start, where the local WAL has it, or all
+    /// [`super::Proposer::wal_read`]. It is either all after the term's start, where the local WAL has it, or all
     /// before: then it is read with `ReadWal` in *this* term from the donor or one of [`super::Proposer::holders`] of
     /// `end`, or from the local WAL if that was filled from there. There is at most one such request per acceptor.
     ReadWal {
@@ -65,7 +65,7 @@ pub enum Output {
         /// One past the last byte.
         end: Lsn,
     },
-    /// The term is won. The log is what the donor has, up to `end_of_log`; the local WAL goes on there. A majority is
+    /// The term is won. The log is what the donor has, up to `end_of_log`; the local WAL continues there. A majority is
     /// being brought up to it now. Until [`Output::Committed`] says that they are, it may lack what a rival with a
     /// higher term, of whom the voters have not told yet, has committed: nothing may be shown to anybody before.
     Elected {
@@ -147,8 +147,8 @@ pub enum ExtendError {
     /// No term is held.
     #[error("this proposer holds no term")]
     NotElected,
-    /// The bytes do not go on where the log ends.
-    #[error("WAL at {begin} does not go on at the end of the log, {end}")]
+    /// The bytes do not continue where the log ends.
+    #[error("WAL at {begin} does not continue at the end of the log, {end}")]
     NotContiguous {
         /// Where the log ends.
         end: Lsn,

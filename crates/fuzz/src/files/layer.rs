@@ -111,7 +111,7 @@ fn assembled(parts: &[u8]) -> Vec<u8> {
     out.into_vec()
 }
 
-/// Appends a part and says where it lies.
+/// Appends a part and says where it is.
 fn write_part(out: &mut Writer, part: &[u8]) -> (u64, u32) {
     let at = out.len() as u64;
     out.bytes(part);

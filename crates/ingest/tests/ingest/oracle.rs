@@ -42,7 +42,7 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// Imports the stopped server's directory, to go on with the log from its last checkpoint.
+    /// Imports the stopped server's directory, to continue with the log from its last checkpoint.
     pub fn of(server: &Server) -> Result<Oracle> {
         let import = Import::open(&server.data_dir())?;
         let (version, start) = (import.version(), import.control().checkpoint);
@@ -157,7 +157,7 @@ impl Oracle {
         check_counters(&record, &before)
     }
 
-    /// Ingest must go on from its remembered state as if nothing had happened.
+    /// Ingest must continue from its remembered state as if nothing had happened.
     fn restart_now_and_then(&mut self, lsn: Lsn) -> Result<()> {
         if lsn.0.is_multiple_of(1 << 12) {
             let restored = Ingest::restore(self.version, &self.ingest.state())?;

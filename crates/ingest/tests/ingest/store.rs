@@ -96,7 +96,7 @@ impl Store {
         self.changed.clear();
     }
 
-    /// Whether the page lies inside its relation or segment. What lies outside is left over from before a truncation.
+    /// Whether the page is inside its relation or segment. What is outside is left over from before a truncation.
     pub fn contains(&self, key: Key) -> bool {
         let (size_key, offset) = match key {
             Key::RelBlock { rel, block } => (Key::RelSize { rel }, block),

@@ -1,4 +1,4 @@
-//! The last bytes of a layer file: where its parts lie and what they span.
+//! The last bytes of a layer file: where its parts are and what they span.
 
 use super::frame::Extent;
 use quire_types::key::KEY_BYTES;
@@ -39,7 +39,7 @@ pub struct Summary {
     pub keys: u64,
 }
 
-/// Where a layer's parts lie. Data blocks come first, then the carries up to the bloom filter.
+/// Where a layer's parts are. Data blocks come first, then the carries up to the bloom filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Footer {
     /// What the layer spans.

@@ -24,7 +24,7 @@ const ZSTD_LEVEL: i32 = 1;
 /// The most bytes that one frame holds: more than any WAL record, which a version is at most.
 pub(super) const MAX_RAW_BYTES: usize = 1 << 30;
 
-/// Where a frame lies in its file.
+/// Where a frame is in its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Extent {
     /// Its first byte.

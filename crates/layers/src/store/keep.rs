@@ -25,7 +25,7 @@ pub struct KeptPage {
 pub struct KeepingGuard<'a>(&'a Store);
 
 impl Store {
-    /// Begins the keeping of written pages. One goes on at a time, and nothing is ingested meanwhile.
+    /// Begins the keeping of written pages. One continues at a time, and nothing is ingested meanwhile.
     pub fn begin_keeping(&self) -> KeepingGuard<'_> {
         self.write().epoch += 1;
         KeepingGuard(self)

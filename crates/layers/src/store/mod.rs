@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - sources are ordered: the open memtable is newest, then the frozen ones, then the runs; a version of a key that is
-//!   not a page never lies in a newer source than one with a higher LSN. Images made by workers and pages as PostgreSQL
+//!   not a page never is in a newer source than one with a higher LSN. Images made by workers and pages as PostgreSQL
 //!   wrote them are the exception among pages, see [`crate::chain`];
 //! - a record's versions are taken in together, under the lock that reads take;
 //! - no version is ever dropped, but for a page in whose place another came at the same LSN;

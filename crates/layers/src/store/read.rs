@@ -180,7 +180,7 @@ fn look(source: &dyn Source, chain: &mut Chain) -> Result<bool, StorageError> {
     Ok(true)
 }
 
-/// The parts of `[from, to]` that lie between the ranges of page keys.
+/// The parts of `[from, to]` that are between the ranges of page keys.
 fn ranges_without_pages(from: Key, to: Key) -> impl Iterator<Item = (Key, Key)> {
     let clip = move |(first, last): (Key, Key)| (first.max(from), last.min(to));
     Key::VALUES.into_iter().map(clip).filter(|(first, last)| first <= last)

@@ -1,7 +1,7 @@
 //! The pages of one shard that wait for an image.
 //!
 //! A page is in the backlog once, from the moment it is queued until its image is kept. Urgent pages come first. A page
-//! that cannot be rebuilt is put aside: reads of it report the error, and the branch goes on. If it was a file that
+//! that cannot be rebuilt is put aside: reads of it report the error, and the branch continues. If it was a file that
 //! could not be read, the page is taken up again some time later. A page is put aside, too, whose image would lack what
 //! only PostgreSQL has yet: until that comes, or it is certain that it will not.
 
@@ -99,7 +99,7 @@ impl Backlog {
         !std::mem::take(&mut self.lock().incomplete).is_empty()
     }
 
-    /// Whether ingest may go on.
+    /// Whether ingest may continue.
     pub(super) fn has_room(&self) -> bool {
         let inner = self.lock();
         inner.pages.len() < self.pages_max && inner.urgent_pages == 0

@@ -11,9 +11,9 @@ use std::time::Duration;
 pub struct Progress {
     /// Every record that ends here or before is taken in.
     pub ingested: Lsn,
-    /// Up to here the changes lie in frozen memtables or layers.
+    /// Up to here the changes are in frozen memtables or layers.
     pub frozen: Lsn,
-    /// Up to here the changes lie in layers.
+    /// Up to here the changes are in layers.
     pub durable: Lsn,
     /// Whether it will get further.
     pub health: IngestHealth,
@@ -97,7 +97,7 @@ impl ShardPages {
         self.progress.send_modify(|_| {});
     }
 
-    /// Notes that ingest will not go on; the first reason stays.
+    /// Notes that ingest will not continue; the first reason stays.
     pub fn stop_ingest(&self, reason: &str) {
         self.progress.send_modify(|progress| {
             if !progress.health.is_stopped() {

@@ -135,7 +135,7 @@ pub(super) fn stored_size(key: Key, raw: &[u8]) -> Result<u32, ReadError> {
     size::decode(raw).map_err(|source| ReadError::Value { key, source })
 }
 
-/// The key whose value says how many pages there are where this page lies, and the page's number there.
+/// The key whose value says how many pages there are where this page is, and the page's number there.
 fn home_of(key: Key) -> Result<(Key, u32), ReadError> {
     match key {
         Key::RelBlock { rel, block } => Ok((Key::RelSize { rel }, block)),

@@ -378,7 +378,7 @@ fn a_layer_that_cannot_be_merged_holds_up_nothing_else() {
 #[test]
 fn ingest_and_images_wait_for_a_damaged_layer_until_another_is_put_in_its_place() {
     let mut bench = Bench::new();
-    // A chain past the threshold, of which a part lies in the layer.
+    // A chain past the threshold, of which a part is in the layer.
     (0..4).for_each(|round| {
         let _ = bench.apply(vec![(block(0), delta(&[round]))]);
     });

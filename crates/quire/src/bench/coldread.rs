@@ -1,6 +1,6 @@
 //! Random reads from an empty cache, and what limits them.
 //!
-//! Clients read single rows of blocks that lie here and there, each block once, many in one statement, so that next to
+//! Clients read single rows of blocks that are here and there, each block once, many in one statement, so that next to
 //! nothing but cold reads is measured. For a part of it the pageserver has processors of its own and all else the
 //! others. Clients that ask the pageserver directly, on the same processors, show what it can do at best; what the
 //! agent can do follows from its processor time for a page. Who can do less is the limit, if the compute got about that

@@ -80,7 +80,7 @@ pub struct Args {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
-    /// Write the report, as JSON and as Markdown, into this folder
+    /// Write the report, as JSON and as Markdown, into this directory
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
 }

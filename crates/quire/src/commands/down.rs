@@ -48,7 +48,7 @@ fn stop_supervisor(context: &Context) -> Result<bool> {
         return Ok(false);
     };
     let target = Pid::from_raw(i32::try_from(pid)?);
-    // The lock says that this process is the supervisor of this folder, so the signal cannot reach a stranger.
+    // The lock says that this process is the supervisor of this directory, so the signal cannot reach a stranger.
     kill(target, Signal::SIGTERM)
         .with_context(|| format!("cannot stop process {pid}; try as the user that started it"))?;
     let deadline = Instant::now() + STOP_TIMEOUT;

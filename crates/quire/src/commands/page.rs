@@ -75,7 +75,7 @@ pub struct Hot {
 /// Which evidence.
 #[derive(clap::Args, Debug)]
 pub struct Replay {
-    /// The folder with the page and its chain, as `quire status` names it
+    /// The directory with the page and its chain, as `quire status` names it
     evidence: PathBuf,
 }
 
@@ -148,7 +148,7 @@ fn branch_query(branch: &Branch) -> String {
 
 fn ask_pageserver<T: DeserializeOwned>(context: &Context, path: &str) -> Result<T> {
     let deployment = context.deployment()?;
-    let node = deployment.pageservers.first().context("this folder has no pageserver")?;
+    let node = deployment.pageservers.first().context("this directory has no pageserver")?;
     Role::Pageserver(node.clone()).peer().get(path)
 }
 

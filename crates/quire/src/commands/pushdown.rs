@@ -44,7 +44,7 @@ pub struct Args {
     branch: Option<String>,
 }
 
-/// The most that may lie between two images of a page.
+/// The most that may be between two images of a page.
 #[derive(clap::Args, Debug)]
 pub struct Bounds {
     /// The branch

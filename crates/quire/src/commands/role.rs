@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The configuration of a role.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "`quire up` writes such files as run/<role>.json below its folder.")]
+#[command(after_help = "`quire up` writes such files as run/<role>.json below its directory.")]
 pub struct Args {
     /// The role's configuration, in JSON
     #[arg(long, value_name = "FILE")]

@@ -35,7 +35,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Start all roles on this machine and supervise them
 ///
-/// The first start creates the folder, a project in it and the branch main. Where it runs already, this says so and
+/// The first start creates the directory, a project in it and the branch main. Where it runs already, this says so and
 /// prints the URI. Ctrl-C, SIGTERM or `quire down` stop everything; the data stays.
 #[derive(clap::Args, Debug)]
 #[command(
@@ -105,7 +105,7 @@ impl Args {
     fn run_here(&self, context: &Context, home: &Home) -> Result<ExitCode> {
         logging::start();
         close_new_files();
-        let _lock = UpLock::take(home)?.context("another `quire up` has just started in this folder")?;
+        let _lock = UpLock::take(home)?.context("another `quire up` has just started in this directory")?;
         remove_ready(home)?;
         home.close()?;
         let beginning = Beginning::note(home)?;
@@ -124,7 +124,7 @@ impl Args {
         supervise(context, home, deployment, &options)
     }
 
-    /// What the folder is, made up now if it is new.
+    /// What the directory is, made up now if it is new.
     fn prepare(&self, home: &Home) -> Result<(Deployment, Options)> {
         let known = Deployment::load(home)?;
         let remembered = known.as_ref().map(|deployment| deployment.pg_bin.as_path());
@@ -181,7 +181,7 @@ fn background_command(home: &Home, log: &File) -> Result<Command> {
     Ok(command)
 }
 
-/// A supervisor that was killed may have left roles that are still ending; two of one kind must not share a folder.
+/// A supervisor that was killed may have left roles that are still ending; two of one kind must not share a directory.
 fn end_orphans(home: &Home, deployment: &Deployment) {
     if processes::end_all(home, &compute_dirs(home, deployment), ORPHAN_PATIENCE) {
         tracing::info!("ended processes that a killed supervisor had left");
@@ -196,7 +196,7 @@ fn supervise(context: &Context, home: &Home, mut deployment: Deployment, options
         match runtime.block_on(supervisor::run(home, deployment, options, |_| announce(context, home))) {
             Ok(()) => return Ok(()),
             Err(error) => {
-                // What was begun is remembered in the folder.
+                // What was begun is remembered in the directory.
                 deployment = Deployment::load(home)?.context("quire.json is gone")?;
                 if !leave_taken_ports(home, &mut deployment)? {
                     return Err(error);

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 /// A log longer than this is put aside when its role starts, over the one put aside before.
 const LOG_BYTES_MAX: u64 = 64 << 20;
 
-/// Starts roles of one folder as processes of this same program.
+/// Starts roles of one directory as processes of this same program.
 #[derive(Clone)]
 pub struct Launcher {
     program: PathBuf,

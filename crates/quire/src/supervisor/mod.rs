@@ -27,7 +27,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What `quire up` was told.
 pub struct Options {
-    /// The folder of PostgreSQL's programs.
+    /// The directory of PostgreSQL's programs.
     pub pg_bin: PathBuf,
     /// The shim.
     pub shim: PathBuf,
@@ -35,7 +35,7 @@ pub struct Options {
     pub tuning: Tuning,
 }
 
-/// Runs all roles of the folder until SIGTERM, SIGINT or SIGHUP; `ready` is called once everything answers.
+/// Runs all roles of the directory until SIGTERM, SIGINT or SIGHUP; `ready` is called once everything answers.
 pub async fn run(
     home: &Home,
     mut deployment: Deployment,
@@ -181,7 +181,7 @@ fn say_where_the_cache_is(home: &Home, branch: &Branch) -> Result<()> {
     let place = compute_dir(home, branch.project, &branch.name)?;
     if let Some(reason) = &place.outside_because {
         let dir = place.path.display();
-        tracing::warn!(reason, %dir, branch = branch.name, "the compute keeps its cache outside the folder");
+        tracing::warn!(reason, %dir, branch = branch.name, "the compute keeps its cache outside the directory");
     }
     Ok(())
 }

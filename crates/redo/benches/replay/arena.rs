@@ -35,7 +35,7 @@ impl Arena {
         Ok(Arena { memory: memory.cast(), taken: 0 })
     }
 
-    /// The places of `count` pages that lie together and hold anything.
+    /// The places of `count` pages that are together and hold anything.
     pub fn take(&mut self, count: u32) -> Result<Range<u32>> {
         ensure!(count <= PAGES_MAX - self.taken, "more than {PAGES_MAX} pages were touched");
         let first = self.taken;

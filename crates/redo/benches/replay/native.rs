@@ -31,7 +31,7 @@ const AHEAD: usize = 12;
 
 /// A change that is to be made.
 enum Step<'a> {
-    /// What the record does to one of its pages, and where this lies.
+    /// What the record does to one of its pages, and where this is.
     Block { record: RecordRef<'a>, view: RecordView<'a>, block: BlockView<'a>, place: u32 },
     /// Bits of the visibility map that the record that ends there clears without naming the map's page.
     Visibility(VisibilityCleared, Lsn),

@@ -51,7 +51,7 @@ impl Area {
     }
 }
 
-/// Pages that are read together if none was touched before, and lie together in the arena. A power of two that divides
+/// Pages that are read together if none was touched before, and are together in the arena. A power of two that divides
 /// a segment of any area.
 const RUN_PAGES: u32 = 32;
 /// Relations that are found without looking for them in a map.
@@ -64,7 +64,7 @@ struct Run {
     place: u32,
     /// A bit for each page that was touched.
     touched: u32,
-    /// A bit for each page that lies in the arena as its file had it, or changed since.
+    /// A bit for each page that is in the arena as its file had it, or changed since.
     present: u32,
 }
 
@@ -226,7 +226,7 @@ impl Store {
         })
     }
 
-    /// Where a block lies, which is going to be changed, or `overwritten` as a whole. It stays there until it is
+    /// Where a block is, which is going to be changed, or `overwritten` as a whole. It stays there until it is
     /// truncated away.
     #[inline]
     pub fn place(&mut self, rel: RelTag, block: u32, overwritten: bool) -> Result<u32> {

@@ -77,7 +77,7 @@ impl<'a> Leaf<'a> {
     }
 }
 
-/// Where the posting list lies in a tuple that must have one.
+/// Where the posting list is in a tuple that must have one.
 pub(super) fn posting_range(tuple: &[u8]) -> Result<std::ops::Range<usize>, Misfit> {
     let leaf = Leaf::of(tuple)?;
     if leaf.is_posting {

@@ -42,7 +42,7 @@ pub(super) fn delete_page(page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), M
     Opaque::new(FLAG_DELETED).init_page(page)
 }
 
-/// Adds `count` tuples, which lie one after the other in `data`, after those that the page has. Their sizes are always
+/// Adds `count` tuples, which are one after the other in `data`, after those that the page has. Their sizes are always
 /// multiples of eight.
 fn append_tuples(page: &mut Page, count: u32, data: &[u8]) -> Result<(), Misfit> {
     let mut left = data;

@@ -56,7 +56,7 @@ impl Array {
         if count > ITEMS_MAX { Err(Misfit::TooManyItems) } else { Ok(Array { opaque, count }) }
     }
 
-    /// Where the item with this number lies, which must be one of those that are there.
+    /// Where the item with this number is, which must be one of those that are there.
     fn position(&self, offset: u16) -> Result<usize, Misfit> {
         let index = usize::from(offset).checked_sub(1).filter(|index| *index < self.count);
         let index = index.ok_or(Misfit::NoItem { offset, count: self.count })?;

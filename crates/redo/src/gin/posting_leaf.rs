@@ -43,7 +43,7 @@ fn segments(page: &Page) -> Result<&[u8], Misfit> {
     page.get(DATA_AT..bounds.lower).ok_or(Misfit::NoRoom(align(TID_BYTES)))
 }
 
-/// Overwrites the posting lists. What lies behind them stays, as PostgreSQL leaves it.
+/// Overwrites the posting lists. What is behind them stays, as PostgreSQL leaves it.
 fn place(page: &mut Page, segments: &[u8]) -> Result<(), Misfit> {
     if segments.len() > DATA_BYTES_MAX {
         return Err(Misfit::NoRoom(segments.len()));

@@ -52,7 +52,7 @@ impl<'a> PostingList<'a> {
         Ok(tids)
     }
 
-    /// The list with more TIDs, which lie one after the other (`ginMergeItemPointers`, `ginCompressPostingList`).
+    /// The list with more TIDs, which are one after the other (`ginMergeItemPointers`, `ginCompressPostingList`).
     pub fn with(self, more: &[u8]) -> Result<Vec<u8>, Misfit> {
         let mut tids = self.tids()?;
         for tid in more.chunks_exact(TID_BYTES) {
@@ -84,7 +84,7 @@ pub(super) fn encode(tids: &[u64]) -> Result<Vec<u8>, Misfit> {
     Ok(list)
 }
 
-/// The numbers of TIDs that lie one after the other.
+/// The numbers of TIDs that are one after the other.
 pub(super) fn numbers(tids: &[u8]) -> Result<Vec<u64>, Misfit> {
     tids.chunks_exact(TID_BYTES).map(number).collect()
 }

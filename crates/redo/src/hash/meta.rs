@@ -93,7 +93,7 @@ fn total_buckets(split_point: u32) -> u32 {
     before + (before >> PHASE_BITS) * ((divided & PHASE_MASK) + 1)
 }
 
-/// `hash_xlog_init_bitmap_page`: the first bitmap page lies behind the buckets.
+/// `hash_xlog_init_bitmap_page`: the first bitmap page is behind the buckets.
 pub(super) fn note_first_bitmap(page: &mut Page) -> Result<(), Misfit> {
     check_type(page, FLAG_META_PAGE)?;
     let block = get(page, MAX_BUCKET_AT).wrapping_add(2);
@@ -182,7 +182,7 @@ fn push_bitmap(page: &mut Page, block: u32) -> Result<(), Misfit> {
     Ok(())
 }
 
-/// Where the number of overflow pages before this split point lies.
+/// Where the number of overflow pages before this split point is.
 fn spare_at(split_point: u32) -> Result<usize, Misfit> {
     if split_point >= SPLIT_POINTS {
         return Err(Misfit::Value { field: "split point", value: split_point.into() });

@@ -14,7 +14,7 @@ type Line = [u8; ITEM_ID_BYTES];
 /// Packs the items of a page whose line pointers are final, the first one's item last, and points the line pointers at
 /// them. `bounds.upper` is where the tuple space starts until then.
 ///
-/// Most items lie one below the other already, because pages fill from their ends and a pruned page was packed before:
+/// Most items are one below the other already, because pages fill from their ends and a pruned page was packed before:
 /// such runs are moved, or left, as a whole.
 pub(super) fn pack_items(page: &mut Page, bounds: Bounds) -> Result<(), Misfit> {
     let mut packing = Packing::new(bounds);
@@ -34,7 +34,7 @@ pub(super) fn pack_items(page: &mut Page, bounds: Bounds) -> Result<(), Misfit> 
     Ok(())
 }
 
-/// Items that lie one below the other and stay so.
+/// Items that are one below the other and stay so.
 struct Run {
     from: Range<usize>,
     to: usize,
@@ -45,7 +45,7 @@ struct Packing {
     bounds: Bounds,
     /// Where the last item is to begin.
     upper: usize,
-    /// Where the items of the last run lie, none of them below another's place.
+    /// Where the items of the last run are, none of them below another's place.
     run: Range<usize>,
     /// The runs before it that are to be moved.
     moved: Vec<Run>,
@@ -57,12 +57,12 @@ impl Packing {
         Packing { bounds, upper: bounds.special, run: bounds.special..bounds.special, moved }
     }
 
-    /// Adds the items of a group to the run, if that is where all of them lie; there is no branch for a single one.
+    /// Adds the items of a group to the run, if that is where all of them are; there is no branch for a single one.
     fn prolong(&mut self, group: &mut [Line; GROUP]) -> bool {
         let (mut start, mut elsewhere) = (self.run.start, 0);
         for line in group.iter() {
             let id = ItemId(u32::from_le_bytes(*line));
-            // An item that does not fit takes this below zero, where no item lies.
+            // An item that does not fit takes this below zero, where no item is.
             start = start.wrapping_sub(align(id.length().into()));
             elsewhere |= if id.has_storage() { start ^ usize::from(id.offset()) } else { 0 };
         }
@@ -104,7 +104,7 @@ impl Packing {
         Ok(())
     }
 
-    /// Remembers the run, unless it lies where it is to be.
+    /// Remembers the run, unless it is where it is to be.
     fn end_run(&mut self) {
         if self.run.start != self.upper && !self.run.is_empty() {
             self.moved.push(Run { from: self.run.clone(), to: self.upper });
@@ -121,7 +121,7 @@ fn move_line(line: &mut Line, from: usize, to: usize) {
     *line = moved.to_le_bytes();
 }
 
-/// Moves the runs all at once: they may lie in any order, and one where another is to be.
+/// Moves the runs all at once: they may be in any order, and one where another is to be.
 fn move_runs(page: &mut Page, moved: &[Run]) {
     if let [Run { from, to }] = moved {
         return page.copy_within(from.clone(), *to);

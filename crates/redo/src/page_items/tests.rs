@@ -75,7 +75,7 @@ fn add_filled(page: &mut Page, number: u16, size: usize) {
     page[start..start + size].fill(number as u8);
 }
 
-/// The items lie one below the other in the order of their numbers, each with its own bytes.
+/// The items are one below the other in the order of their numbers, each with its own bytes.
 fn check_packed(page: &Page, numbers: &[u16]) {
     let bounds = Bounds::of(page).unwrap();
     let end = numbers.iter().fold(bounds.special, |end, number| {

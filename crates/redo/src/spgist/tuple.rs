@@ -123,7 +123,7 @@ impl Node {
         Ok(())
     }
 
-    /// Where it lies in its inner tuple. Nodes differ in size, so they are walked.
+    /// Where it is in its inner tuple. Nodes differ in size, so they are walked.
     fn find(self, inner: &[u8]) -> Result<usize, Misfit> {
         if inner.len() < INNER_HEADER_BYTES {
             return Err(Misfit::ItemState(self.offset));

@@ -47,7 +47,7 @@ impl Cluster {
         Ok(file.write_all(settings.as_bytes())?)
     }
 
-    /// The folder that all of this lies in, and the server's socket.
+    /// The directory that all of this is in, and the server's socket.
     pub fn home(&self) -> &Path {
         self.home.path()
     }
@@ -72,7 +72,7 @@ impl Cluster {
         Ok(status.success())
     }
 
-    /// Copies a folder to where the server's user may read and write.
+    /// Copies a directory to where the server's user may read and write.
     pub fn copy_in(&self, from: &Path, to: &Path) -> Result<()> {
         fs::create_dir(to)?;
         self.give_away(to)?;

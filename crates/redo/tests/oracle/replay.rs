@@ -1,7 +1,7 @@
 //! WAL replayed natively onto the pages of a data directory, each record checked against the images it carries.
 //!
-//! Where redo differs from PostgreSQL, or knows no such record, the page goes on as PostgreSQL's, so that one fault is
-//! counted once.
+//! Where redo differs from PostgreSQL, or knows no such record, the page continues as PostgreSQL's, so that one fault
+//! is counted once.
 
 use crate::damage::Damage;
 use crate::files::Files;
@@ -59,7 +59,7 @@ pub struct Replay {
     /// Pages of which nothing is known since a record that redo could not replay and that carried no image.
     pub lost: HashSet<Key>,
     /// Pages of visibility maps that `CREATE DATABASE` copied and logged without their contents: it takes them for
-    /// pages with tuples, on which what lies between line pointers and tuples does not count. Storage, like a standby,
+    /// pages with tuples, on which what is between line pointers and tuples does not count. Storage, like a standby,
     /// knows fewer bits than the server then, which is safe.
     pub hollow_maps: HashSet<Key>,
     pub last_record: Lsn,

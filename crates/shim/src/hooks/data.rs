@@ -72,7 +72,7 @@ impl Written {
         match self {
             Written::Buffer(buffer) => {
                 let skipped = usize::try_from(start.wrapping_sub(offset as u64)).unwrap_or(0);
-                // SAFETY: the block lies within what was written, so the caller's buffer has all of it; bytes need no
+                // SAFETY: the block is within what was written, so the caller's buffer has all of it; bytes need no
                 // alignment.
                 let page = unsafe { &*buffer.cast::<u8>().add(skipped).cast::<[u8; PAGE_BYTES]>() };
                 undescribed::is_undescribed(block, page)

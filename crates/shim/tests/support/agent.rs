@@ -1,4 +1,4 @@
-//! A compute agent that serves one machine's files: fetches come from a folder, and a flush is granted after a
+//! A compute agent that serves one machine's files: fetches come from a directory, and a flush is granted after a
 //! millisecond.
 
 use super::postgres::User;
@@ -28,7 +28,7 @@ pub const SEGMENT_BYTES: u64 = 16 << 20;
 /// What the threads of an agent share.
 pub struct Agent {
     pub dir: ComputeDir,
-    /// The folder that stands for storage.
+    /// The directory that stands for storage.
     storage: PathBuf,
     pub control: ControlMap,
     user: User,
@@ -79,7 +79,7 @@ impl Agent {
         agent
     }
 
-    /// Ends the threads that would go on for ever.
+    /// Ends the threads that would continue for ever.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         self.control.wake_agent();
@@ -202,7 +202,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Makes files that storage has in a folder: files of pages sparse with a meta file, others copied.
+    /// Makes files that storage has in a directory: files of pages sparse with a meta file, others copied.
     fn materialise_folder(&self, folder: &Path, is_wanted: impl Fn(&str) -> bool) {
         self.create_meta_folders(folder);
         for entry in fs::read_dir(self.storage.join(folder)).expect("storage has the folder") {

@@ -93,7 +93,7 @@ impl Compute {
         Compute { server: None, agent: None, dir: ComputeDir::new(root), _root: None }
     }
 
-    /// Moves what a folder has into storage: files of pages but for free space maps, and in a database all else too.
+    /// Moves what a directory has into storage: files of pages but for free space maps, and in a database all else too.
     fn set_aside(&self, folder: &Path) {
         fs::create_dir_all(self.storage().join(folder)).expect("a folder can be made");
         for entry in fs::read_dir(self.dir.data_file(folder)).expect("the folder exists") {

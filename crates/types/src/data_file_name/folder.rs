@@ -1,14 +1,14 @@
-//! The folder of a database's relations in a tablespace.
+//! The directory of a database's relations in a tablespace.
 
 use super::Text;
 use super::number::decimal;
 use crate::key::RelTag;
 use std::fmt;
 
-/// A folder of relations.
+/// A directory of relations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DatabaseFolder<'a> {
-    /// `global`, the folder of relations that all databases share.
+    /// `global`, the directory of relations that all databases share.
     Global,
     /// `base/5`.
     Base {
@@ -31,7 +31,7 @@ pub(super) const BASE: &[u8] = b"base";
 pub(super) const TABLESPACES: &[u8] = b"pg_tblspc";
 
 impl<'a> DatabaseFolder<'a> {
-    /// The folder of a database in a tablespace. `pg_global` has but one, whatever the database is.
+    /// The directory of a database in a tablespace. `pg_global` has but one, whatever the database is.
     pub fn new(tablespace: u32, database: u32, version_directory: &'a [u8]) -> DatabaseFolder<'a> {
         match tablespace {
             RelTag::GLOBAL_TABLESPACE => DatabaseFolder::Global,
@@ -40,7 +40,7 @@ impl<'a> DatabaseFolder<'a> {
         }
     }
 
-    /// The folder with which a path begins, and the name in it if the path is that of a file.
+    /// The directory with which a path begins, and the name in it if the path is that of a file.
     pub(super) fn parse_prefix(path: &'a [u8]) -> Option<(DatabaseFolder<'a>, Option<&'a [u8]>)> {
         let mut parts = path.split(|byte| *byte == b'/');
         let folder = match parts.next()? {

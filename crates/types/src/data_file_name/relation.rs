@@ -6,10 +6,10 @@ use super::split_once;
 use crate::key::{Fork, RelTag};
 use std::fmt;
 
-/// A relation's segment file: its folder, and what its name in there says.
+/// A relation's segment file: its directory, and what its name in there says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RelationFile<'a> {
-    /// The folder.
+    /// The directory.
     pub folder: DatabaseFolder<'a>,
     /// The relation's file number.
     pub relation: u32,
@@ -20,7 +20,7 @@ pub struct RelationFile<'a> {
 }
 
 impl<'a> RelationFile<'a> {
-    /// A fork's segment file, in a folder of the version's where it is in a tablespace of a user.
+    /// A fork's segment file, in a directory of the version's where it is in a tablespace of a user.
     pub fn new(rel: RelTag, segment: u32, version_directory: &'a [u8]) -> RelationFile<'a> {
         let folder = DatabaseFolder::new(rel.tablespace, rel.database, version_directory);
         RelationFile { folder, relation: rel.relation, fork: rel.fork, segment }
@@ -32,7 +32,7 @@ impl<'a> RelationFile<'a> {
         RelTag { tablespace, database, relation: self.relation, fork: self.fork }
     }
 
-    /// What a file's name in its folder means: `1259_vm.1`.
+    /// What a file's name in its directory means: `1259_vm.1`.
     pub(super) fn parse(folder: DatabaseFolder<'a>, name: &[u8]) -> Option<RelationFile<'a>> {
         let (name, segment) = split_once(name, b'.');
         let (relation, fork) = match name.iter().position(|byte| *byte == b'_') {

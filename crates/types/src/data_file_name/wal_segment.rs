@@ -33,7 +33,7 @@ impl WalSegmentName {
         u64::from(self.log).checked_mul(per_log)?.checked_add(self.segment.into())
     }
 
-    /// From a file's name in its folder.
+    /// From a file's name in its directory.
     pub fn parse(name: &[u8]) -> Option<WalSegmentName> {
         let (timeline, rest) = name.split_at_checked(8)?;
         let (log, segment) = rest.split_at_checked(8)?;

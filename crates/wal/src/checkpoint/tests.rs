@@ -77,7 +77,7 @@ fn a_parameter_change_replaces_the_settings_alone() {
     assert_eq!(state, sample());
 }
 
-/// Writes a shutdown checkpoint at `at` and reads it back, behind a page header if `at` lies inside a page.
+/// Writes a shutdown checkpoint at `at` and reads it back, behind a page header if `at` is inside a page.
 fn round_trip(at: Lsn) -> (Lsn, Record) {
     let (bytes, start) = encode_shutdown_checkpoint(&PG15, &sample(), at, Lsn(0), 42, SEGMENT);
     let mut stream = WalStream::new(at, SEGMENT, Some(42));

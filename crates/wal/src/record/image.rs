@@ -125,7 +125,7 @@ pub(super) fn is_applied(flags: u8) -> bool {
     flags & APPLY != 0
 }
 
-/// Reads an image's header within a block reference. Its hole lies in the page, and the bytes are at most a page.
+/// Reads an image's header within a block reference. Its hole is in the page, and the bytes are at most a page.
 fn read_header(header: &[u8]) -> Result<ImageHeader, String> {
     let mut reader = Reader::new(header);
     let (length, hole_offset, flags, mut hole_length) = read_fields(&mut reader).map_err(|error| error.to_string())?;

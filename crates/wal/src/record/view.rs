@@ -290,7 +290,7 @@ impl<'a> BlockHeader<'a> {
     }
 }
 
-/// Walks the headers, which lie before all data. `announced` counts the data that the headers so far promise: the
+/// Walks the headers, which are before all data. `announced` counts the data that the headers so far promise: the
 /// headers end where no more is left than that.
 struct Headers<'a> {
     left: &'a [u8],

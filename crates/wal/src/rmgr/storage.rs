@@ -13,7 +13,7 @@ pub const SMGR_TRUNCATE_VM: u32 = 0x0002;
 pub const SMGR_TRUNCATE_FSM: u32 = 0x0004;
 /// A database was made by copying another's files.
 pub const XLOG_DBASE_CREATE_FILE_COPY: u8 = 0x00;
-/// A database's folder was made; its blocks are logged after it.
+/// A database's directory was made; its blocks are logged after it.
 pub const XLOG_DBASE_CREATE_WAL_LOG: u8 = 0x10;
 /// A database was dropped.
 pub const XLOG_DBASE_DROP: u8 = 0x20;

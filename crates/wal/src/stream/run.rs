@@ -4,7 +4,7 @@ use super::RawRecord;
 use bytes::Bytes;
 use quire_types::Lsn;
 
-/// Records that follow each other in the log, their headers and CRCs checked. They lie in one page of the log, or it is
+/// Records that follow each other in the log, their headers and CRCs checked. They are in one page of the log, or it is
 /// a single one that goes over several.
 #[derive(Debug, Default)]
 pub struct RecordRun {

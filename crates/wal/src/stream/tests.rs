@@ -359,3 +359,16 @@ impl std::io::Read for Broken {
         Err(std::io::Error::other("broken"))
     }
 }
+
+#[test]
+fn a_page_of_another_version_is_no_part_of_the_log() {
+    let (bytes, _) = log(Lsn(SEGMENT), &[10]);
+    let other = Box::leak(Box::new(crate::postgres_version::PostgresVersion { major: 99, ..PG15 }));
+    let mut stream = WalStream::new(Lsn(SEGMENT), SEGMENT, Some(SYSTEM)).of_version(other);
+    stream.feed(&bytes);
+    let error = stream.next_record().expect_err("the page says 15");
+    assert!(error.to_string().contains("PostgreSQL 15 in a log of 99"), "{error}");
+    let mut stream = WalStream::new(Lsn(SEGMENT), SEGMENT, Some(SYSTEM)).of_version(&PG15);
+    stream.feed(&bytes);
+    assert!(stream.next_record().expect("of the log").is_some());
+}

@@ -1,7 +1,7 @@
-//! A PostgreSQL cluster in a temporary folder, the oracle of these tests.
+//! A PostgreSQL cluster in a temporary directory, the oracle of these tests.
 //!
 //! The binaries are those in `QUIRE_PG_BIN`, or of the distribution's PostgreSQL 15. Started as root, the server runs
-//! as the user `postgres`. It listens on a Unix socket in the cluster's own folder only.
+//! as the user `postgres`. It listens on a Unix socket in the cluster's own directory only.
 
 use anyhow::{Context, Result, bail, ensure};
 use quire_types::Lsn;

@@ -132,7 +132,7 @@ fn fill(writer: &mut WalWriter, target: Lsn) {
         let length = if missing(writer) > 2 * PAGE { PAGE } else { RECORD - 26 };
         writer.append(rmgr::XLOG, rmgr::XLOG_NOOP, 0, &vec![0; length as usize]);
     }
-    // The last record ends exactly at the target; a page header may lie on its way.
+    // The last record ends exactly at the target; a page header may be on its way.
     let next_page = Lsn((writer.next_record_start().0 / PAGE + 1) * PAGE);
     let page_header = if next_page < target { header_bytes(next_page, SEGMENT) } else { 0 };
     let length = missing(writer) as usize - page_header - 26;
@@ -142,7 +142,7 @@ fn fill(writer: &mut WalWriter, target: Lsn) {
 
 /// Writes `bytes` to the log from `at` on, and zeroes to the end of the last segment.
 fn write_log(cluster: &Cluster, at: Lsn, bytes: &[u8]) -> Result<()> {
-    // The last byte before `at` is written already, so its segment exists if `at` lies inside one.
+    // The last byte before `at` is written already, so its segment exists if `at` is inside one.
     let offset = at.segment_offset(SEGMENT);
     let segment_start = Lsn(at.0 - offset);
     let mut log = cluster.wal_from(segment_start, SEGMENT)?;

@@ -170,7 +170,7 @@ impl World {
         self.connections[index] = None;
     }
 
-    /// The connection is gone for the compute, while the acceptor goes on with what it has received.
+    /// The connection is gone for the compute, while the acceptor continues with what it has received.
     pub(super) fn orphan(&mut self, index: usize) {
         let Some(connection) = self.connections[index].as_mut() else { return };
         connection.orphaned = true;

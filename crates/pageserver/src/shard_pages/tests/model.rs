@@ -186,7 +186,7 @@ impl Bench {
     }
 
     /// Whether the log says nothing of a page's contents: not of the newest ones, that is. A page without an LSN is
-    /// only there if that was so before, and what comes afterwards with an older LSN lies below it.
+    /// only there if that was so before, and what comes afterwards with an older LSN is below it.
     pub(super) fn is_unlogged(&self, key: Key) -> bool {
         self.events(key, Lsn::MAX).fold(true, |_, event| match event {
             Event::Change(change) => matches!(change.value, Value::Tombstone),

@@ -2,8 +2,8 @@
 //! that has shown of each type of record.
 //!
 //! The suite runs as it is shipped, several times with other settings. Then the same server runs the other workloads,
-//! and what neither reaches. `QUIRE_PG_SUITE` names the folder that `scripts/postgres-source.sh` prints; the table is
-//! written to `QUIRE_REDO_COVERAGE`. Some minutes, and a few gigabytes of disk: log that was replayed is removed.
+//! and what neither reaches. `QUIRE_PG_SUITE` names the directory that `scripts/postgres-source.sh` prints; the table
+//! is written to `QUIRE_REDO_COVERAGE`. Some minutes, and a few gigabytes of disk: log that was replayed is removed.
 
 mod coverage;
 mod extra;
