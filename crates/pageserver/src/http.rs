@@ -127,14 +127,14 @@ fn layer_status(size: StoreSize) -> LayerStatus {
 
 fn image_status(shard: &Shard) -> ImageStatus {
     let pages = shard.pages();
-    let (counted, settings) = (pages.metrics(), pages.settings());
+    let (counted, settings) = (pages.metrics(), pages.images().settings());
     ImageStatus {
         made: counted.images_made(),
         bytes_written: counted.images_made() * quire_types::PAGE_SIZE as u64,
-        backlog_pages: pages.image_backlog(),
-        broken_pages: pages.broken_pages(),
-        incomplete_pages: pages.incomplete_pages(),
-        longest_chain: pages.longest_chain().map_or(0, |(_, account)| account.deltas),
+        backlog_pages: pages.images().backlog_pages(),
+        broken_pages: pages.images().broken_pages(),
+        incomplete_pages: pages.images().incomplete_pages(),
+        longest_chain: pages.images().longest_chain().map_or(0, |(_, account)| account.deltas),
         long_chain_reads: counted.long_chain_reads(),
         thresholds: ImageThresholds { max_deltas: settings.max_deltas, max_bytes: settings.max_bytes },
     }
@@ -162,9 +162,9 @@ fn gauges(shard: &Shard) -> ShardGauges {
     ShardGauges {
         ingested: gauge(progress.ingested.0),
         durable: gauge(progress.durable.0),
-        backlog: gauge(pages.image_backlog() as u64),
-        longest_chain: pages.longest_chain().map_or(0, |(_, account)| i64::from(account.deltas)),
-        incomplete_pages: gauge(pages.incomplete_pages() as u64),
+        backlog: gauge(pages.images().backlog_pages() as u64),
+        longest_chain: pages.images().longest_chain().map_or(0, |(_, account)| i64::from(account.deltas)),
+        incomplete_pages: gauge(pages.images().incomplete_pages() as u64),
         layer_bytes: gauge(size.layer_bytes),
         memtable_bytes: gauge(size.memtable_bytes as u64),
         ingest_stopped: progress.health.is_stopped().into(),
@@ -242,7 +242,8 @@ async fn settings(
     if max_deltas == 0 || max_bytes == 0 {
         return Err((StatusCode::BAD_REQUEST, "thresholds must not be 0".into()));
     }
-    let set = spawn_blocking(move || shard.pages().set_settings(ImageSettings { max_deltas, max_bytes })).await;
+    let set =
+        spawn_blocking(move || shard.pages().images().set_settings(ImageSettings { max_deltas, max_bytes })).await;
     set.map_err(internal)?.map_err(internal)?;
     Ok(StatusCode::NO_CONTENT)
 }

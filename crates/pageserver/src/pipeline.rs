@@ -1,6 +1,7 @@
 //! From WAL bytes to changes: the one who feeds a shard.
 
-use crate::shard_pages::{KeepError, LatestView, MustWait, PatientView, ShardPages};
+use crate::ingest_gate::MustWait;
+use crate::shard_pages::{KeepError, LatestView, PatientView, ShardPages};
 use quire_crash::{Work, work};
 use quire_ingest::{Ingest, IngestError};
 use quire_layers::error::ApplyError;

@@ -35,7 +35,7 @@ pub struct Shard {
 impl Shard {
     /// Pages with the one who feeds them, and what is kept outside WAL.
     pub fn new(pages: Arc<ShardPages>, pipeline: Pipeline, files: SmallFiles) -> Result<Arc<Shard>, FileError> {
-        pages.settle(files.settled());
+        pages.images().settle(files.settled());
         files.each(GUARD_PREFIX, |file| pages.guard().kept(&file.name, file.lsn))?;
         Ok(Arc::new(Shard { pages, pipeline: Mutex::new(pipeline), files, keeping: Arc::new(Semaphore::new(1)) }))
     }
@@ -54,7 +54,7 @@ impl Shard {
     /// compute can send it any more.
     pub fn fence(&self, term: Term) -> Result<(), FileError> {
         self.files.fence(term, self.pages.progress().ingested)?;
-        self.pages.settle(self.files.settled());
+        self.pages.images().settle(self.files.settled());
         Ok(())
     }
 
@@ -144,7 +144,7 @@ pub async fn keep_flushing(shard: Arc<Shard>, compactor: Compactor, mut shutdown
             _ = ticks.tick() => {}
         }
         if images_retried.elapsed() >= UNREAD_IMAGES_INTERVAL {
-            shard.pages.retry_unread_images();
+            shard.pages.images().retry_unread();
             images_retried = Instant::now();
         }
         let maintained = spawn_blocking({

@@ -195,9 +195,9 @@ fn a_new_term_settles_what_was_ingested_also_after_a_restart() {
     shard.fence(Term(1)).unwrap();
     log.create(MAP);
     shard.feed(START, &log.bytes.as_slice().to_vec().into()).unwrap();
-    assert_eq!(shard.pages().settled(), START);
+    assert_eq!(shard.pages().images().settled(), START);
     shard.fence(Term(2)).unwrap();
-    assert_eq!(shard.pages().settled(), log.end());
+    assert_eq!(shard.pages().images().settled(), log.end());
     drop(shard);
-    assert_eq!(open(dir.path()).pages().settled(), log.end());
+    assert_eq!(open(dir.path()).pages().images().settled(), log.end());
 }

@@ -78,7 +78,7 @@ impl ShardPages {
     pub fn keep_pages(&self, upto: Lsn, pages: &[WrittenPage]) -> Result<Kept, KeepError> {
         let at = self.progress().ingested;
         pages.iter().try_for_each(|written| check(written, at))?;
-        let keeping = self.store.begin_keeping();
+        let keeping = self.store().begin_keeping();
         let mut plan = Plan { pages: self, at, upto, sizes: HashMap::new(), kept_pages: BTreeMap::new() };
         let keepings = pages.iter().map(|written| plan.keep(written)).collect::<Result<Vec<_>, _>>()?;
         let grown = plan.grown();
@@ -86,7 +86,7 @@ impl ShardPages {
         drop(keeping);
         let kept = pages.iter().zip(&keepings).filter(|(_, keeping)| **keeping == Keeping::Kept);
         self.metrics().pages_kept(kept.clone().count() as u64);
-        self.take_up(kept.map(|(written, _)| written.key));
+        self.images.take_up(kept.map(|(written, _)| written.key));
         Ok(Kept { keepings, grown })
     }
 
@@ -119,7 +119,7 @@ impl ShardPages {
             // Whether older versions are wanted does not matter: there are none.
             let _ = chain.offer(version);
         }
-        self.replay(&chain)
+        self.rebuilder.replay(&chain)
     }
 }
 
@@ -196,7 +196,7 @@ impl Plan<'_> {
 
     fn keep_logged(&mut self, written: WrittenVersion) -> Result<Keeping, KeepError> {
         let (key, lsn) = (written.key, written.version.lsn);
-        let mut later = self.pages.store.history(key, lsn, self.at)?;
+        let mut later = self.pages.store().history(key, lsn, self.at)?;
         let planned = self.kept_pages.get(&key).into_iter().flat_map(|keepsake| &keepsake.versions);
         later.extend(planned.filter(|version| version.lsn > lsn).map(|version| (version.place(), version.clone())));
         let later: Vec<Version> = later.into_values().collect();
@@ -217,7 +217,7 @@ impl Plan<'_> {
     /// Whether the log says nothing of a block but that it is there: it is zeroes, or was kept as PostgreSQL wrote it
     /// before.
     fn is_unlogged(&self, key: Key) -> Result<bool, ReadError> {
-        let chain = self.pages.stored_chain(key, self.at)?;
+        let chain = self.pages.rebuilder.chain(key, self.at)?;
         let planned = self.kept_pages.get(&key).into_iter().flat_map(|keepsake| &keepsake.versions);
         let is_unlogged = |version: &Version| match version.kind {
             Kind::Tombstone => true,
@@ -250,7 +250,7 @@ impl Plan<'_> {
         if let Some(size) = self.sizes.get(&key) {
             return Ok(*size);
         }
-        let newest = self.pages.store.newest(key, self.at)?;
+        let newest = self.pages.store().newest(key, self.at)?;
         let lsn = newest.as_ref().map_or(Lsn::INVALID, |version| version.lsn);
         let blocks = newest.and_then(Version::into_bytes).map(|raw| stored_size(key, &raw)).transpose()?;
         let size = Size { blocks, lsn, has_grown: false };

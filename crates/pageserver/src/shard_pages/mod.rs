@@ -9,49 +9,38 @@
 //! - changes come in the order of the log, and a read at an LSN that was ingested gives the same page for ever, but for
 //!   bytes that the log lacks: those come with pages as PostgreSQL wrote them, see [`ShardPages::keep_pages`];
 //! - the chain of a newest version never exceeds the hard limit of [`quire_layers::image_policy`], if the caller of
-//!   [`ShardPages::apply`] waits when it is told to;
-//! - an image has the LSN of the last delta it includes, and a chain is given one image for each threshold it crosses.
+//!   [`ShardPages::apply`] waits when it is told to.
 
-mod backlog;
-mod gate;
-mod images;
 mod keep;
 mod progress;
 mod read;
-mod read_failures;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
-pub use images::{ImageOutcome, Incomplete};
 pub use keep::{KeepError, Kept};
 pub use progress::{IngestHealth, Progress};
 pub use read::PageChain;
 pub use view::{LatestView, PatientView};
 
-use crate::images::ImagePool;
+use crate::images::{ImageMaker, ImagePool};
+use crate::ingest_gate::{IngestGate, MustWait};
 use crate::metrics::ShardMetrics;
 use crate::put_aside::PutAside;
-use backlog::Backlog;
+use crate::rebuilder::Rebuilder;
 use bytes::Bytes;
-use gate::IngestGate;
-use parking_lot::RwLock;
 use quire_files::Durability;
 use quire_layers::chain::Redo;
 use quire_layers::change::Change;
 use quire_layers::error::{ApplyError, StorageError};
 use quire_layers::guard::Guard;
-use quire_layers::image_policy::ImageSettings;
 use quire_layers::manifest::Origin;
 use quire_layers::store::Store;
 use quire_layers::value::Version;
 use quire_protocol::chain_file::ChainFile;
 use quire_types::{Key, Lsn};
-use read_failures::ReadFailures;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use tracing::error;
 
@@ -76,56 +65,45 @@ pub struct ShardPagesParts {
 /// One shard of a branch.
 #[derive(Debug)]
 pub struct ShardPages {
-    this: Weak<ShardPages>,
-    origin: Origin,
-    store: Store,
+    rebuilder: Arc<Rebuilder>,
+    images: Arc<ImageMaker>,
     progress: watch::Sender<Progress>,
     /// [`Progress::durable`] alone: it moves seldom, and who waits for it need not wake for each record.
     durable: watch::Sender<Lsn>,
-    settings: RwLock<ImageSettings>,
-    settled: AtomicU64,
-    guard: Guard,
-    backlog: Backlog,
-    gate: IngestGate,
-    read_failures: ReadFailures,
+    gate: Arc<IngestGate>,
     froze: Notify,
-    parts: ShardPagesParts,
+    metrics: ShardMetrics,
 }
 
 impl ShardPages {
     /// The pages that the store has; chains that are too long already are queued.
     pub fn new(store: Store, parts: ShardPagesParts) -> Arc<ShardPages> {
+        let ShardPagesParts { redo, backlog_max, pool, metrics, put_aside } = parts;
         let durable = store.durable();
-        let pages = Arc::new_cyclic(|this| ShardPages {
-            this: Weak::clone(this),
-            origin: store.origin(),
-            settings: RwLock::new(store.settings()),
-            store,
-            settled: AtomicU64::new(0),
-            guard: Guard::default(),
+        let (rebuilder, gate) = (Arc::new(Rebuilder::new(store, redo, put_aside)), Arc::new(IngestGate::default()));
+        let images = ImageMaker::new(Arc::clone(&rebuilder), Arc::clone(&gate), pool, backlog_max, metrics.clone());
+        Arc::new(ShardPages {
+            rebuilder,
+            images,
             progress: watch::Sender::new(Progress::at(durable)),
             durable: watch::Sender::new(durable),
-            backlog: Backlog::new(parts.backlog_max),
-            gate: IngestGate::default(),
-            read_failures: ReadFailures::default(),
+            gate,
             froze: Notify::new(),
-            parts,
-        });
-        pages.sweep();
-        pages
+            metrics,
+        })
     }
 
     /// What is not done any more because this process panicked of it.
     pub fn put_aside(&self) -> &PutAside {
-        &self.parts.put_aside
+        self.rebuilder.put_aside()
     }
 
     /// Writes what there is of the pages that are put aside to where the notes of the panics are.
     pub fn write_evidence(&self) {
         for key in self.put_aside().pages.keys() {
-            let name = format!("{}-{key}.chain", self.origin.branch).replace('/', "_");
+            let name = format!("{}-{key}.chain", self.origin().branch).replace('/', "_");
             let path = self.put_aside().folder.join(name);
-            let written = self.stored_chain(*key, self.progress().ingested).map(|chain| {
+            let written = self.rebuilder.chain(*key, self.progress().ingested).map(|chain| {
                 let versions = chain.versions().filter_map(Version::to_message).collect();
                 let file = ChainFile { key: *key, versions };
                 quire_files::publish(&path, &file.encode(), Durability::Machine)
@@ -133,13 +111,13 @@ impl ShardPages {
             let place = path.display();
             match written {
                 Ok(Ok(())) => {
-                    error!(branch = %self.origin.branch, %key, evidence = %place, "a page is not redone: redo panicked twice")
+                    error!(branch = %self.origin().branch, %key, evidence = %place, "a page is not redone: redo panicked twice")
                 }
                 Ok(Err(reason)) => {
-                    error!(branch = %self.origin.branch, %key, %reason, "cannot write evidence of a page that is not redone")
+                    error!(branch = %self.origin().branch, %key, %reason, "cannot write evidence of a page that is not redone")
                 }
                 Err(reason) => {
-                    error!(branch = %self.origin.branch, %key, %reason, "cannot read a page that is not redone")
+                    error!(branch = %self.origin().branch, %key, %reason, "cannot read a page that is not redone")
                 }
             }
         }
@@ -147,22 +125,27 @@ impl ShardPages {
 
     /// What was imported.
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        self.rebuilder.origin()
     }
 
     /// Its storage.
     pub fn store(&self) -> &Store {
-        &self.store
+        self.rebuilder.store()
     }
 
     /// Relations of which redo is not trusted.
     pub fn guard(&self) -> &Guard {
-        &self.guard
+        self.rebuilder.guard()
+    }
+
+    /// What makes its images.
+    pub fn images(&self) -> &Arc<ImageMaker> {
+        &self.images
     }
 
     /// Its counters.
     pub fn metrics(&self) -> &ShardMetrics {
-        &self.parts.metrics
+        &self.metrics
     }
 
     /// Takes in the changes of the record that ends at `end`. If it says that the workers are behind, the caller has to
@@ -174,20 +157,20 @@ impl ShardPages {
             return Err(ApplyError::OutOfOrder { lsn: end, ingested });
         }
         let versions = changes.iter().map(|change| version_of(change, end, ingested)).collect::<Result<_, _>>()?;
-        let touched = self.store.insert(versions)?;
+        let touched = self.store().insert(versions)?;
         self.progress.send_if_modified(|progress| {
             progress.ingested = end;
             false
         });
-        Ok(self.consider(&touched))
+        Ok(self.images.consider(&touched))
     }
 
     /// Closes the open memtable at the end of the last record; `ingest_state` is ingest's state there. Nothing is done
     /// if nothing came since the last time.
     pub fn freeze(&self, ingest_state: Bytes) {
         let Progress { ingested, frozen, .. } = self.progress();
-        if ingested > frozen || self.store.open_bytes() > 0 {
-            self.store.freeze(ingested, ingest_state);
+        if ingested > frozen || self.store().open_bytes() > 0 {
+            self.store().freeze(ingested, ingest_state);
             self.progress.send_modify(|progress| progress.frozen = ingested);
             self.froze.notify_one();
         }
@@ -206,7 +189,7 @@ impl ShardPages {
     }
 
     fn flush_frozen(&self) -> Result<(), StorageError> {
-        while let Some(durable) = self.store.flush()? {
+        while let Some(durable) = self.store().flush()? {
             self.progress.send_modify(|progress| progress.durable = durable);
             self.durable.send_replace(durable);
             self.gate.announce();
@@ -214,29 +197,14 @@ impl ShardPages {
         Ok(())
     }
 
-    /// When to make images.
-    pub fn settings(&self) -> ImageSettings {
-        *self.settings.read()
-    }
-
-    /// Changes when to make images, durably and at once: pages that are past a lower threshold are queued.
-    pub fn set_settings(&self, settings: ImageSettings) -> Result<(), StorageError> {
-        self.store.set_settings(settings)?;
-        *self.settings.write() = settings;
-        self.sweep();
-        Ok(())
-    }
-
-    /// Says that something could not be read, if it was not said a moment ago.
+    /// Logs that something could not be read, unless it was logged a moment ago.
     pub fn note_unread(&self, reason: &StorageError) {
-        if self.read_failures.note(reason.to_string(), Instant::now()) {
-            error!(branch = %self.origin.branch, %reason, "read failed; dependent requests wait or fail");
-        }
+        self.rebuilder.note_unread(reason);
     }
 
     /// What could not be read just now.
     pub fn unread(&self) -> Option<String> {
-        self.read_failures.latest(Instant::now())
+        self.rebuilder.unread()
     }
 
     /// Blocks until the image workers and flushes have caught up, or ingest is over.
@@ -245,24 +213,14 @@ impl ShardPages {
     }
 
     fn has_room(&self) -> bool {
-        self.backlog.has_room() && self.store.frozen_memtables() < FROZEN_MEMTABLES_MAX
+        self.images.has_room() && self.store().frozen_memtables() < FROZEN_MEMTABLES_MAX
     }
 
     /// Lets everybody go who waits for room, and writes nothing any more.
     pub fn shut_down(&self) {
         self.gate.end();
-        self.store.close();
+        self.store().close();
     }
-}
-
-/// Whether ingest has to wait for the workers.
-#[must_use]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MustWait {
-    /// The next record may come.
-    No,
-    /// [`ShardPages::wait_for_room`] comes first.
-    Yes,
 }
 
 fn version_of(change: &Change, end: Lsn, ingested: Lsn) -> Result<(Key, Version), ApplyError> {

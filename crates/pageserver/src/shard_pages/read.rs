@@ -2,10 +2,8 @@
 
 use super::ShardPages;
 use bytes::Bytes;
-use quire_crash::{Work, work};
 use quire_layers::chain::Chain;
 use quire_layers::error::ReadError;
-use quire_layers::manifest::Origin;
 use quire_layers::store::Scanned;
 use quire_types::{Key, Lsn, SLRU_SEGMENT_PAGES, size};
 use std::collections::HashMap;
@@ -30,7 +28,7 @@ impl ShardPages {
     pub fn read_pages(&self, keys: &[Key], lsn: Lsn) -> Result<Vec<Bytes>, ReadError> {
         let started = Instant::now();
         self.check_exist(keys, lsn)?;
-        let (chains, layers) = self.store.chains(keys, lsn)?;
+        let (chains, layers) = self.store().chains(keys, lsn)?;
         self.metrics().layers_visited(layers, keys.len());
         chains.iter().try_for_each(|chain| self.check_trusted(chain))?;
         let pages = chains.iter().map(|chain| self.replay_counted(chain)).collect::<Result<_, _>>()?;
@@ -41,14 +39,14 @@ impl ShardPages {
     /// One page as of `lsn` with its chain, for people; it is not healed and not counted.
     pub fn page_chain(&self, key: Key, lsn: Lsn) -> Result<PageChain, ReadError> {
         self.check_exist(&[key], lsn)?;
-        let (chain, page) = self.rebuild(key, lsn)?;
+        let (chain, page) = self.rebuilder.rebuild(key, lsn)?;
         Ok(PageChain { page, chain })
     }
 
     /// What a page as of `lsn` is put together of, without putting it together: also of a page that cannot be.
     pub fn chain(&self, key: Key, lsn: Lsn) -> Result<Chain, ReadError> {
         self.check_exist(&[key], lsn)?;
-        self.stored_chain(key, lsn)
+        self.rebuilder.chain(key, lsn)
     }
 
     /// The value of a key that is not a page, as of `lsn`; none if it does not exist then.
@@ -56,21 +54,21 @@ impl ShardPages {
         if key.is_page() {
             return Err(ReadError::WrongKind(key));
         }
-        Ok(self.store.newest(key, lsn)?.and_then(|version| version.into_bytes()))
+        Ok(self.store().newest(key, lsn)?.and_then(|version| version.into_bytes()))
     }
 
     /// The values of keys in `[from, to]` that are not pages and exist at `lsn`, some at a time.
     pub fn scan(&self, from: Key, to: Key, lsn: Lsn) -> Result<Scanned, ReadError> {
-        Ok(self.store.scan(from, to, lsn, SCAN_STEP, SCAN_STEP_BYTES)?)
+        Ok(self.store().scan(from, to, lsn, SCAN_STEP, SCAN_STEP_BYTES)?)
     }
 
     fn replay_counted(&self, chain: &Chain) -> Result<Bytes, ReadError> {
-        let page = self.replay(chain)?;
+        let page = self.rebuilder.replay(chain)?;
         let (deltas, bytes) = (chain.delta_count(), chain.delta_bytes());
         self.metrics().replayed(deltas);
-        if self.settings().exceeded(deltas, bytes) {
+        if self.images.settings().exceeded(deltas, bytes) {
             self.metrics().long_chain_read();
-            self.heal(chain, &page);
+            self.images.heal(chain, &page);
         }
         Ok(page)
     }
@@ -80,30 +78,6 @@ impl ShardPages {
             Some(since) => Err(ReadError::Guarded { key: chain.key(), since }),
             None => Ok(()),
         }
-    }
-
-    pub(super) fn rebuild(&self, key: Key, lsn: Lsn) -> Result<(Chain, Bytes), ReadError> {
-        let chain = self.stored_chain(key, lsn)?;
-        let page = self.replay(&chain)?;
-        Ok((chain, page))
-    }
-
-    /// The page that a chain comes to. A panic of redo is blamed on this page.
-    pub(super) fn replay(&self, chain: &Chain) -> Result<Bytes, ReadError> {
-        let (key, lsn) = (chain.key(), chain.upto());
-        if let Some(record) = self.parts.put_aside.pages.get(&key) {
-            let (record, folder) = (*record, self.parts.put_aside.folder.clone());
-            return Err(ReadError::PutAside { key, record, folder });
-        }
-        let Origin { branch, shard, .. } = self.origin;
-        let _working = work::begin(Work::Page { branch, shard, key, lsn, record: Lsn::INVALID });
-        quire_crash::plant_for(|| format!("redo {key}"));
-        chain.replay(self.parts.redo)
-    }
-
-    pub(super) fn stored_chain(&self, key: Key, lsn: Lsn) -> Result<Chain, ReadError> {
-        let (mut chains, _) = self.store.chains(&[key], lsn)?;
-        Ok(chains.pop().expect("one key gives one chain"))
     }
 
     fn check_exist(&self, keys: &[Key], lsn: Lsn) -> Result<(), ReadError> {

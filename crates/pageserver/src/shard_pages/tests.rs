@@ -4,10 +4,12 @@ mod keep;
 mod model;
 
 use super::*;
+use crate::images::ImageOutcome;
 use model::{BLOCKS, Bench, REL, SETTINGS, START, block, delta, image, partial, size, written};
 use proptest::prelude::*;
 use quire_files::fault;
 use quire_ingest::StateView;
+use quire_layers::image_policy::ImageSettings;
 use quire_layers::value::Value;
 use quire_protocol::page::Keeping;
 
@@ -67,7 +69,7 @@ impl Bench {
                 self.pages.store().compact().unwrap();
             }
             Step::Image => {
-                self.pages.make_next_image();
+                self.pages.images().make_next();
             }
             Step::Reopen => self.reopen(),
             Step::Written(number, back, before, byte) => {
@@ -159,7 +161,7 @@ fn ingest_that_must_wait_waits_for_the_workers() {
     assert_eq!(u32::from(rounds) + 1, SETTINGS.max_deltas * quire_layers::image_policy::HARD_LIMIT);
     let worker = std::thread::spawn({
         let pages = Arc::clone(&bench.pages);
-        move || pages.make_next_image()
+        move || pages.images().make_next()
     });
     bench.pages.wait_for_room();
     assert!(matches!(worker.join().unwrap(), Some(ImageOutcome::Made(_))));
@@ -169,7 +171,7 @@ fn ingest_that_must_wait_waits_for_the_workers() {
 #[test]
 fn workers_flushes_compactions_and_reads_go_on_beside_ingest() {
     let mut bench = Bench::new();
-    let pool = Arc::clone(&bench.pages.parts.pool);
+    let pool = Arc::clone(&bench.pool);
     let workers = pool.start(2).unwrap();
     let ended = std::sync::atomic::AtomicBool::new(false);
     let (pages, is_over) = (Arc::clone(&bench.pages), || ended.load(std::sync::atomic::Ordering::SeqCst));
@@ -236,10 +238,10 @@ fn a_lower_threshold_queues_what_is_past_it_and_survives_a_restart() {
     });
     assert_eq!(bench.make_all_images(), 0);
     let lower = ImageSettings { max_deltas: 2, max_bytes: 1 << 20 };
-    bench.pages.set_settings(lower).unwrap();
+    bench.pages.images().set_settings(lower).unwrap();
     assert_eq!(bench.make_all_images(), 2);
     bench.reopen();
-    assert_eq!(bench.pages.settings(), lower);
+    assert_eq!(bench.pages.images().settings(), lower);
 }
 
 #[test]
@@ -249,8 +251,8 @@ fn a_page_that_cannot_be_rebuilt_is_put_aside_and_its_reads_say_so() {
         let _ = bench.apply(vec![(block(0), delta(&[round]))]);
     });
     let _ = bench.apply(vec![(block(0), delta(b"broken"))]);
-    assert!(matches!(bench.pages.make_next_image(), Some(ImageOutcome::Failed(..))));
-    assert!(bench.pages.make_next_image().is_none());
+    assert!(matches!(bench.pages.images().make_next(), Some(ImageOutcome::Failed(..))));
+    assert!(bench.pages.images().make_next().is_none());
     let error = bench.pages.read_pages(&[block(0)], bench.end()).unwrap_err();
     assert!(matches!(error, quire_layers::error::ReadError::Redo { lsn, .. } if lsn == bench.end()), "{error}");
     let before = bench.records[4].0;
@@ -389,8 +391,8 @@ fn ingest_and_images_wait_for_a_damaged_layer_until_another_is_put_in_its_place(
     damaged[20] ^= 0xff;
     std::fs::write(&layer, damaged).unwrap();
     let _ = bench.apply(vec![(block(0), delta(b"more"))]);
-    assert!(matches!(bench.pages.make_next_image(), Some(ImageOutcome::Unread(_))));
-    assert_eq!((bench.pages.make_next_image().is_none(), bench.pages.broken_pages()), (true, 1));
+    assert!(matches!(bench.pages.images().make_next(), Some(ImageOutcome::Unread(_))));
+    assert_eq!((bench.pages.images().make_next().is_none(), bench.pages.images().broken_pages()), (true, 1));
     let named = |reason: Option<String>| reason.is_some_and(|reason| reason.contains(layer.to_str().unwrap()));
     assert!(named(bench.pages.unread()), "{:?}", bench.pages.unread());
 
@@ -407,8 +409,8 @@ fn ingest_and_images_wait_for_a_damaged_layer_until_another_is_put_in_its_place(
     std::fs::rename(&replacement, &layer).unwrap();
     assert_eq!(ingest.join().unwrap().unwrap(), bench.expected(block(0), bench.end()));
     assert_eq!(bench.pages.progress().health, IngestHealth::Running);
-    bench.pages.retry_unread_images();
-    assert_eq!((bench.make_all_images(), bench.pages.broken_pages()), (1, 0));
+    bench.pages.images().retry_unread();
+    assert_eq!((bench.make_all_images(), bench.pages.images().broken_pages()), (1, 0));
     bench.check();
 }
 

@@ -56,11 +56,11 @@ impl ShardPages {
     }
 
     fn latest_values(&self, from: Key, to: Key) -> Result<Vec<(Key, Bytes)>, ReadError> {
-        Ok(self.store.scan(from, to, Lsn::MAX, usize::MAX, usize::MAX)?.entries)
+        Ok(self.store().scan(from, to, Lsn::MAX, usize::MAX, usize::MAX)?.entries)
     }
 
     fn latest_page(&self, key: Key) -> Result<Bytes, ReadError> {
-        let (_, page) = self.rebuild(key, Lsn::MAX)?;
+        let (_, page) = self.rebuilder.rebuild(key, Lsn::MAX)?;
         assert_eq!(page.len(), PAGE_SIZE);
         Ok(page)
     }

@@ -13,13 +13,13 @@ fn incomplete(bench: &mut Bench) -> Lsn {
     for round in 0..SETTINGS.max_deltas {
         let _ = bench.apply(vec![(block(0), delta(&round.to_le_bytes()))]);
     }
-    assert!(matches!(bench.pages.make_next_image(), Some(ImageOutcome::Incomplete(..))));
+    assert!(matches!(bench.pages.images().make_next(), Some(ImageOutcome::Incomplete(..))));
     for round in 0..SETTINGS.max_deltas * HARD_LIMIT {
         let must_wait = bench.apply(vec![(block(0), delta(&round.to_le_bytes()))]);
         assert_eq!(must_wait, MustWait::No, "ingest waits for a page that no worker can make");
     }
-    assert!(bench.pages.make_next_image().is_none(), "the page is put aside");
-    assert_eq!((bench.pages.incomplete_pages(), bench.pages.broken_pages()), (1, 0));
+    assert!(bench.pages.images().make_next().is_none(), "the page is put aside");
+    assert_eq!((bench.pages.images().incomplete_pages(), bench.pages.images().broken_pages()), (1, 0));
     bench.check();
     assert_eq!(bench.pages.metrics().images_made(), 0, "a read made an image");
     base
@@ -34,7 +34,7 @@ fn an_incomplete_page_gets_its_image_once_the_written_page_is_kept() {
     let mut bench = Bench::new();
     let base = incomplete(&mut bench);
     assert_eq!(bench.keep(written(0, base, 9)), Keeping::Kept);
-    assert_eq!((bench.make_all_images(), bench.pages.incomplete_pages(), deltas(&bench)), (1, 0, 0));
+    assert_eq!((bench.make_all_images(), bench.pages.images().incomplete_pages(), deltas(&bench)), (1, 0, 0));
     bench.check();
     bench.reopen();
     bench.check();
@@ -44,10 +44,10 @@ fn an_incomplete_page_gets_its_image_once_the_written_page_is_kept() {
 fn an_incomplete_page_gets_its_image_once_it_is_settled_and_not_before() {
     let mut bench = Bench::new();
     let base = incomplete(&mut bench);
-    bench.pages.settle(Lsn(base.0 - 1));
+    bench.pages.images().settle(Lsn(base.0 - 1));
     assert_eq!(bench.make_all_images(), 0);
-    bench.pages.settle(base);
-    assert_eq!((bench.make_all_images(), bench.pages.incomplete_pages(), deltas(&bench)), (1, 0, 0));
+    bench.pages.images().settle(base);
+    assert_eq!((bench.make_all_images(), bench.pages.images().incomplete_pages(), deltas(&bench)), (1, 0, 0));
     bench.check();
 }
 
@@ -59,7 +59,7 @@ fn an_incomplete_page_that_the_log_gives_another_base_is_queued_again() {
     (0..SETTINGS.max_deltas).for_each(|round| {
         let _ = bench.apply(vec![(block(0), delta(&round.to_le_bytes()))]);
     });
-    assert_eq!((bench.make_all_images(), bench.pages.incomplete_pages()), (1, 0));
+    assert_eq!((bench.make_all_images(), bench.pages.images().incomplete_pages()), (1, 0));
     bench.check();
 }
 
@@ -70,9 +70,9 @@ fn a_page_put_aside_while_its_written_page_was_kept_is_not_forgotten() {
     bench.keep(written(0, base, 9));
     // The worker that looked before puts the page aside only now.
     let since = bench.pages.store().account(block(0)).since;
-    assert!(matches!(bench.pages.make_next_image(), Some(ImageOutcome::Made(_))));
+    assert!(matches!(bench.pages.images().make_next(), Some(ImageOutcome::Made(_))));
     assert_ne!(bench.pages.store().account(block(0)).since, since);
-    assert_eq!(bench.pages.incomplete_pages(), 0);
+    assert_eq!(bench.pages.images().incomplete_pages(), 0);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn an_image_that_a_worker_made_of_an_older_state_is_not_kept() {
     });
     let pages = Arc::clone(&bench.pages);
     let account = pages.store().account(block(0));
-    let (chain, page) = pages.rebuild(block(0), account.last).unwrap();
+    let (chain, page) = pages.rebuilder.rebuild(block(0), account.last).unwrap();
     let keep_image = |epoch| pages.store().keep_image(block(0), page.clone(), &account, epoch);
     let keep_historical = |epoch| pages.store().keep_historical_image(block(0), base.add(8), page.clone(), epoch);
     assert_eq!(bench.keep(written(0, base, 2)), Keeping::Kept);

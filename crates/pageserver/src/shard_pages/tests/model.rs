@@ -1,7 +1,9 @@
 //! A shard beside a list of all records it was given: a page is what a fold over the list gives.
 
 use super::super::*;
+use crate::images::ImageOutcome;
 use crate::metrics::Metrics;
+use quire_layers::image_policy::ImageSettings;
 use quire_layers::layer::BlockCache;
 use quire_layers::manifest::Manifest;
 use quire_layers::objects::LocalFolder;
@@ -61,6 +63,7 @@ pub(super) fn size(blocks: u32) -> Value {
 /// A shard in a directory, the records it was given, and how to open it again.
 pub(super) struct Bench {
     pub(super) dir: tempfile::TempDir,
+    pub(super) pool: Arc<ImagePool>,
     pub(super) pages: Arc<ShardPages>,
     pub(super) records: Vec<(Lsn, Vec<Change>)>,
     /// Pages that were kept as written, and where.
@@ -74,20 +77,20 @@ enum Event<'a> {
     Written(&'a Bytes),
 }
 
-fn open(dir: &Path, settings: ImageSettings) -> Result<Arc<ShardPages>, StorageError> {
+fn open(dir: &Path, pool: &Arc<ImagePool>) -> Result<Arc<ShardPages>, StorageError> {
     let objects = Arc::new(LocalFolder::open(dir)?);
     let manifest = match Manifest::load(objects.as_ref())? {
         Some(manifest) => manifest,
         None => {
             let (branch, shard) = (BranchKey::default(), ShardId::UNSHARDED);
             let origin = Origin { branch, shard, start: START, segment_bytes: 16 << 20, postgres_version: 15 };
-            Manifest::new(origin, settings)
+            Manifest::new(origin, SETTINGS)
         }
     };
     let parts = ShardPagesParts {
         redo: model_redo,
         backlog_max: 100,
-        pool: ImagePool::new(),
+        pool: Arc::clone(pool),
         metrics: Metrics::new().shard(BranchKey::default(), ShardId::UNSHARDED),
         put_aside: crate::put_aside::PutAside::default(),
     };
@@ -98,8 +101,9 @@ fn open(dir: &Path, settings: ImageSettings) -> Result<Arc<ShardPages>, StorageE
 impl Bench {
     pub(super) fn new() -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let pages = open(dir.path(), SETTINGS).unwrap();
-        let mut bench = Bench { dir, pages, records: Vec::new(), written: Vec::new(), settled: Lsn::INVALID };
+        let pool = ImagePool::new();
+        let pages = open(dir.path(), &pool).unwrap();
+        let mut bench = Bench { dir, pool, pages, records: Vec::new(), written: Vec::new(), settled: Lsn::INVALID };
         let _ = bench.apply(vec![(Key::RelSize { rel: REL }, size(BLOCKS))]);
         bench
     }
@@ -131,23 +135,23 @@ impl Bench {
     /// What the log lacks up to now will not come.
     pub(super) fn settle(&mut self) {
         self.settled = self.end();
-        self.pages.settle(self.settled);
+        self.pages.images().settle(self.settled);
     }
 
     pub(super) fn make_all_images(&self) -> usize {
-        let outcomes = std::iter::from_fn(|| self.pages.make_next_image());
+        let outcomes = std::iter::from_fn(|| self.pages.images().make_next());
         outcomes.filter(|outcome| matches!(outcome, ImageOutcome::Made(_))).count()
     }
 
     /// Throws the shard away as a crash does, and gives the next one the records that were not durable.
     /// Opens the files once more, to see whether that works.
     pub(super) fn try_reopen(&self) -> Result<(), StorageError> {
-        open(self.dir.path(), SETTINGS).map(drop)
+        open(self.dir.path(), &self.pool).map(drop)
     }
 
     pub(super) fn reopen(&mut self) {
-        self.pages = open(self.dir.path(), SETTINGS).unwrap();
-        self.pages.settle(self.settled);
+        self.pages = open(self.dir.path(), &self.pool).unwrap();
+        self.pages.images().settle(self.settled);
         let durable = self.pages.progress().durable;
         for (lsn, changes) in self.records.iter().filter(|(lsn, _)| *lsn > durable) {
             let _ = self.pages.apply(changes, *lsn).unwrap();
@@ -247,9 +251,10 @@ impl Bench {
             let path = entry.unwrap().path();
             std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
         }
-        let pages = open(dir.path(), SETTINGS).unwrap();
+        let pool = ImagePool::new();
+        let pages = open(dir.path(), &pool).unwrap();
         let (records, written) = (self.records.clone(), self.written.clone());
-        let mut copy = Bench { dir, pages, records, written, settled: self.settled };
+        let mut copy = Bench { dir, pool, pages, records, written, settled: self.settled };
         copy.reopen();
         copy
     }

@@ -11,8 +11,9 @@ const FRESH: Duration = Duration::from_secs(10);
 /// Reasons that are remembered; what comes beyond is not said.
 const COUNT_MAX: usize = 64;
 
+/// Reasons for which reads failed lately.
 #[derive(Debug, Default)]
-pub(super) struct ReadFailures {
+pub struct ReadFailures {
     noted: Mutex<HashMap<String, Noted>>,
 }
 
@@ -24,7 +25,7 @@ struct Noted {
 
 impl ReadFailures {
     /// Notes that a read failed; says whether it is time to say so.
-    pub(super) fn note(&self, reason: String, now: Instant) -> bool {
+    pub fn note(&self, reason: String, now: Instant) -> bool {
         let mut noted = self.lock();
         noted.retain(|_, entry| now.duration_since(entry.seen) < INTERVAL);
         if noted.len() >= COUNT_MAX && !noted.contains_key(&reason) {
@@ -41,7 +42,7 @@ impl ReadFailures {
     }
 
     /// What failed last, if that was just now.
-    pub(super) fn latest(&self, now: Instant) -> Option<String> {
+    pub fn latest(&self, now: Instant) -> Option<String> {
         let noted = self.lock();
         let latest = noted.iter().max_by_key(|(_, entry)| entry.seen)?;
         (now.duration_since(latest.1.seen) < FRESH).then(|| latest.0.clone())

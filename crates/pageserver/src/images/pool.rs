@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 /// Has pages that wait for an image.
 pub trait HasBacklog: Send + Sync + std::fmt::Debug {
     /// Makes the image of the page that has waited longest.
-    fn work_off(&self);
+    fn work_off(self: Arc<Self>);
 }
 
 /// Work for the threads.
