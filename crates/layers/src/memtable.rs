@@ -4,6 +4,8 @@
 //! size is what it says and nothing keeps a chunk of WAL alive.
 
 use crate::accounts::{Account, Carry};
+use crate::error::StorageError;
+use crate::source::Source;
 use crate::value::Version;
 use quire_types::{Key, Lsn};
 use std::collections::BTreeMap;
@@ -73,39 +75,6 @@ impl Memtable {
         slot.versions.binary_search_by_key(&(lsn, true), Version::place).is_ok()
     }
 
-    /// Whether it may have versions with LSNs above `after` and at most `upto`.
-    pub fn spans(&self, after: Lsn, upto: Lsn) -> bool {
-        self.lsns.0 <= upto && self.lsns.1 > after
-    }
-
-    /// Shows the versions of `key` with LSNs above `after` and at most `upto`, newest first, until told to stop.
-    pub fn visit(&self, key: Key, after: Lsn, upto: Lsn, visit: &mut dyn FnMut(Version) -> ControlFlow<()>) {
-        let Some(slot) = self.slots.get(&key) else { return };
-        let end = slot.versions.partition_point(|version| version.lsn <= upto);
-        for version in slot.versions[..end].iter().rev() {
-            if version.lsn <= after || visit(version.clone()).is_break() {
-                return;
-            }
-        }
-    }
-
-    /// The newest version at or below `upto` of each key in the range, up to `limit` keys, in key order.
-    pub fn newest_in_range(&self, from: Bound<Key>, to: Key, upto: Lsn, limit: usize) -> Vec<(Key, Version)> {
-        let is_empty = match from {
-            Bound::Included(from) => from > to,
-            Bound::Excluded(from) => from >= to,
-            Bound::Unbounded => false,
-        };
-        if is_empty {
-            return Vec::new();
-        }
-        let newest = |(key, slot): (&Key, &Slot)| {
-            let version = slot.versions.iter().rev().find(|version| version.lsn <= upto)?;
-            Some((*key, version.clone()))
-        };
-        self.slots.range((from, Bound::Included(to))).filter_map(newest).take(limit).collect()
-    }
-
     /// All versions in order.
     pub fn entries(&self) -> impl Iterator<Item = (Key, &Version)> {
         self.slots.iter().flat_map(|(key, slot)| slot.versions.iter().map(move |version| (*key, version)))
@@ -115,6 +84,52 @@ impl Memtable {
     pub fn carries(&self) -> impl Iterator<Item = Carry> + '_ {
         let pages = self.slots.iter().filter(|(key, _)| key.is_page());
         pages.map(|(key, slot)| Carry { key: *key, account: slot.account })
+    }
+}
+
+impl Source for Memtable {
+    /// Whether it is so of any key; to look for the key is as quick as to visit it.
+    fn may_hold(&self, _key: Key, after: Lsn, upto: Lsn) -> bool {
+        self.lsns.0 <= upto && self.lsns.1 > after
+    }
+
+    fn visit(
+        &self,
+        key: Key,
+        after: Lsn,
+        upto: Lsn,
+        visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StorageError> {
+        let Some(slot) = self.slots.get(&key) else { return Ok(()) };
+        let end = slot.versions.partition_point(|version| version.lsn <= upto);
+        for version in slot.versions[..end].iter().rev() {
+            if version.lsn <= after || visit(version.clone()).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn newest_in_range(
+        &self,
+        from: Bound<Key>,
+        to: Key,
+        upto: Lsn,
+        limit: usize,
+    ) -> Result<Vec<(Key, Version)>, StorageError> {
+        let is_empty = match from {
+            Bound::Included(from) => from > to,
+            Bound::Excluded(from) => from >= to,
+            Bound::Unbounded => false,
+        };
+        if is_empty {
+            return Ok(Vec::new());
+        }
+        let newest = |(key, slot): (&Key, &Slot)| {
+            let version = slot.versions.iter().rev().find(|version| version.lsn <= upto)?;
+            Some((*key, version.clone()))
+        };
+        Ok(self.slots.range((from, Bound::Included(to))).filter_map(newest).take(limit).collect())
     }
 }
 
@@ -130,10 +145,11 @@ mod tests {
 
     fn seen(table: &Memtable, after: u64, upto: u64) -> Vec<u64> {
         let mut seen = Vec::new();
-        table.visit(Key::ControlFile, Lsn(after), Lsn(upto), &mut |version| {
+        let visited = table.visit(Key::ControlFile, Lsn(after), Lsn(upto), &mut |version| {
             seen.push(version.lsn.0);
             ControlFlow::Continue(())
         });
+        visited.unwrap();
         seen
     }
 
@@ -170,7 +186,7 @@ mod tests {
         }
         let from = |xid| Bound::Included(Key::TwoPhase { xid });
         let range = |from, upto, limit| {
-            let found = table.newest_in_range(from, Key::TwoPhase { xid: 9 }, Lsn(upto), limit);
+            let found = table.newest_in_range(from, Key::TwoPhase { xid: 9 }, Lsn(upto), limit).unwrap();
             found.into_iter().map(|(key, version)| (key.to_string(), version.lsn.0)).collect::<Vec<_>>()
         };
         let (one, three) = ("prepared transaction 1".to_owned(), "prepared transaction 3".to_owned());

@@ -1,8 +1,7 @@
-//! What reads look for versions in: memtables and layers.
+//! What reads look for versions in. [Memtables](crate::memtable::Memtable) and [layers](crate::layer::Layer) are
+//! sources; a read asks one after the other, the newest first.
 
 use crate::error::StorageError;
-use crate::layer::Layer;
-use crate::memtable::Memtable;
 use crate::value::Version;
 use quire_types::{Key, Lsn};
 use std::ops::{Bound, ControlFlow};
@@ -40,62 +39,5 @@ pub trait Source {
             })?;
         }
         Ok(newest)
-    }
-}
-
-impl Source for Memtable {
-    fn may_hold(&self, _key: Key, after: Lsn, upto: Lsn) -> bool {
-        self.spans(after, upto)
-    }
-
-    fn visit(
-        &self,
-        key: Key,
-        after: Lsn,
-        upto: Lsn,
-        visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
-        Memtable::visit(self, key, after, upto, visit);
-        Ok(())
-    }
-
-    fn newest_in_range(
-        &self,
-        from: Bound<Key>,
-        to: Key,
-        upto: Lsn,
-        limit: usize,
-    ) -> Result<Vec<(Key, Version)>, StorageError> {
-        Ok(Memtable::newest_in_range(self, from, to, upto, limit))
-    }
-}
-
-impl Source for Layer {
-    fn may_hold(&self, key: Key, after: Lsn, upto: Lsn) -> bool {
-        Layer::may_hold(self, key, after, upto)
-    }
-
-    fn visit(
-        &self,
-        key: Key,
-        after: Lsn,
-        upto: Lsn,
-        visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
-        Layer::visit(self, key, after, upto, visit)
-    }
-
-    fn newest_in_range(
-        &self,
-        from: Bound<Key>,
-        to: Key,
-        upto: Lsn,
-        limit: usize,
-    ) -> Result<Vec<(Key, Version)>, StorageError> {
-        if self.summary().first_key <= to && self.summary().first_lsn <= upto {
-            Layer::newest_in_range(self, from, to, upto, limit)
-        } else {
-            Ok(Vec::new())
-        }
     }
 }

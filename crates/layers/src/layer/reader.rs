@@ -7,6 +7,7 @@ use super::footer::{FOOTER_BYTES, Footer, MAGIC, Summary};
 use super::frame::{self, Extent};
 use crate::error::StorageError;
 use crate::objects::{Object, Objects};
+use crate::source::Source;
 use crate::value::Version;
 use quire_types::key::KEY_BYTES;
 use quire_types::{CodecError, Key, Lsn, Reader};
@@ -63,71 +64,15 @@ impl Layer {
         &self.footer.summary
     }
 
-    /// Whether it may have a version of `key` with an LSN above `after` and at most `upto`.
-    pub fn may_hold(&self, key: Key, after: Lsn, upto: Lsn) -> bool {
+    /// Whether it may have a version of a key in the range at or below `upto`.
+    fn may_hold_any(&self, from: Bound<Key>, to: Key, upto: Lsn) -> bool {
         let summary = self.summary();
-        (summary.first_key..=summary.last_key).contains(&key)
-            && summary.first_lsn <= upto
-            && summary.last_lsn > after
-            && self.bloom.may_contain(bloom::hash(key))
-    }
-
-    /// Shows the versions of `key` with LSNs above `after` and at most `upto`, newest first, until told to stop.
-    pub fn visit(
-        &self,
-        key: Key,
-        after: Lsn,
-        upto: Lsn,
-        visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
-    ) -> Result<(), StorageError> {
-        let mut blocks_left = self.index.partition_point(|entry| entry.first <= (key, upto));
-        while blocks_left > 0 {
-            blocks_left -= 1;
-            let block = self.block(blocks_left)?;
-            for index in (0..block.count_up_to(key, upto)).rev() {
-                let (at, lsn) = block.position(index);
-                if at != key || lsn <= after || visit(block.version(index)).is_break() {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The newest version at or below `upto` of each key in the range, up to `limit` keys, in key order.
-    pub fn newest_in_range(
-        &self,
-        from: Bound<Key>,
-        to: Key,
-        upto: Lsn,
-        limit: usize,
-    ) -> Result<Vec<(Key, Version)>, StorageError> {
-        let mut found: Vec<(Key, Version)> = Vec::new();
-        let below = match from {
-            Bound::Included(key) => (key, Lsn::INVALID),
-            Bound::Excluded(key) => (key, Lsn::MAX),
-            Bound::Unbounded => (self.summary().first_key, Lsn::INVALID),
+        let is_past = match from {
+            Bound::Included(from) => summary.last_key < from,
+            Bound::Excluded(from) => summary.last_key <= from,
+            Bound::Unbounded => false,
         };
-        let start = self.index.partition_point(|entry| entry.first <= below).saturating_sub(1);
-        for number in start..self.index.len() {
-            let block = self.block(number)?;
-            for index in block.count_up_to(below.0, below.1)..block.len() {
-                let (key, lsn) = block.position(index);
-                let same = found.last().is_some_and(|(last, _)| *last == key);
-                if key > to || (found.len() == limit && !same) {
-                    return Ok(found);
-                }
-                if lsn > upto {
-                    continue;
-                }
-                if same {
-                    found.last_mut().expect("just seen").1 = block.version(index)
-                } else {
-                    found.push((key, block.version(index)))
-                }
-            }
-        }
-        Ok(found)
+        !is_past && summary.first_key <= to && summary.first_lsn <= upto
     }
 
     /// All versions, in order, past the cache.
@@ -173,6 +118,75 @@ impl Layer {
                 reason: "the block is not the one in the index".into(),
             })
         }
+    }
+}
+
+impl Source for Layer {
+    fn may_hold(&self, key: Key, after: Lsn, upto: Lsn) -> bool {
+        let summary = self.summary();
+        (summary.first_key..=summary.last_key).contains(&key)
+            && summary.first_lsn <= upto
+            && summary.last_lsn > after
+            && self.bloom.may_contain(bloom::hash(key))
+    }
+
+    fn visit(
+        &self,
+        key: Key,
+        after: Lsn,
+        upto: Lsn,
+        visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
+    ) -> Result<(), StorageError> {
+        let mut blocks_left = self.index.partition_point(|entry| entry.first <= (key, upto));
+        while blocks_left > 0 {
+            blocks_left -= 1;
+            let block = self.block(blocks_left)?;
+            for index in (0..block.count_up_to(key, upto)).rev() {
+                let (at, lsn) = block.position(index);
+                if at != key || lsn <= after || visit(block.version(index)).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn newest_in_range(
+        &self,
+        from: Bound<Key>,
+        to: Key,
+        upto: Lsn,
+        limit: usize,
+    ) -> Result<Vec<(Key, Version)>, StorageError> {
+        if !self.may_hold_any(from, to, upto) {
+            return Ok(Vec::new());
+        }
+        let mut found: Vec<(Key, Version)> = Vec::new();
+        let below = match from {
+            Bound::Included(key) => (key, Lsn::INVALID),
+            Bound::Excluded(key) => (key, Lsn::MAX),
+            Bound::Unbounded => (self.summary().first_key, Lsn::INVALID),
+        };
+        let start = self.index.partition_point(|entry| entry.first <= below).saturating_sub(1);
+        for number in start..self.index.len() {
+            let block = self.block(number)?;
+            for index in block.count_up_to(below.0, below.1)..block.len() {
+                let (key, lsn) = block.position(index);
+                let same = found.last().is_some_and(|(last, _)| *last == key);
+                if key > to || (found.len() == limit && !same) {
+                    return Ok(found);
+                }
+                if lsn > upto {
+                    continue;
+                }
+                if same {
+                    found.last_mut().expect("just seen").1 = block.version(index)
+                } else {
+                    found.push((key, block.version(index)))
+                }
+            }
+        }
+        Ok(found)
     }
 }
 

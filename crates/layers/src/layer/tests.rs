@@ -85,7 +85,7 @@ fn every_version_is_found_and_only_within_its_bounds() {
             assert_eq!(visited(&layer, key, after, upto).unwrap(), expected(&model, key, after, upto), "{key}");
         }
         let newest = expected(&model, key, 0, 200).first().cloned();
-        assert_eq!(Source::newest(layer.as_ref(), key, Lsn(200)).unwrap(), newest, "{key}");
+        assert_eq!(layer.newest(key, Lsn(200)).unwrap(), newest, "{key}");
     }
 }
 

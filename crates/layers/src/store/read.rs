@@ -4,7 +4,6 @@ use super::Store;
 use super::tables::Run;
 use crate::chain::Chain;
 use crate::error::StorageError;
-use crate::layer::Layer;
 use crate::source::Source;
 use crate::value::{Place, Version};
 use bytes::Bytes;
@@ -28,9 +27,8 @@ impl Store {
         let (mut chains, runs) = self.chains_in_memory(keys, upto)?;
         let mut visited = 0;
         for chain in &mut chains {
-            let key = chain.key();
-            for layer in runs.iter().rev().filter_map(|run| layer_of(run, key)) {
-                visited += usize::from(look(layer.as_ref(), chain)?);
+            for layer in layers_of(&runs, chain.key()) {
+                visited += usize::from(look(layer, chain)?);
             }
         }
         Ok((chains, visited))
@@ -41,7 +39,7 @@ impl Store {
         let mut chains = Vec::with_capacity(keys.len());
         for key in keys {
             let mut chain = Chain::new(*key, upto).in_epoch(tables.epoch);
-            for table in tables.memtables() {
+            for table in tables.sources() {
                 look(table, &mut chain)?;
             }
             chains.push(chain);
@@ -59,14 +57,10 @@ impl Store {
         };
         let runs = {
             let tables = self.read();
-            tables.memtables().for_each(|table| table.visit(key, after, upto, &mut note));
+            visit_all(tables.sources(), key, after, upto, &mut note)?;
             Arc::clone(&tables.runs)
         };
-        for layer in runs.iter().rev().filter_map(|run| layer_of(run, key)) {
-            if layer.may_hold(key, after, upto) {
-                layer.visit(key, after, upto, &mut note)?;
-            }
-        }
+        visit_all(layers_of(&runs, key), key, after, upto, &mut note)?;
         Ok(history)
     }
 
@@ -74,19 +68,12 @@ impl Store {
     pub fn newest(&self, key: Key, upto: Lsn) -> Result<Option<Version>, StorageError> {
         let runs = {
             let tables = self.read();
-            for table in tables.memtables() {
-                if let Some(version) = table.newest(key, upto)? {
-                    return Ok(Some(version));
-                }
+            if let Some(version) = first_newest(tables.sources(), key, upto)? {
+                return Ok(Some(version));
             }
             Arc::clone(&tables.runs)
         };
-        for layer in runs.iter().rev().filter_map(|run| layer_of(run, key)) {
-            if let Some(version) = layer.newest(key, upto)? {
-                return Ok(Some(version));
-            }
-        }
-        Ok(None)
+        first_newest(layers_of(&runs, key), key, upto)
     }
 
     /// The values of keys in `[from, to]` that are not pages and are alive at `upto`: up to `limit` of them, or of
@@ -125,13 +112,13 @@ impl Store {
         let mut chunk = Chunk::default();
         let runs = {
             let tables = self.read();
-            for table in tables.memtables() {
-                chunk.add(table.newest_in_range(from, to, upto, limit), limit);
+            for table in tables.sources() {
+                chunk.add(table.newest_in_range(from, to, upto, limit)?, limit);
             }
             Arc::clone(&tables.runs)
         };
         for (_, layer) in runs.iter().rev().flat_map(|run| &run.layers) {
-            chunk.add(Source::newest_in_range(layer.as_ref(), from, to, upto, limit)?, limit);
+            chunk.add(layer.newest_in_range(from, to, upto, limit)?, limit);
         }
         Ok(chunk.cut_at_horizon())
     }
@@ -164,10 +151,38 @@ impl Chunk {
     }
 }
 
-/// The one layer of a run that may have a key.
-fn layer_of(run: &Run, key: Key) -> Option<&Arc<Layer>> {
-    let at = run.layers.partition_point(|(_, layer)| layer.summary().last_key < key);
-    run.layers.get(at).map(|(_, layer)| layer)
+/// The layers that may have a key, newest first: one of each run at most.
+fn layers_of(runs: &[Run], key: Key) -> impl Iterator<Item = &dyn Source> {
+    runs.iter().rev().filter_map(move |run| {
+        let at = run.layers.partition_point(|(_, layer)| layer.summary().last_key < key);
+        run.layers.get(at).map(|(_, layer)| layer.as_ref() as &dyn Source)
+    })
+}
+
+/// The newest version of a key at or below `upto`, where newer sources have newer versions.
+fn first_newest<'a>(
+    sources: impl Iterator<Item = &'a dyn Source>,
+    key: Key,
+    upto: Lsn,
+) -> Result<Option<Version>, StorageError> {
+    for source in sources {
+        if let Some(version) = source.newest(key, upto)? {
+            return Ok(Some(version));
+        }
+    }
+    Ok(None)
+}
+
+/// Shows all versions of `key` above `after` and at most at `upto`, those of newer sources first.
+fn visit_all<'a>(
+    sources: impl Iterator<Item = &'a dyn Source>,
+    key: Key,
+    after: Lsn,
+    upto: Lsn,
+    visit: &mut dyn FnMut(Version) -> ControlFlow<()>,
+) -> Result<(), StorageError> {
+    let mut may_hold = sources.filter(|source| source.may_hold(key, after, upto));
+    may_hold.try_for_each(|source| source.visit(key, after, upto, visit))
 }
 
 /// Looks for what a chain lacks; says whether the source had to be read.

@@ -6,6 +6,7 @@ use crate::error::StorageError;
 use crate::layer::Layer;
 use crate::manifest::{LayerId, RunEntry};
 use crate::memtable::Memtable;
+use crate::source::Source;
 use bytes::Bytes;
 use quire_types::Lsn;
 use std::collections::VecDeque;
@@ -66,8 +67,12 @@ impl Tables {
         Ok(Tables { open, frozen, runs: Arc::new(runs), accounts, epoch: 0 })
     }
 
-    /// The memtables, newest first.
-    pub(super) fn memtables(&self) -> impl Iterator<Item = &Memtable> {
+    /// The memtables as sources, newest first.
+    pub(super) fn sources(&self) -> impl Iterator<Item = &dyn Source> {
+        self.memtables().map(|table| table as &dyn Source)
+    }
+
+    fn memtables(&self) -> impl Iterator<Item = &Memtable> {
         std::iter::once(&self.open).chain(self.frozen.iter().rev().map(|frozen| &frozen.table))
     }
 
