@@ -4,11 +4,17 @@
 //! nobody had, and never changes; the manifest and small files are replaced whole. An object appears under its name
 //! whole and durable, or not at all, whatever happens meanwhile.
 //!
-//! [`LocalFolder`] keeps them as files of one directory.
+//! [`LocalFolder`] keeps them as files of one directory, [`MemoryFolder`] in memory. `objects/tests.rs` asks of every
+//! implementation what is promised here.
 
 mod local;
+mod memory;
+
+#[cfg(test)]
+mod tests;
 
 pub use local::LocalFolder;
+pub use memory::MemoryFolder;
 
 use crate::error::StorageError;
 use quire_files::Durability;

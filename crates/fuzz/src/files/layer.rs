@@ -4,18 +4,15 @@
 //! the number of data blocks; each a byte of flags and a piece; the carries, the bloom filter and the index in the same
 //! way, then the footer's summary. An index that is a piece of no bytes is made of the blocks.
 
-use super::shared::in_memory;
 use crate::input::Input;
 use quire_layers::error::StorageError;
 use quire_layers::layer::{BlockCache, Layer};
-use quire_layers::objects::{LocalFolder, Objects};
+use quire_layers::objects::{MemoryFolder, Objects};
 use quire_layers::source::Source;
 use quire_types::key::KEY_BYTES;
 use quire_types::{Lsn, Writer};
 use std::ops::Bound;
 use std::ops::ControlFlow;
-use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Bytes of cached blocks.
@@ -36,16 +33,15 @@ pub(super) fn read_parts(parts: &[u8]) {
 
 /// Reads a layer.
 pub(super) fn read_whole(contents: &[u8]) {
-    let file = in_memory(contents);
-    if let Ok(layer) = open(&file) {
+    if let Ok(layer) = open(contents) {
         walk(&layer);
     }
 }
 
-/// Opens the layer that a file holds, which has no name but its number in this process.
-fn open(file: &impl AsRawFd) -> Result<Arc<Layer>, StorageError> {
-    let objects: Arc<dyn Objects> = Arc::new(LocalFolder::new(Path::new("/proc/self/fd")));
-    Layer::open(&objects, &file.as_raw_fd().to_string(), &BlockCache::new(CACHE_BYTES))
+fn open(contents: &[u8]) -> Result<Arc<Layer>, StorageError> {
+    let objects: Arc<dyn Objects> = Arc::new(MemoryFolder::default());
+    objects.replace("layer", contents)?;
+    Layer::open(&objects, "layer", &BlockCache::new(CACHE_BYTES))
 }
 
 /// A seed: the parts of a layer with one data block.
@@ -64,7 +60,7 @@ fn walk(layer: &Arc<Layer>) {
     let _carries = layer.carries().take_while(Result::is_ok).count();
     for (key, version) in &entries {
         let _found = layer.may_hold(*key, Lsn::INVALID, version.lsn);
-        let _newest = Source::newest(layer.as_ref(), *key, version.lsn);
+        let _newest = layer.newest(*key, version.lsn);
         let _visited = layer.visit(*key, Lsn::INVALID, Lsn::MAX, &mut |_| ControlFlow::Continue(()));
     }
     let last = layer.summary().last_key;
@@ -140,8 +136,7 @@ mod tests {
         summary.u64(7).u64(7).u64(1).u64(1);
         assert_eq!(summary.len(), SUMMARY_BYTES);
         let contents = assembled(&layer_seed(block.as_slice(), &[], summary.as_slice()));
-        let file = in_memory(&contents);
-        let layer = open(&file).unwrap();
+        let layer = open(&contents).unwrap();
         let found = layer.newest(Key::Checkpoint, Lsn(7)).unwrap().unwrap();
         assert_eq!(found.into_bytes().as_deref(), Some(&b"value"[..]));
     }

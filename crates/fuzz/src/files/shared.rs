@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd;
 const SEGMENT_BYTES: u64 = 1 << 20;
 
 /// A file in memory with these contents.
-pub(super) fn in_memory(contents: &[u8]) -> File {
+fn in_memory(contents: &[u8]) -> File {
     let descriptor = memfd_create(c"fuzz", MFdFlags::MFD_CLOEXEC).expect("the kernel has files in memory");
     let mut file = File::from(descriptor);
     file.write_all(contents).expect("memory can be written");

@@ -2,7 +2,7 @@
 
 use super::{NewObject, Object, Objects};
 use crate::error::StorageError;
-use quire_files::{Durability, Staged, remove_leftovers, sync_folder_of};
+use quire_files::{ASIDE_SUFFIX, Durability, Staged, remove_leftovers, sync_folder_of};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -90,8 +90,9 @@ impl Objects for LocalFolder {
             for entry in fs::read_dir(&self.dir)? {
                 let entry = entry?;
                 let metadata = entry.metadata()?;
-                if metadata.is_file() {
-                    found.push((entry.file_name().to_string_lossy().into_owned(), metadata.len()));
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if metadata.is_file() && !name.ends_with(ASIDE_SUFFIX) {
+                    found.push((name, metadata.len()));
                 }
             }
             Ok(found)
@@ -135,29 +136,6 @@ impl NewObject for NewFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn put(objects: &LocalFolder, name: &str, content: &[u8]) -> Result<(), StorageError> {
-        let mut object = objects.create(name)?;
-        object.write(content)?;
-        assert_eq!(object.written(), content.len() as u64);
-        object.put()
-    }
-
-    #[test]
-    fn an_object_is_put_once_and_read_in_ranges_even_after_it_was_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let objects = LocalFolder::new(dir.path());
-        put(&objects, "one", b"0123456789").unwrap();
-        let again = put(&objects, "one", b"other").unwrap_err();
-        assert!(matches!(again, StorageError::Io { .. }), "{again}");
-        let open = objects.open("one").unwrap();
-        objects.remove("one", Durability::Process).unwrap();
-        let mut range = [0; 3];
-        open.read_exact_at(&mut range, 4).unwrap();
-        assert_eq!((&range, open.bytes()), (b"456", 10));
-        assert!(open.read_exact_at(&mut range, 8).is_err());
-        assert!(objects.open("one").is_err());
-    }
 
     #[test]
     fn a_small_object_is_replaced_and_what_was_never_put_is_not_listed() {
