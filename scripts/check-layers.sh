@@ -7,7 +7,7 @@ without() {
     local library=$1 found=0 crate tree
     shift
     for crate; do
-        if ! tree=$(cargo tree --locked -q --offline -p "$crate" -e normal --prefix none); then
+        if ! tree=$(cargo tree --locked -q -p "$crate" -e normal --prefix none); then
             echo "check-layers: what $crate depends on cannot be told" >&2
             found=1
         elif grep -q "^$library v" <<<"$tree"; then

@@ -23,7 +23,7 @@ pub struct Won {
 pub struct View {
     /// The election, once won.
     pub elected: Option<Won>,
-    /// How often a safekeeper could not be used; see [`super::core::Core::election_blocker`].
+    /// How often a safekeeper could not be used. A start that waits for the election looks for a reason each time.
     pub refusals: u64,
     /// Why this term cannot be used any more, once that is so.
     pub ended: Option<SessionEnd>,
