@@ -46,7 +46,7 @@ fn a_folder_may_have_any_name_that_is_one() {
 fn a_folder_that_cannot_be_used_is_refused_before_anything_is_made() {
     let quire = Quire::new().in_folder("a\nb");
     let output = quire.try_up();
-    assert!(!output.status.success() && said(&output).contains("choose another folder"), "{}", said(&output));
+    assert!(!output.status.success() && said(&output).contains("choose another directory"), "{}", said(&output));
     assert!(!quire.dir().exists());
 }
 
