@@ -304,7 +304,8 @@ impl Control {
         }
     }
 
-    /// Fills in a file of zeroes; the magic number comes last, so that nobody takes a half-made file for a whole one.
+    /// Fills in a file of zeroes; the magic number comes last, so that no process takes a half-made file for a whole
+    /// one.
     fn initialise(&self, settings: &ControlSettings) {
         let start = settings.start_lsn.0;
         self.build_id.store(BUILD_ID, Ordering::Relaxed);
@@ -342,7 +343,7 @@ fn check_segment_bytes(segment_bytes: u64) -> Result<(), CacheError> {
 pub struct ControlMap(Mapping);
 
 impl ControlMap {
-    /// Makes the file anew at `path` and maps it (for the agent; whoever has the old one mapped keeps the old one).
+    /// Makes the file anew at `path` and maps it (for the agent; a process that has the old one mapped keeps it).
     pub fn create(path: &Path, settings: &ControlSettings) -> Result<ControlMap, CacheError> {
         check_segment_bytes(settings.segment_bytes)?;
         match std::fs::remove_file(path) {

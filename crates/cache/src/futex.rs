@@ -3,7 +3,8 @@
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-/// Sleeps until somebody wakes `word`, `timeout` is over, or a signal arrives; returns at once if `word` is not `seen`.
+/// Sleeps until another thread wakes `word`, `timeout` is over, or a signal arrives; returns at once if `word` is not
+/// `seen`.
 ///
 /// The caller looks at its condition again in any case. The word is in a `MAP_SHARED` mapping, hence no `PRIVATE`
 /// flag.

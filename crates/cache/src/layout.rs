@@ -29,8 +29,9 @@ pub const ASIDE_SUFFIX: &str = ".new";
 /// Name of the directory of tablespaces.
 pub const TABLESPACES: &str = "tablespaces";
 
-/// Name of the directory of the files without which no PostgreSQL starts: whoever opens one of them below [`PGDATA`]
-/// with the shim is given the one in here, and without the shim there is none, or one that says what is wrong.
+/// Name of the directory of the files without which no PostgreSQL starts: a process that opens one of them below
+/// [`PGDATA`] with the shim is given the one in here, and without the shim there is none, or one that says what is
+/// wrong.
 pub const WITHHELD: &str = "withheld";
 
 /// What is withheld: the path below the data directory, and the name in [`WITHHELD`].

@@ -11,7 +11,7 @@ pub struct Mapping {
     bytes: usize,
 }
 
-// SAFETY: a mapping is an address range; whoever reads through it must do so with atomics, in whichever thread.
+// SAFETY: a mapping is an address range; readers and writers use atomics, in whichever thread.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}

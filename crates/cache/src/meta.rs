@@ -126,7 +126,7 @@ impl Meta {
     }
 
     /// Makes room on the disk for all that is noted of `blocks`. Without it the notes on a write may be lost, so that
-    /// whoever writes blocks calls this before; an error means that the disk is full.
+    /// a process that writes blocks calls this before; an error means that the disk is full.
     pub fn make_room(&self, blocks: Range<u32>) -> Result<(), CacheError> {
         let blocks = blocks.start..blocks.end.min(self.capacity());
         let Some(last) = blocks.end.checked_sub(1).filter(|last| *last >= blocks.start) else { return Ok(()) };
@@ -200,7 +200,7 @@ impl Meta {
         self.header().undescribed.load(Ordering::SeqCst) & MARKED != 0
     }
 
-    /// The same, and forgets it: whoever asks looks for the marks after this, so that a block that is marked meanwhile
+    /// The same, and forgets it: the caller looks for the marks after this, so that a block that is marked meanwhile
     /// is either seen or remembered.
     pub fn take_undescribed(&self) -> bool {
         self.header().undescribed.fetch_and(!MARKED, Ordering::SeqCst) & MARKED != 0

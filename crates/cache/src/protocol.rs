@@ -6,7 +6,7 @@
 //!            claim            publish
 //!   Absent ---------> Filling --------> Present        the agent installs (or, from Present, drops) the block
 //!      ^                 |  ^               |
-//!      +---- release ----+  +-- drop_blocks-+            (or looks at a present one, which nobody changes meanwhile)
+//!      +---- release ----+  +-- drop_blocks-+            (or looks at a present one, which does not change meanwhile)
 //!
 //!   Absent | Present --> Writing --> Present           a PostgreSQL process overwrites the block
 //! ```
@@ -44,8 +44,8 @@
 //! file's length ([`adopt`]; the agent calls it and drops in one thread). A truncation that began before would cut
 //! blocks that it did not settle. Truncations are therefore counted when they begin and when they have ended: the agent
 //! adopts only if none is under way, looks at the length, raises, and looks at the counts again. If a truncation has
-//! begun in between, it lowers the number again: all those blocks were `Present` and are, since nobody else drops. If
-//! none has, a later one sees the raised number.
+//! begun in between, it lowers the number again: all those blocks were `Present` and are, since no other thread drops.
+//! If none has, a later one sees the raised number.
 //!
 //! **Memory order.** State words, the count and `remote_nblocks` are `SeqCst` and the arguments above hold in that
 //! single order. Page bytes are reached by system calls; an implementation of [`Blocks`] puts an acquire fence before
@@ -141,7 +141,7 @@ pub const DROP_RUN_MAX: u32 = 64;
 pub trait Dropper {
     /// Whether this present block should go, by what is cheap to know.
     fn wants(&mut self, block: u32) -> bool;
-    /// Whether it may, now that nobody else can write it.
+    /// Whether it may, now that no other process can write it.
     fn allows(&mut self, block: u32) -> bool;
     /// Makes a hole of these blocks, and says whether it did.
     fn punch(&mut self, blocks: Range<u32>) -> bool;
@@ -204,16 +204,16 @@ where
 /// What became of a look at a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Look<R> {
-    /// It was there, and nobody wrote it meanwhile.
+    /// It was there, and was not written meanwhile.
     Seen(R),
     /// It is not in the cache.
     Absent,
-    /// Somebody else owns it at this moment.
+    /// Another process owns it at this moment.
     Busy,
 }
 
-/// Runs `look` while the block is present and nobody writes, drops or cuts it (for the agent). Whoever comes to the
-/// block meanwhile waits as for one that is being filled.
+/// Runs `look` while the block is present and is not written, dropped or cut (for the agent). A process that comes to
+/// the block meanwhile waits as for one that is being filled.
 pub fn look<B, R>(blocks: &B, block: u32, look: impl FnOnce() -> R) -> Look<R>
 where
     B: Blocks + ?Sized,

@@ -125,7 +125,7 @@ pub enum Request {
         /// 1 to [`FILL_BLOCKS_MAX`].
         count: u32,
     },
-    /// The same, but nobody waits, and there is no answer.
+    /// The same, but the caller does not wait, and there is no answer.
     Prefetch {
         /// The file.
         file: FileId,

@@ -2,7 +2,7 @@
 //!
 //! A server over another directory, or without the shim, answers on the same socket and acknowledges commits that no
 //! safekeeper has. What makes that impossible is elsewhere: the directory is on the command line, and `pg_control` is
-//! only found by the shim. This looks whether it worked, while the shim lets nobody in but the agent. The questions
+//! only found by the shim. This looks whether it worked, while the shim lets only the agent in. The questions
 //! overlap on purpose: each also catches what another has missed.
 
 use crate::postgres::Postgres;

@@ -148,8 +148,8 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>, Error> {
     Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }
 
-/// Whether a file is one of an unlogged relation, asked after the epoch became safe: whoever made the relation has made
-/// its init fork by then.
+/// Whether a file is one of an unlogged relation, asked after the epoch became safe: the backend that made the relation
+/// has made its init fork by then.
 pub(crate) fn is_unlogged(dir: &CacheDir, id: FileId) -> bool {
     let FileId::Relation { rel, .. } = id else { return true };
     rel.fork != Fork::Init && dir.relation_file(rel.with_fork(Fork::Init), 0).exists()

@@ -63,8 +63,8 @@ pub fn write_pushdown(config: &Config, on: bool) -> Result<(), Error> {
     let text = format!("# Written by `quire pushdown`.\nfull_page_writes = {setting}\n");
     let mut staged = Staged::create(&config.conf().join(PUSHDOWN_FILE))?;
     staged.write(text.as_bytes())?;
-    // PostgreSQL's user may read it at any moment; that nobody else does, the directory sees to until the file is given
-    // away.
+    // PostgreSQL's user may read it at any moment; that other users cannot, the directory sees to until the file is
+    // given away.
     staged.set_mode(0o644)?;
     staged.publish(Durability::Machine)?;
     place::close_files(&config.conf(), Owner::detect(config)?)

@@ -11,7 +11,7 @@ use quire_wal::ServerVersion;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What PostgreSQL says when somebody else listens on its port.
+/// What PostgreSQL says when another program listens on its port.
 pub const PORT_TAKEN: &str = "could not create any TCP/IP sockets";
 
 /// What stops a compute, or one of its operations.
@@ -152,7 +152,7 @@ pub enum Error {
         /// How it shows.
         reason: String,
     },
-    /// PostgreSQL ended although nobody told it to.
+    /// PostgreSQL ended although it was not asked to.
     #[error("postgres ended ({status}); see {log}")]
     Crashed {
         /// How it ended.
@@ -219,7 +219,7 @@ impl Error {
         move |source| Error::File { action, path, source }
     }
 
-    /// Whether PostgreSQL itself failed to start, which it does again unless somebody changes something.
+    /// Whether PostgreSQL itself failed to start, which it does again unless something is changed.
     pub fn is_of_postgres(&self) -> bool {
         matches!(self, Error::StartFailed { .. } | Error::Program { .. } | Error::WrongServer { .. })
     }

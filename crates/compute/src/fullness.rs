@@ -81,7 +81,7 @@ impl Fullness {
         let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Whether there is room for what nobody waits for.
+    /// Whether there is room for what no backend waits for.
     pub fn has_room(&self) -> bool {
         self.bytes() < self.bound()
     }

@@ -228,7 +228,7 @@ impl Handle {
         self.active().postgres.take()
     }
 
-    /// Shows a new phase to PostgreSQL's processes and to whoever asks.
+    /// Shows a new phase to PostgreSQL's processes and to clients of the status.
     pub(crate) fn enter(&self, phase: Phase, error: Option<&Error>) {
         tracing::info!(phase = phase.name(), "compute");
         if let Some(session) = self.session() {

@@ -41,7 +41,7 @@ fn processes_in(device: u64, inode: u64) -> std::io::Result<Vec<Pid>> {
     Ok(numbered.filter(|(_, path)| is_postgres_in(path, device, inode)).map(|(pid, _)| Pid::from_raw(pid)).collect())
 }
 
-/// A process that ends while it is looked at, or is somebody else's, is not one of ours.
+/// A process that ends while it is looked at, or belongs to another user, is not one of ours.
 fn is_postgres_in(process: &Path, device: u64, inode: u64) -> bool {
     let in_directory = fs::metadata(process.join("cwd")).is_ok_and(|cwd| cwd.dev() == device && cwd.ino() == inode);
     in_directory

@@ -18,7 +18,7 @@ impl Outdated {
         differ.then(|| Outdated { running: running.to_owned(), installed: installed.to_owned() })
     }
 
-    /// What somebody has to know and do. The numbers say it, unless only the packages differ.
+    /// What an administrator has to know and do. The numbers say it, unless only the packages differ.
     pub fn note(&self) -> String {
         let (running, installed) = match (number(&self.running), number(&self.installed)) {
             (running, installed) if running != installed => (running, installed),

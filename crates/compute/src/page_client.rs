@@ -425,7 +425,7 @@ impl Shared {
             }
             other => Ok(other),
         };
-        // The caller may have given up; then nobody wants the answer.
+        // The caller may have given up and not want the answer any more.
         let _ = call.answer.send(outcome);
     }
 }

@@ -22,7 +22,7 @@ pub fn closed_folder(path: &Path, owner: Owner) -> Result<(), Error> {
 }
 
 /// Makes the files in a directory PostgreSQL's user's, and closes them to all others. A link is left as it is:
-/// PostgreSQL's user may have made it, and what it leads to may be somebody else's.
+/// PostgreSQL's user may have made it, and what it leads to may belong to another user.
 pub fn close_files(folder: &Path, owner: Owner) -> Result<(), Error> {
     for entry in fs::read_dir(folder).map_err(Error::file("list", folder))? {
         let path = entry.map_err(Error::file("list", folder))?.path();

@@ -156,7 +156,7 @@ impl Postgres {
 }
 
 impl Drop for Postgres {
-    /// A postmaster that nobody watches any more must not continue.
+    /// A postmaster that is not supervised any more must not continue.
     fn drop(&mut self) {
         self.signal(Signal::SIGKILL);
     }
@@ -315,7 +315,7 @@ fn wal_level(config: &Config, owner: Owner) -> Result<String, Error> {
 }
 
 /// A server that was killed leaves its socket and a lock file with its number, which may be another process's by now,
-/// or its own while nobody has asked how it ended. In the compute's own directory both are of servers that the agent
+/// or its own while it was not asked how it ended. In the compute's own directory both are of servers that the agent
 /// knows to have ended.
 fn remove_stale_socket(config: &Config) -> Result<(), Error> {
     let socket = format!(".s.PGSQL.{}", config.port);

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// How long a stopped compute may take to send what nobody waits for.
+/// How long a stopped compute may take to send what no backend waits for.
 const FAREWELL: Duration = Duration::from_secs(10);
 
 /// One term of a compute: from a won election to a crash, a fence or a cold restart. Within it, PostgreSQL may be

@@ -201,7 +201,7 @@ async fn open_cache(
     let guard = Arc::new(guard);
     guard.laid_out(RelTag::GLOBAL_TABLESPACE, 0, None).await?;
     let fills = FillThread::start()?;
-    // A connection of its own, so that whoever waits for a page waits for nothing else.
+    // A connection of its own, so that a read of a page waits for nothing else.
     let pages = fills.within(|| PageClient::new(config.pageserver(), config.branch_key(), config.shard()));
     let fetcher = Fetcher::new(config, files.clone(), pages, metrics.clone(), commits.fullness.clone());
     let fetcher = Arc::new(fetcher);

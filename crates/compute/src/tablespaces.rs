@@ -33,7 +33,7 @@ pub fn lay_out(
 }
 
 /// Moves what is at the locations of users aside, before the data directory is thrown away. From then on the locations
-/// can be used for other tablespaces. One that cannot be reached keeps what nobody needs any more, which is no reason
+/// can be used for other tablespaces. One that cannot be reached keeps what is not needed any more, which is no reason
 /// not to start. What a cold start laid out, in `own`, goes as a whole.
 pub fn discard(pgdata: &Path, own: &Path, version: &PostgresVersion) {
     for location in locations(pgdata).into_iter().filter(|link| !is_below(link, own)) {
@@ -66,7 +66,7 @@ fn is_below(link: &Path, directory: &Path) -> bool {
     fs::read_link(link).is_ok_and(|target| target.starts_with(directory))
 }
 
-/// What PostgreSQL made belongs to its user. A link to somebody else's directory is none of PostgreSQL's, and the agent
+/// What PostgreSQL made belongs to its user. A link to another user's directory is none of PostgreSQL's, and the agent
 /// may be root.
 fn is_folder_of_same_owner(path: &Path, pgdata: &Path) -> bool {
     match (fs::symlink_metadata(path), fs::metadata(pgdata)) {

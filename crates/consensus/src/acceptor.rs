@@ -128,7 +128,7 @@ impl Acceptor {
         }
     }
 
-    /// Whether WAL `[begin, end)` may be given to somebody who asks in `term`, 0 being nobody's term; see
+    /// Whether WAL `[begin, end)` may be given to a reader that asks in `term`, 0 being no proposer's term; see
     /// [`Request::ReadWal`]. The log may change as soon as another request is handled: a reader checks again
     /// afterwards.
     pub fn may_read(&self, term: Term, begin: Lsn, end: Lsn) -> Result<(), ReadRefused> {

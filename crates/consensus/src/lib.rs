@@ -44,7 +44,7 @@
 //!   the end is found by decoding, and can only be the flush position last reported or a later record's end.
 //! - **Order on disk.** An acceptor persists its term before the vote, cuts its log before it adopts the history that
 //!   made the cut necessary (a crash in between leaves a shorter log of the old history, which is true; the other order
-//!   would leave bytes that the new history claims for somebody else), and flushes before it answers.
+//!   would leave bytes that the new history gives to another term), and flushes before it answers.
 //!
 //! # Acceptors that come later
 //!

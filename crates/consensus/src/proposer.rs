@@ -80,7 +80,7 @@ enum Role {
 }
 
 impl Proposer {
-    /// A proposer that knows nobody yet.
+    /// A proposer that knows no acceptor yet.
     ///
     /// # Panics
     /// If the number of acceptors is out of range.

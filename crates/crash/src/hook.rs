@@ -30,7 +30,7 @@ fn report(panic: &PanicHookInfo<'_>) {
         work: work::current(),
     };
     let noted = DIR.get().map(|dir| notes::write(dir, &note));
-    // Nobody may listen any more, which must not be another panic.
+    // There may be no listener any more, which must not be another panic.
     let mut stderr = io::stderr();
     let _ = writeln!(stderr, "quire: internal error at {}: {}; please report this line", note.place, note.text);
     let _ = match noted {

@@ -1,6 +1,6 @@
 //! Notes of panics, one file each in `panics/` of a role's directory.
 //!
-//! `<milliseconds since 1970>-<pid>.json`, a [`Note`]. They stay until somebody removes them; the oldest make room for
+//! `<milliseconds since 1970>-<pid>.json`, a [`Note`]. They stay until they are removed; the oldest make room for
 //! new ones.
 
 use crate::Work;

@@ -1,4 +1,4 @@
-//! Every decoder that reads the network or a file, given input that nobody vouches for.
+//! Every decoder that reads the network or a file, given untrusted input.
 //!
 //! A [`Target`] is a function of bytes that must return, whatever the bytes are: no panic, no overflow, no access out
 //! of bounds, memory and time in proportion to the input. Where something more must hold it is asserted: what was

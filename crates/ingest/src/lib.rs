@@ -13,7 +13,7 @@
 //! - a block that comes into a relation, or a page into an SLRU area, starts from zeroes whatever older versions its
 //!   key may have from before a truncation: its first version is an image, a delta that initialises, or a tombstone,
 //!   which means zeroes;
-//! - the free space map is never stored: it is advisory, PostgreSQL repairs it, and nobody asks for it.
+//! - the free space map is never stored: it is advisory, PostgreSQL repairs it, and is never asked for.
 //!
 //! Sources: the `*_redo` functions of PostgreSQL 15, as if replayed by crash recovery on a server that never crashed.
 

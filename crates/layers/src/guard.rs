@@ -3,7 +3,7 @@
 //! A compute found a page on which redo and PostgreSQL differ. From then on it sends the relation's pages as PostgreSQL
 //! wrote them, and says so by a small file called `guard/<tablespace>/<database>/<relation>` with the LSN from which
 //! on. A page of which deltas after that LSN would have to be replayed is an error, and gets no image: either a written
-//! page covers them, or nobody knows.
+//! page covers them, or it is not known whether it does.
 
 use crate::chain::Chain;
 use parking_lot::RwLock;

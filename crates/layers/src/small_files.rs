@@ -7,8 +7,8 @@
 //!
 //! Invariants:
 //! - a file is the old or the new one, whole, after a crash at any moment;
-//! - once a term has fenced the files, no lower term writes any: whoever lists them after fencing sees the last word of
-//!   all computes before;
+//! - once a term has fenced the files, no lower term writes any: a term that lists them after fencing sees the last
+//!   word of all computes before;
 //! - whatever the log lacked when a term fenced the files, no compute before will send it any more: up to there it is
 //!   *settled*;
 //! - within a term the writes take effect in the order of their sequence numbers, however late one of them arrives over

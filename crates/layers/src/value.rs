@@ -112,7 +112,7 @@ impl Version {
         Some(Version { lsn, kind, payload })
     }
 
-    /// The same for whoever asks over the network; none if it is no version of a page.
+    /// The same as a message; none if it is no version of a page.
     pub fn to_message(&self) -> Option<PageVersion> {
         let kind = VersionKind::from_number(self.kind as u8)?;
         Some(PageVersion { lsn: self.lsn, kind, payload: self.payload.clone() })

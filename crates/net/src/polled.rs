@@ -65,7 +65,7 @@ impl Dialing {
 fn look_up(endpoint: &Endpoint) -> io::Result<Receiver<io::Result<Vec<SocketAddr>>>> {
     let (answer, found) = sync_channel(1);
     let endpoint = endpoint.clone();
-    // Nobody may be waiting any more.
+    // There may be no waiting thread any more.
     let ask = move || drop(answer.send(resolve(&endpoint)));
     thread::Builder::new().name("look-up".into()).spawn(ask)?;
     Ok(found)

@@ -40,7 +40,7 @@ impl IngestGate {
         self.changed.notify_all();
     }
 
-    /// Nobody is to wait any more.
+    /// No thread is to wait any more.
     pub fn end(&self) {
         *self.lock() = true;
         self.changed.notify_all();

@@ -1,7 +1,7 @@
 //! Work that made this pageserver panic twice, and is not done again.
 //!
 //! A bug of redo would otherwise end the process each time that the page is read, with all branches. Read from the
-//! notes of panics ([`quire_crash::notes`]) when the pageserver opens; whoever removes the notes has it tried again.
+//! notes of panics ([`quire_crash::notes`]) when the pageserver opens; it is tried again once the notes are removed.
 
 use crate::shard_key::ShardKey;
 use quire_crash::{Note, Work, notes};

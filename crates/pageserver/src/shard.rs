@@ -28,7 +28,7 @@ pub struct Shard {
     pages: Arc<ShardPages>,
     pipeline: Mutex<Pipeline>,
     files: SmallFiles,
-    /// Whoever keeps pages may have to wait for ingest, and then one thread is enough for it.
+    /// A request to keep pages may have to wait for ingest, and then one thread is enough for it.
     keeping: Arc<Semaphore>,
 }
 
@@ -84,7 +84,7 @@ impl Shard {
             // Under the lock of the files, so that nothing of this term is kept once another term has fenced them.
             self.files.in_term(term, || pipeline.keep(upto, pages))??
         };
-        // All frozen memtables are flushed, whoever else flushes some.
+        // All frozen memtables are flushed, also where another thread flushes some.
         if keepings.contains(&Keeping::Kept) {
             self.pages.flush()?;
         }

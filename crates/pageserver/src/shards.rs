@@ -247,7 +247,7 @@ impl Shards {
         let dir = key.directory(&self.config.data_dir);
         let opened = self.open_in(&dir);
         if opened.is_err() {
-            // Nobody was told that it exists.
+            // Its creation was not acknowledged.
             import::discard(&dir)?;
         }
         let shard = opened?;

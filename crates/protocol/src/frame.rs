@@ -43,7 +43,7 @@ pub enum FrameError {
     /// The socket failed, or the peer closed it inside a frame.
     #[error("connection failed: {0}")]
     Io(#[from] io::Error),
-    /// The length says that this is not our protocol, or a frame nobody may send.
+    /// The length says that this is not our protocol, or a frame that may not be sent.
     #[error("frame length {0} is out of bounds")]
     Length(u32),
     /// The bytes arrived changed.
@@ -93,7 +93,7 @@ impl Frame {
         Ok(Frame { kind, request_id, payload: body.slice(CHECKED_BYTES_BEFORE_PAYLOAD..) })
     }
 
-    /// Takes the first frame out of what has arrived, if all of it is there. A length that nobody may send is an error
+    /// Takes the first frame out of what has arrived, if all of it is there. A length that may not be sent is an error
     /// before there is room for it.
     pub fn split(arrived: &mut BytesMut) -> Result<Split, FrameError> {
         let Some(head) = arrived.first_chunk() else { return Ok(Split::Missing(HEAD_BYTES - arrived.len())) };

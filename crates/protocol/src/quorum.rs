@@ -102,9 +102,9 @@ pub enum Request {
     },
     /// Asks for WAL `[begin, end)`, at most [`MAX_WAL_BYTES`]. Answer: [`Response::Wal`].
     ReadWal {
-        /// 0 asks for committed WAL, which is the same whoever leads. Otherwise all that is flushed may be asked for,
-        /// and is given only while the acceptor's term is this one: the elected proposer's way to bring others up to
-        /// date.
+        /// 0 asks for committed WAL, which is the same under every leader. Otherwise all that is flushed may be asked
+        /// for, and is given only while the acceptor's term is this one: the elected proposer's way to bring others up
+        /// to date.
         term: Term,
         /// First byte.
         begin: Lsn,

@@ -179,8 +179,8 @@ impl Deployment {
         })
     }
 
-    /// Gives every role of this machine whose port somebody else has taken since another one; which ones changed, from
-    /// and to. Nothing of this deployment may run.
+    /// Gives every role of this machine whose port another program has taken since another one; which ones changed,
+    /// from and to. Nothing of this deployment may run.
     pub fn leave_taken_ports(&mut self) -> Result<Vec<(u16, u16)>> {
         let mut ports = Ports::new(self.ports, self.taken_ports());
         let mut moves = Vec::new();

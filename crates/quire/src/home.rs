@@ -142,7 +142,7 @@ fn is_closed_folder(name: &str) -> bool {
     ["safekeeper-", "pageserver-"].iter().any(|role| name.starts_with(role)) || name == "evidence"
 }
 
-/// Lets nobody but the owner read or write a file, if there is one.
+/// Lets only the owner read or write a file, if there is one.
 fn close_file(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => fs::set_permissions(path, Permissions::from_mode(0o600))

@@ -1,4 +1,4 @@
-//! One supervisor per directory: whoever holds the lock on `run/up.pid`.
+//! One supervisor per directory: the process that holds the lock on `run/up.pid`.
 //!
 //! The kernel drops the lock with the process, so a pid in an unlocked file means nothing, however it got there.
 

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What must hold:
-//! - one supervisor per directory, whoever holds the lock on `run/up.pid`; a child never outlives its supervisor;
+//! - one supervisor per directory, the process that holds the lock on `run/up.pid`; a child never outlives its
+//!   supervisor;
 //! - `quire.json` is published atomically and is the only memory of this crate; ports in it are chosen once;
 //! - stdout carries the answer of a command and nothing else, in one JSON document under `--json`;
 //! - a failure ends in one line that says what to do and exit status 1; a bug ends the process ([`quire_crash`]).

@@ -55,7 +55,7 @@ impl From<PortRange> for String {
     }
 }
 
-/// Hands out ports that nobody listens on, none twice.
+/// Hands out ports that are free, none twice.
 #[derive(Debug)]
 pub struct Ports {
     range: PortRange,
@@ -85,7 +85,7 @@ impl Ports {
     }
 }
 
-/// Whether nobody listens on a port of this machine.
+/// Whether no program listens on a port of this machine.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }

@@ -35,7 +35,7 @@ pub fn compute_dir(home: &Home, project: ProjectId, branch: &str) -> Result<Cach
     Ok(CachePlace { path, outside_because: Some(reason) })
 }
 
-/// Creates the directory of a compute: PostgreSQL's user's, whom others let pass and who lets nobody in.
+/// Creates the directory of a compute: PostgreSQL's user's, which other users may pass and not read.
 pub fn create_compute_dir(place: &CachePlace) -> Result<()> {
     let system = Path::new(SYSTEM_CACHE);
     if place.path.starts_with(system) {

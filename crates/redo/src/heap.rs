@@ -137,7 +137,7 @@ fn delete(page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), Misfit> {
     tuple.set_hot_updated(false);
     match flags & XLH_DELETE_IS_SUPER {
         0 => tuple.set_xmax(xmax),
-        // A speculative insertion that lost: nobody may see it, not even its own transaction.
+        // A speculative insertion that lost: no transaction may see it, not even its own.
         _ => tuple.set_xmin(0),
     }
     tuple.reset_command();

@@ -134,7 +134,7 @@ impl<'p> HeapTuple<'p> {
         self.set_infomask2(if logged & LOGGED_KEYS_UPDATED != 0 { kept | KEYS_UPDATED } else { kept });
     }
 
-    /// `HEAP_XMAX_IS_LOCKED_ONLY`: nobody deleted or updated the tuple.
+    /// `HEAP_XMAX_IS_LOCKED_ONLY`: the tuple is neither deleted nor updated.
     pub fn is_only_locked(&self) -> bool {
         let infomask = self.infomask();
         infomask & XMAX_LOCK_ONLY != 0 || infomask & (XMAX_IS_MULTI | LOCK_MASK) == XMAX_EXCL_LOCK

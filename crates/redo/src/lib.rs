@@ -74,8 +74,8 @@ pub fn apply(page: &mut [u8; PAGE_SIZE], key: Key, lsn: Lsn, delta: &Delta) -> R
 
 /// Whether [`apply`] knows what records of this kind do to the pages they reference.
 ///
-/// An image that redo restores can be applied whoever logged it; this asks for redo proper. Kinds of records that
-/// reference no page need none, so they are supported. Extensions' resource managers are not.
+/// An image that redo restores can be applied whichever resource manager logged it; this asks for redo proper. Kinds of
+/// records that reference no page need none, so they are supported. Extensions' resource managers are not.
 pub fn supports(rmgr: u8, info: u8) -> bool {
     is_without_pages(rmgr) || resource_manager(rmgr).is_some_and(|manager| (manager.supports)(info))
 }

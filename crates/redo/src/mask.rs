@@ -1,5 +1,5 @@
 //! What two copies of a page may differ in although both are right: hints that PostgreSQL sets without logging them,
-//! and bytes that nobody reads. Source: `bufmask.c` and the `*_mask` functions of the resource managers.
+//! and bytes that are never read. Source: `bufmask.c` and the `*_mask` functions of the resource managers.
 //!
 //! Verification masks both copies and compares them byte by byte. A page that is too corrupt to be masked is left as
 //! it is, so it equals nothing but itself.
@@ -124,11 +124,11 @@ pub fn reads_hole(page: &[u8; PAGE_SIZE], key: Key) -> bool {
             brin::TYPE_META => has_no_lower,
             _ => false,
         },
-        // Before PostgreSQL 9.4 no data page had a `pd_lower`. Of a deleted page nobody reads anything.
+        // Before PostgreSQL 9.4 no data page had a `pd_lower`. Nothing of a deleted page is read.
         PageKind::Gin => has_no_lower && u16_at(page, PAGE_ID_AT) & gin::FLAG_DELETED == 0,
         // An unused page is initialised before it is used; all kinds in use have a `pd_lower` behind their data.
         PageKind::Hash => (u16_at(page, FLAGS_AT) & hash::PAGE_TYPE_MASK).count_ones() > 1,
-        // Nobody knows what is where.
+        // What is where is not known.
         PageKind::Extension => true,
         // Line pointers end at `pd_lower` and items begin at `pd_upper`; a sequence's tuple is an item, a B-tree's and
         // an SP-GiST index's meta page have a `pd_lower` behind their data.

@@ -22,7 +22,7 @@ fn position(heap_block: u32) -> (usize, u32) {
     (HEADER_BYTES + byte as usize, heap_block % HEAP_BLOCKS_PER_BYTE * 2)
 }
 
-/// A map page that was never written is initialised by whoever touches it first (`vm_readbuf`).
+/// A map page that was never written is initialised by the first process that touches it (`vm_readbuf`).
 fn init_if_new(page: &mut Page) {
     if is_new(page) {
         init(page, 0);

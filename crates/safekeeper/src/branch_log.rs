@@ -1,7 +1,7 @@
 //! One branch: its acceptor with its log on disk, and what readers and followers see of it.
 //!
 //! A log that cannot be opened, or whose disk fails, is refused to everybody and opened again, as after a restart, when
-//! somebody next asks for it: a disk that was full may have room by then.
+//! it is next asked for: a disk that was full may have room by then.
 //!
 //! Two locks. `log` is held while requests are carried out, fsync included, so that an acceptor does one thing at a
 //! time. `published` holds copies for everybody else and is held for moments only; it is taken after `log` or alone,
@@ -140,7 +140,7 @@ impl BranchLog {
         self.with_log(|log| log.add_follower(shard)).map_err(|error| storage_error(&error))
     }
 
-    /// Takes a follower's report, and lets go of WAL that nobody needs any more.
+    /// Takes a follower's report, and lets go of WAL that is not needed any more.
     pub fn report_durable(&self, shard: ShardId, lsn: Lsn) -> Result<(), BranchLogError> {
         self.with_log(|log| log.report_durable(shard, lsn))
     }

@@ -96,7 +96,7 @@ fn lock_data_dir(data_dir: &Path, node: NodeId) -> Result<Flock<File>, Safekeepe
 }
 
 /// The directories that hold a branch. One that has neither a state nor anything that comes after it is what a crash
-/// left of a creation that nobody was told of.
+/// left of a creation that was not acknowledged.
 fn branch_folders(data_dir: &Path) -> Result<Vec<(BranchKey, PathBuf)>, SafekeeperError> {
     let mut found = Vec::new();
     for (project, project_path) in named_folders(data_dir)? {

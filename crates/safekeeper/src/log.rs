@@ -26,7 +26,7 @@ pub(crate) struct LogContext {
     pub node: NodeId,
     /// Prepares and removes segments.
     pub segment_thread: SegmentThread,
-    /// Segments kept before the one that holds the last committed byte, whoever needs them.
+    /// Segments kept before the one that holds the last committed byte, needed or not.
     pub keep_segments: u64,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Log {
     mark: FlushMark,
     followers: BTreeMap<ShardId, Lsn>,
     context: LogContext,
-    /// What the proposer said that nobody needs any more; 0 as long as it said nothing.
+    /// What the proposer said that is not needed any more; 0 as long as it said nothing.
     removable: Lsn,
     /// The commit position in the state file.
     persisted_commit: Lsn,
@@ -114,7 +114,7 @@ impl Log {
         self.acceptor.welcome()
     }
 
-    /// Whether WAL may be given to somebody who asks in `term`.
+    /// Whether WAL may be given to a reader that asks in `term`.
     pub fn may_read(&self, term: Term, begin: Lsn, end: Lsn) -> Result<(), ReadRefused> {
         self.acceptor.may_read(term, begin, end)
     }

@@ -16,7 +16,7 @@ use std::io;
 pub(crate) struct Prepared {
     /// Whether nothing is wanted any more. Held while a segment gets its name.
     given_up: Mutex<bool>,
-    /// The segment that was prepared last, if nobody has used it.
+    /// The segment that was prepared last, if it was not used yet.
     ready: Mutex<Option<u64>>,
 }
 

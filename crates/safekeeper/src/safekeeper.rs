@@ -38,7 +38,7 @@ pub struct Config {
     pub http: SocketAddr,
     /// Where it keeps everything.
     pub data_dir: PathBuf,
-    /// WAL segments kept before the one with the last committed byte, even if nobody needs them.
+    /// WAL segments kept before the one with the last committed byte, even if they are not needed.
     #[serde(default = "default_keep_segments")]
     pub keep_segments: u64,
 }

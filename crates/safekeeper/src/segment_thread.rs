@@ -40,8 +40,8 @@ impl SegmentThread {
         started.map(|_| SegmentThread { work }).map_err(|_| SafekeeperError::Thread("segments"))
     }
 
-    /// Wants a segment to be ready soon, which `prepared` tells. Should that fail, whoever needs it finds out by
-    /// himself.
+    /// Wants a segment to be ready soon, which `prepared` tells. Should that fail, the thread that needs it finds out
+    /// by himself.
     pub fn prepare(&self, folder: SegmentFolder, segment: u64, prepared: Arc<Prepared>) {
         let _ = self.work.send(Work::Prepare { folder, segment, prepared });
     }

@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_segment_is_used_only_once_its_name_is_durable() {
         let mut log = fixture();
-        // It has its name, and nobody said that the name would survive a power cut.
+        // It has its name, and the name may not survive a power cut.
         fs::write(log.writer.folder().file(5), vec![0; MIB as usize]).expect("write");
         let used = without_syncs(|| log.writer.write(Lsn(5 * MIB), &[7]));
         assert!(used.is_err(), "the name was not made durable before WAL was written");

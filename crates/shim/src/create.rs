@@ -72,7 +72,7 @@ fn make(shim: &Shim, file: FileId, fd: c_int, names: &Names) -> Result<bool, Err
     }
 }
 
-/// As [`make`], on the file system that the file is to be on, where one that nobody finished may be left.
+/// As [`make`], on the file system that the file is to be on, where an unfinished one may be left.
 fn make_beside(shim: &Shim, file: FileId, names: &Names) -> Result<bool, Errno> {
     // SAFETY: a C string.
     let path = unsafe { CStr::from_ptr(names.path) };

@@ -15,7 +15,7 @@ use shim::Shim;
 use std::ffi::{CStr, CString};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// This process, so that nobody has to ask the kernel.
+/// This process, so that the kernel need not be asked.
 static PID: AtomicU32 = AtomicU32::new(0);
 
 /// The process that loaded the library: the postmaster.
@@ -148,7 +148,7 @@ fn environment_name(name: &str) -> CString {
 /// Takes this library out of `LD_PRELOAD`, and the compute's directory out of the environment.
 fn leave_environment() {
     let preload = environment_name("LD_PRELOAD");
-    // SAFETY: before `main` nobody else uses the environment; the value is copied before it is changed.
+    // SAFETY: before `main` no other thread uses the environment; the value is copied before it is changed.
     unsafe {
         libc::unsetenv(environment_name(COMPUTE_DIR_VARIABLE).as_ptr());
         let value = libc::getenv(preload.as_ptr());

@@ -45,7 +45,7 @@ fn reason_of(state: AgentState) -> &'static str {
     }
 }
 
-/// A WAL flush on a timeline that nobody ships: refused, since nothing would make it durable.
+/// A WAL flush on a timeline that is not shipped: refused, since nothing would make it durable.
 pub fn refuse_timeline(shim: &Shim) -> c_int {
     say(format_args!("only WAL of timeline {} can be made durable", shim.control().timeline()));
     Errno(libc::EIO).fail()

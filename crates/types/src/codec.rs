@@ -28,7 +28,7 @@ pub enum CodecError {
     Trailing(usize),
 }
 
-/// A cursor over input that nobody vouches for.
+/// A cursor over untrusted input.
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     left: &'a [u8],

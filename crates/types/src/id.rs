@@ -98,7 +98,7 @@ impl Default for ShardId {
     }
 }
 
-/// One process of a role, numbered from 1 by whoever deploys it.
+/// One process of a role, numbered from 1 in the deployment.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct NodeId(pub u64);
 
@@ -108,7 +108,7 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// A ballot of the WAL quorum; 0 means that nobody was ever elected.
+/// A ballot of the WAL quorum; 0 means that there was no election yet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Term(pub u64);
 
@@ -118,8 +118,8 @@ impl Term {
     pub const MAX: Term = Term(1 << 62);
 
     /// How far a term can be ahead of the highest one known. Campaigns count up by one, a few in a second at most, so a
-    /// real one is never farther ahead; but one message from whoever reaches the port would otherwise use up all terms
-    /// there are.
+    /// real one is never farther ahead; but one message from any client that reaches the port would otherwise use up
+    /// all terms there are.
     pub const LEAD_MAX: u64 = 1 << 32;
 
     /// Whether who knows of `known` as the highest can take this for a term.

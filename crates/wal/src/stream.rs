@@ -42,8 +42,8 @@ pub struct RawRecord {
     pub start: Lsn,
     /// PostgreSQL's `EndRecPtr`: the 8-byte-aligned end; for a segment switch, the next segment's start.
     pub end: Lsn,
-    /// The record without page headers, `xl_tot_len` bytes. They share the memory of what was fed with them: whoever
-    /// keeps few records of many for long should copy those.
+    /// The record without page headers, `xl_tot_len` bytes. They share the memory of what was fed with them: a caller
+    /// that keeps few records of many for long should copy those.
     pub bytes: Bytes,
 }
 

@@ -3,7 +3,7 @@
 //! A meta file is sparse: most of a segment's blocks are never touched. A store through the mapping into a part that
 //! has no room yet makes the file system look for some, and on a full disk the process is killed (SIGBUS). So room is
 //! made first, part by part, by a call that can fail, and the header notes which parts have it. A part without room is
-//! zeroes, and nobody looks at it: on some file systems even a load would ask for room.
+//! zeroes, and it is not looked at: on some file systems even a load would ask for room.
 
 use crate::error::CacheError;
 use crate::mapping::Mapping;

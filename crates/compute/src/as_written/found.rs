@@ -1,4 +1,4 @@
-//! Reading pages out of the cache's files while nobody writes them.
+//! Reading pages out of the cache's files while they are not written.
 
 use super::{PartialPages, lsn_of};
 use crate::difference::NOTHING;
@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long until a block is looked at again that somebody else owns.
+/// How long until a block is looked at again that another process owns.
 const BUSY_PAUSE: Duration = Duration::from_micros(100);
 
 /// A page that storage is to keep.
@@ -82,7 +82,7 @@ pub fn mark(file: &CacheFile, block: u32) -> Result<(), CacheError> {
     look(file, block, || file.meta().mark_undescribed(block)).unwrap_or(Ok(()))
 }
 
-/// Waits until the block belongs to nobody else, and looks; none if it is not in the cache.
+/// Waits until no other process owns the block, and looks; none if it is not in the cache.
 fn look<R>(file: &CacheFile, block: u32, mut body: impl FnMut() -> R) -> Option<R> {
     loop {
         match protocol::look(file.meta(), block, &mut body) {

@@ -14,7 +14,7 @@
 //!
 //! ```text
 //! checkpoint, smgrimmedsync, clean stop: fsync(file) -> shim: is anything marked? -> KeepPages -> [`AsWritten::keep`]
-//!     the marked pages, each read while nobody writes it -> pageserver, which answers when they are durable
+//!     the marked pages, each read while it is not written -> pageserver, which answers when they are durable
 //!     -> fsync returns
 //! ```
 //!

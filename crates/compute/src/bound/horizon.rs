@@ -7,11 +7,11 @@
 //! the latest when the transaction has ended. (What is left are hints, which a crash loses as well.)
 //!
 //! So writes are marked with epochs. The agent begins epoch `n` and *then* looks who could be in the middle of such a
-//! change: whoever holds a transaction id or a lock as strong as VACUUM's. A write marked with an earlier epoch put
-//! down what was in a buffer before the look, so its author was seen or had ended. Once a later look sees none of those
-//! any more, everything that was written before epoch `n` is in the log before the position that is taken *after* that
-//! later look. When storage has that, the epoch is safe: a page that was last written in an earlier one may go, and may
-//! be asked for at any later LSN.
+//! change: each backend that holds a transaction id or a lock as strong as VACUUM's. A write marked with an earlier
+//! epoch put down what was in a buffer before the look, so its author was seen or had ended. Once a later look sees
+//! none of those any more, everything that was written before epoch `n` is in the log before the position that is taken
+//! *after* that later look. When storage has that, the epoch is safe: a page that was last written in an earlier one
+//! may go, and may be asked for at any later LSN.
 
 use quire_types::Lsn;
 use std::collections::{BTreeSet, VecDeque};

@@ -15,8 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Looks after which a log that does not get further is given a push.
 const STILL_LOOKS: u32 = 4;
 
-/// Whoever may have changed a page in a way that the log does not tell yet: those with a transaction id, and those with
-/// a lock like VACUUM's. A prepared transaction (which has no process) changes nothing any more.
+/// Backends that may have changed a page in a way that the log does not tell yet: those with a transaction id, and
+/// those with a lock like VACUUM's. A prepared transaction (which has no process) changes nothing any more.
 const RUNNING: &str = "SELECT DISTINCT virtualtransaction FROM pg_locks \
     WHERE granted AND pid IS NOT NULL AND pid <> pg_backend_pid() AND (locktype = 'transactionid' AND mode = 'ExclusiveLock' \
     OR locktype = 'relation' AND mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', \

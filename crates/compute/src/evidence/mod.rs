@@ -197,7 +197,7 @@ impl Evidence {
     }
 }
 
-/// Makes a directory, and those above it that are missing, for nobody but this user: pages are data.
+/// Makes a directory, and those above it that are missing, for this user alone: pages are data.
 fn create_closed(folder: &Path) -> Result<(), Error> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(Error::file("create", folder))
 }

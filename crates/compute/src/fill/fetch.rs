@@ -1,8 +1,8 @@
-//! Bringing blocks from storage into the cache: those that somebody waits for, and those that somebody is going to
+//! Bringing blocks from storage into the cache: those that a backend waits for, and those that one is going to
 //! want.
 //!
-//! A block is fetched by whoever made it *filling*; others who need it wait until it is not. Whatever is fetched, many
-//! blocks are one request, and many requests are under way.
+//! A block is fetched by the thread that made it *filling*; others who need it wait until it is not. Whatever is
+//! fetched, many blocks are one request, and many requests are under way.
 
 use super::FillError;
 use super::files::{CacheFile, Files};
@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// How long blocks that nobody asked for may be kept from those who do.
+/// How long blocks that were not asked for may be kept from those who do.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait until pages have left a full disk, and how long between two looks.
 const ROOM_PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ const ROOM_PAUSE: Duration = Duration::from_millis(50);
 /// Blocks in one request (512 KiB of pages): large enough that requests cost little, small enough to keep several
 /// processors busy.
 const REQUEST_BLOCKS: u32 = 64;
-/// Windows up to this length are fetched together with the block that somebody waits for.
+/// Windows up to this length are fetched together with the block that a backend waits for.
 const JOINED_BLOCKS_MAX: u32 = 16;
 /// How many requests ahead of readers may be under way (32 MiB of pages); more are not made.
 const AHEAD_REQUESTS_MAX: usize = 64;
@@ -57,7 +57,7 @@ pub struct Fetcher {
 /// What is done about a refusal of storage that may pass.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Refusals {
-    /// Storage is asked again: nothing is asked for but what somebody waits for.
+    /// Storage is asked again: nothing is asked for but what a backend waits for.
     Retried,
     /// It is the answer: what was asked for besides must not keep a reader waiting.
     Final,
@@ -100,7 +100,7 @@ impl Fetcher {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Brings in `blocks`, which somebody waits for, and what is ahead if they are part of a run.
+    /// Brings in `blocks`, which a backend waits for, and what is ahead if they are part of a run.
     pub async fn fill(self: &Arc<Fetcher>, id: FileId, blocks: Range<u32>) -> Result<(), FillError> {
         let file = self.files.get_patiently(id).await?;
         let _waiting = Waiting::begin(&self.waiting);
@@ -174,7 +174,7 @@ impl Fetcher {
         true
     }
 
-    /// Brings in what nobody waits for, if there is room; a failure is left to those who will ask.
+    /// Brings in what no backend waits for, if there is room; a failure is left to those who will ask.
     async fn fetch_unasked(&self, file: &Arc<CacheFile>, ranges: Vec<Range<u32>>, reason: FetchReason) {
         if !self.fullness.has_room() {
             return;
@@ -184,8 +184,8 @@ impl Fetcher {
         }
     }
 
-    /// Brings in those of `ranges` that are absent and that nobody else brings in. On a full disk other pages have to
-    /// leave first, which whoever waits for these waits for.
+    /// Brings in those of `ranges` that are absent and that no other thread brings in. On a full disk other pages have
+    /// to leave first, which the request waits for, too.
     async fn fetch(
         &self,
         file: &Arc<CacheFile>,
@@ -218,7 +218,7 @@ impl Fetcher {
         }
         let patience = if reason == FetchReason::Miss { self.patience } else { AHEAD_PATIENCE };
         let begun = Instant::now();
-        // Read after the claim: whoever dropped a block raised the LSN before.
+        // Read after the claim: the thread that dropped a block raised the LSN before.
         let lsn = file.meta().request_lsn();
         let pages = match refusals {
             Refusals::Retried => self.client.get_pages_retrying(lsn, claims.keys(), patience).await?,

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 /// How many files are kept open at most.
 const OPEN_FILES_MAX: usize = 512;
 
-/// How long somebody waits who may open no file, and how often.
+/// How long a thread that may open no file waits, and how often.
 const LACK_PAUSE: Duration = Duration::from_millis(20);
 const LACK_ATTEMPTS: u32 = 500;
 
@@ -111,7 +111,7 @@ impl Files {
         self.get(id)
     }
 
-    /// Closes all files that nobody uses at the moment, so that others can be opened.
+    /// Closes all files that are not in use at the moment, so that others can be opened.
     pub fn close_all(&self) {
         self.open.lock().clear();
     }
@@ -171,7 +171,7 @@ impl CacheFile {
         Claims { file: self.clone(), blocks, done: 0 }
     }
 
-    /// Waits until no block of `range` is being filled by somebody else.
+    /// Waits until no block of `range` is being filled by another thread.
     pub async fn settled(&self, range: Range<u32>) {
         loop {
             let notified = self.filled.notified();
@@ -182,7 +182,7 @@ impl CacheFile {
             if !states.any(|state| state == BlockState::Filling) {
                 return;
             }
-            // Somebody may own the blocks by another handle of the same file, which tells nothing to this one.
+            // Another thread may own the blocks by another handle of the same file, which tells nothing to this one.
             let _ = tokio::time::timeout(SETTLE_POLL, notified).await;
         }
     }

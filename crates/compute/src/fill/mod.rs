@@ -1,9 +1,9 @@
 //! The server on `agent.sock`: brings in what a PostgreSQL process needs and the cache does not have.
 //!
 //! One connection per process, one request at a time on it, so what is under way is bounded by PostgreSQL's own limits;
-//! what nobody waits for is bounded in number and dropped beyond. Page bytes go from the network into the cache file
-//! (`fetch`); the answer says only that they are there. All of it runs in one thread (`thread`), which therefore must
-//! not block.
+//! what no backend waits for is bounded in number and dropped beyond. Page bytes go from the network into the cache
+//! file (`fetch`); the answer says only that they are there. All of it runs in one thread (`thread`), which therefore
+//! must not block.
 
 mod fetch;
 pub mod files;

@@ -6,10 +6,10 @@ use std::ops::Range;
 
 /// Who works on prefetches at the same time. What comes while all are busy gathers.
 const WORKERS_MAX: usize = 4;
-/// Prefetches that wait; those beyond are dropped, as nobody waits for them.
+/// Prefetches that wait; those beyond are dropped, as no backend waits for them.
 const WAITING_MAX: usize = 4096;
 
-/// The prefetches that nobody works on yet.
+/// The prefetches that are not begun yet.
 #[derive(Debug, Default)]
 pub struct PrefetchQueue {
     waiting: VecDeque<(FileId, Range<u32>)>,

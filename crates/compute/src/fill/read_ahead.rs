@@ -1,10 +1,10 @@
 //! How far to fetch ahead of those who read a file in order.
 //!
-//! A *run* is somebody's way through a file, up or down. It begins where a block next to an earlier miss is missed, or
+//! A *run* is a scan's way through a file, up or down. It begins where a block next to an earlier miss is missed, or
 //! the first block of a file. What is ahead of it is fetched in *windows*, each twice as long as the one before up to
 //! a bound. A mark in the file's shared memory covers the beginning of the newest window: the first reader who comes
 //! there says so, without waiting, and the next window is fetched while that one is read. So a reader that is no faster
-//! than storage never waits again. (Only the beginning, because somebody who reads here and there must not come to it
+//! than storage never waits again. (Only the beginning, because a process that reads here and there must not come to it
 //! by chance and have ever longer windows fetched.)
 //!
 //! Runs belong to files and not to processes: the workers of a parallel scan share theirs. This is pure bookkeeping;
@@ -51,7 +51,7 @@ impl ReadAhead {
         ReadAhead { window_blocks_max, files: HashMap::new() }
     }
 
-    /// Somebody waits for `blocks`.
+    /// A backend waits for `blocks`.
     pub fn missed(&mut self, file: FileId, blocks: Range<u32>) -> Option<Step> {
         if self.files.len() >= FILES_MAX && !self.files.contains_key(&file) {
             self.files.clear();
@@ -59,7 +59,7 @@ impl ReadAhead {
         self.files.entry(file).or_default().missed(blocks, self.window_blocks_max)
     }
 
-    /// Somebody has come to a mark, at `block`.
+    /// A backend has come to a mark, at `block`.
     pub fn reached(&mut self, file: FileId, block: u32) -> Option<Step> {
         self.files.get_mut(&file)?.reached(block, self.window_blocks_max)
     }

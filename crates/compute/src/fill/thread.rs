@@ -1,6 +1,6 @@
 //! The thread that fills run in.
 //!
-//! A page that somebody waits for is a request in, a request out, an answer in, a write and an answer out, and next to
+//! A page that a backend waits for is a request in, a request out, an answer in, a write and an answer out, and next to
 //! no work in between. Spread over threads, each of these steps would wake another one. In one thread they cost no more
 //! than their system calls, and what becomes ready while it is busy leaves together: several requests in one packet,
 //! several pages in one read.

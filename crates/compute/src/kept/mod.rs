@@ -8,7 +8,7 @@
 //! - `area`: which files these are;
 //! - [`statistics`]: what a clean shutdown leaves in `pg_stat`, of use only with the state of the database it belongs
 //!   to;
-//! - [`free_space`]: free space maps, which nobody waits for;
+//! - [`free_space`]: free space maps, which no backend waits for;
 //! - [`settings`]: the settings of `ALTER SYSTEM` that a server was ready with;
 //! - [`retention`]: the WAL that replication slots still need.
 //!
@@ -145,7 +145,7 @@ impl KeptFiles {
         }
     }
 
-    /// Tries once to keep a file that nobody waits for, or to forget it.
+    /// Tries once to keep a file that no backend waits for, or to forget it.
     pub async fn try_set(&self, name: String, content: Option<(Lsn, Bytes)>) -> Result<(), PageError> {
         let mut state = self.state.lock().await;
         self.attempt(&mut state, (name, content)).await

@@ -23,7 +23,7 @@ impl Retention {
         Retention { control_file, before: redo, last: redo }
     }
 
-    /// WAL before this is needed by nobody but storage, if the slots that storage has need it from `by_slots` on.
+    /// WAL before this is needed by storage alone, if the slots that storage has need it from `by_slots` on.
     pub fn horizon(&mut self, by_slots: Option<Lsn>) -> Lsn {
         self.look();
         by_slots.map_or(self.before, |needed| needed.min(self.before))

@@ -103,7 +103,7 @@ impl Database {
         Ok(false)
     }
 
-    /// Waits until all of it is made. What the background fails with is an error for whoever waits.
+    /// Waits until all of it is made. What the background fails with is an error for all that wait.
     pub async fn whole(self: &Arc<Database>) -> Result<(), Error> {
         self.begin().await?;
         let mut state = self.state.subscribe();
@@ -114,7 +114,7 @@ impl Database {
         }
     }
 
-    /// Makes all of it, with nobody beside.
+    /// Makes all of it, with no other thread beside.
     pub async fn make_all(&self) -> Result<(), Error> {
         self.make_folders().await?;
         self.make_rest().await?;
@@ -170,7 +170,7 @@ impl Database {
         Ok(())
     }
 
-    /// Makes those of some relations that are not made, while nobody else can.
+    /// Makes those of some relations that are not made, while no other thread can.
     async fn make(&self, progress: &Progress, mut relations: Vec<Relation>) -> Result<(), Error> {
         relations.retain(|relation| !progress.is_made(relation.rel.relation));
         for relation in &mut relations {

@@ -65,7 +65,7 @@ impl Maker {
         *self.allowed() = false;
     }
 
-    /// Makes the files of relations. Files that an attempt before left are replaced: nobody has used them.
+    /// Makes the files of relations. Files that an attempt before left are replaced: they were never used.
     pub fn relations(&self, relations: &[Relation]) -> Result<(), Error> {
         let allowed = self.allowed();
         if !*allowed {

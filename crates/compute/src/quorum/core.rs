@@ -1,8 +1,9 @@
 //! The proposer with its connections, as one value behind one lock.
 //!
-//! Whoever holds the lock tells the proposer what happened and then calls [`Core::carry_out`]. Nothing in here waits:
-//! sockets take what they take, WAL to be read is asked of the reader thread. So the lock is held for microseconds, and
-//! the thread that ships a flush and the one that receives the answers share it without a queue between them.
+//! The thread that holds the lock tells the proposer what happened and then calls [`Core::carry_out`]. Nothing in here
+//! waits: sockets take what they take, WAL to be read is asked of the reader thread. So the lock is held for
+//! microseconds, and the thread that ships a flush and the one that receives the answers share it without a queue
+//! between them.
 
 use super::link::{LinkProgress, SafekeeperLink};
 use super::read_job::{OwnWal, ReadJob};
@@ -213,7 +214,8 @@ impl Core {
         });
     }
 
-    /// Whether the thread that waits on the sockets has to look at them anew; asked once by whoever worked on the core.
+    /// Whether the thread that waits on the sockets has to look at them anew; asked once by the thread that worked on
+    /// the core.
     pub fn take_wake_needed(&mut self) -> bool {
         std::mem::take(&mut self.wake_needed)
     }

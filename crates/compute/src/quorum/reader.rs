@@ -13,7 +13,7 @@ use quire_net::quorum_client::QuorumClient;
 use quire_types::{Endpoint, Lsn};
 use std::sync::{Arc, mpsc};
 
-/// Serves jobs until nobody can send one any more.
+/// Serves jobs until all senders are gone.
 pub fn run(shared: &Arc<Shared>, jobs: &mpsc::Receiver<ReadJob>) {
     let mut connected = None;
     while let Ok(job) = jobs.recv() {

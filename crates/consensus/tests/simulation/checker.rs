@@ -40,7 +40,7 @@ impl Checker {
         promise(!twice, || format!("acceptor {acceptor} granted term {term} twice"))
     }
 
-    /// A compute was elected: nobody else was, and its log has everything committed in earlier terms. Gives that log.
+    /// A compute was elected: no other was, and its log has everything committed in earlier terms. Gives that log.
     /// What was committed in later ones it may lack: it was overtaken before it knew that it had won, and can commit
     /// nothing.
     pub fn elected(&mut self, term: Term, compute: usize, donor: usize, end: Lsn) -> Result<Vec<u8>, Violation> {

@@ -1,7 +1,7 @@
 //! Acceptors, computes and the network between them, moved by one random event at a time.
 //!
 //! A connection keeps order but may break at any moment, losing what is under way. What the acceptor's side has already
-//! received may still be acted upon afterwards, even behind a newer connection, with nobody to hear the answer.
+//! received may still be acted upon afterwards, even behind a newer connection, with no connection for the answer.
 
 mod computes;
 mod network;

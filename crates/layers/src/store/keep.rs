@@ -1,6 +1,6 @@
 //! Taking in pages as PostgreSQL wrote them, which come with LSNs of the past.
 //!
-//! Whoever keeps them looks at what there is, makes new images of what workers made without the written pages, and
+//! The caller looks at what there is, makes new images of what workers made without the written pages, and
 //! gives all to the store at once. An image that a worker makes meanwhile is not kept: it may lack what is about to
 //! come.
 

@@ -204,7 +204,7 @@ impl Store {
         self.read().frozen.len()
     }
 
-    /// Writes nothing any more: whoever opens the directory next is alone.
+    /// Writes nothing any more: the next process to open the directory is alone.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         // A publication that is under way ends before this lock is given.

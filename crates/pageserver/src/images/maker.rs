@@ -190,7 +190,7 @@ impl ImageMaker {
         }
     }
 
-    /// Queues pages past the threshold that nobody queued yet: after a restart, or after a threshold was lowered.
+    /// Queues pages past the threshold that are not queued yet: after a restart, or after a threshold was lowered.
     fn sweep(self: &Arc<ImageMaker>) {
         let (room, excluded) = self.backlog.room();
         let pages = self.store().pages_past_threshold(&self.settings(), room, &excluded);

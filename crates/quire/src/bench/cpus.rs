@@ -1,6 +1,6 @@
 //! Giving processes processors of their own for a while, and how busy those are.
 //!
-//! Where everything shares all processors, all of them are busy and nobody can tell who waits for whom. So for a
+//! Where everything shares all processors, all of them are busy and what waits for what cannot be told. So for a
 //! measurement the pageserver gets one half of the processors and whatever else takes part the other.
 
 use anyhow::{Context, Result, bail};
@@ -122,7 +122,7 @@ fn threads(pid: i32) -> Vec<i32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// What processors have done since the machine started, whoever it was for.
+/// What processors have done since the machine started, for all processes.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct CpuTime {
     busy: f64,

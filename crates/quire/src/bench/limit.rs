@@ -1,9 +1,9 @@
-//! Who limits a measurement: whoever could do the least, if about that much was done.
+//! What limits a measurement: the component that could do the least, if about that much was done.
 
 use serde::Serialize;
 
-/// From which part of what somebody could do at most the measurement is taken to be limited by that: clients that wait
-/// for each answer leave everybody idle for a while.
+/// From which part of what a component could do at most the measurement is taken to be limited by that: clients that
+/// wait for each answer leave everybody idle for a while.
 const REACHED: f64 = 0.75;
 
 /// More than this part of a side's processors used by others, and nothing can be said.
@@ -14,7 +14,7 @@ const FOREIGN_MAX: f64 = 0.1;
 pub struct Side {
     /// Used by the processes that are measured.
     pub used: f64,
-    /// Used by others and by the kernel on nobody's behalf.
+    /// Used by others and by the kernel for no process.
     pub foreign: f64,
 }
 

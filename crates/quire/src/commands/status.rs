@@ -114,7 +114,7 @@ fn cache(cache: Option<&Cache>) -> String {
     }
 }
 
-/// What somebody has to know or do.
+/// What an administrator has to know or do.
 fn notes(status: &Status) -> String {
     let mut notes = Vec::new();
     let quorum = &status.quorum;
@@ -185,7 +185,7 @@ fn server_note(branch: &Branch) -> Option<String> {
     ))
 }
 
-/// Pages that differ from storage's, now or as evidence that somebody has to look at.
+/// Pages that differ from storage's, now or as evidence to look at.
 fn mismatch_note(branch: &Branch) -> Option<String> {
     let Sampling { mismatches, kept, guarded, evidence, .. } = branch.verification.as_ref()?;
     (*mismatches > 0 || *kept > 0 || !guarded.is_empty()).then(|| {

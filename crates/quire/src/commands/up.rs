@@ -188,8 +188,8 @@ fn end_orphans(home: &Home, deployment: &Deployment) {
     }
 }
 
-/// Runs everything until it is to stop. A start that failed while somebody else was faster to listen on a port is tried
-/// again.
+/// Runs everything until it is to stop. A start that failed because another program was faster to listen on a port is
+/// tried again.
 fn supervise(context: &Context, home: &Home, mut deployment: Deployment, options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for _ in 1..START_ATTEMPTS {

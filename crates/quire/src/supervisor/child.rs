@@ -53,7 +53,7 @@ pub async fn end(child: &mut Child, role: &Role) {
     }
 }
 
-/// A child that was not waited for keeps its pid, so the signal reaches nobody else.
+/// A child that was not waited for keeps its pid, so the signal reaches no other process.
 fn send(child: &Child, signal: Signal) {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     if let Some(pid) = pid {

@@ -16,7 +16,7 @@ const COMPUTE_TIMEOUT: Duration = Duration::from_secs(300);
 /// A role that dies so often while it starts will not do better the next time.
 const DEATHS_MAX: u32 = 3;
 
-/// A PostgreSQL that failed as often will not start before somebody changes something.
+/// A PostgreSQL that failed as often will not start before something is changed.
 const FAILED_STARTS_MAX: u32 = 2;
 
 /// Lines of a role's log shown when it does not start.

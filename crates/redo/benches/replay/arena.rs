@@ -1,4 +1,4 @@
-//! Memory for pages, of which nobody knows at first how many there will be.
+//! Memory for pages, whose number is not known at first.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -70,7 +70,7 @@ impl Arena {
 }
 
 /// Takes memory and gives it back. A virtual machine's host gives memory when it is touched for the first time, which
-/// takes longer than a whole replay; what was touched just before is at hand for whoever asks the system next.
+/// takes longer than a whole replay; what was touched just before is at hand for the next request to the system.
 pub fn warm_up() -> Result<()> {
     let mut arena = Arena::reserve()?;
     let places = arena.take(WARM_PAGES)?;

@@ -48,8 +48,8 @@ pub(super) fn part(page: &mut Page, redo: &BlockRedo<'_>) -> Result<(), Misfit> 
     append_items(page, data.rest(), count)
 }
 
-/// The special space of a page that is not the root. Whoever comes to a page before its parent has the downlinks has to
-/// follow it to the right, but after the split of a root the parent has them already.
+/// The special space of a page that is not the root. A search that comes to a page before its parent has the downlinks
+/// has to follow it to the right, but after the split of a root the parent has them already.
 fn part_opaque(split: &Split, redo: &BlockRedo<'_>) -> Result<Opaque, Misfit> {
     let (nsn, leaf) = (split.nsn, if split.is_leaf { FLAG_LEAF } else { 0 });
     let id = redo.block.id;

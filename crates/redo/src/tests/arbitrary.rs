@@ -1,4 +1,4 @@
-//! Records and pages of nobody's: whatever they say, redo returns.
+//! Arbitrary records and pages: whatever they say, redo returns.
 
 use super::*;
 use proptest::prelude::*;

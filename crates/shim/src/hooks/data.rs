@@ -18,7 +18,7 @@ pub(crate) fn if_tracked<R>(
     otherwise: impl FnOnce() -> R,
 ) -> R {
     match (fds::get(fd), shim::current()) {
-        // SAFETY: the address is in the table, so it came from `into_raw` and was not taken back; nobody closes a
+        // SAFETY: the address is in the table, so it came from `into_raw` and was not taken back; no thread closes a
         // descriptor while it is in use.
         (Descriptor::Tracked(meta), Some(shim)) => unsafe { Meta::borrow_raw(meta, |meta| body(shim, meta)) },
         _ => otherwise(),

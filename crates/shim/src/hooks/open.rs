@@ -66,7 +66,7 @@ fn open_pages(shim: &Shim, target: &Target, path: *const c_char, flags: c_int, r
 /// `O_TRUNC` is taken out and done afterwards: truncation takes part in the cache's protocols.
 ///
 /// In a bounded cache a file that is to be made is made with its meta file first, under its name at once, so that
-/// nobody can open the one without the other. Files that exist already are opened as always.
+/// the one cannot be opened without the other. Files that exist already are opened as always.
 fn make_and_open(
     shim: &Shim,
     target: &Target,

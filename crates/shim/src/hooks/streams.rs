@@ -101,7 +101,7 @@ fn open_tracked(target: Target, path: *const c_char, mode: Mode) -> Result<Optio
     }
 }
 
-/// Closes a descriptor that nobody else got.
+/// Closes a descriptor that no other code has.
 fn close(fd: c_int) {
     // SAFETY: as the caller says.
     unsafe { descriptors::close(fd) };
@@ -151,7 +151,7 @@ unsafe fn reopen_stream(path: *const c_char, mode: *const c_char, stream: *mut F
         // SAFETY: as above.
         Ok(None) => unsafe { real::freopen(path, mode, stream) },
         Ok(Some(new)) => {
-            // SAFETY: made just now, and nobody else has it.
+            // SAFETY: made just now, and no other code has it.
             unsafe { libc::fclose(new) };
             Errno(libc::EPERM).fail()
         }

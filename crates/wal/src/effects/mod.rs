@@ -5,7 +5,7 @@
 //! the pageserver's ingest; here are only the layouts. Sources: the `xl_*` structures of PostgreSQL 15 and the
 //! `*_redo` functions that read them.
 //!
-//! Every parser takes bytes that nobody vouches for: counts are checked against what is left before anything is
+//! Every parser takes untrusted bytes: counts are checked against what is left before anything is
 //! allocated. Trailing bytes are ignored, because PostgreSQL logs some structures with the padding of C.
 
 pub mod dbase;

@@ -27,7 +27,7 @@ pub fn to_record_data(version: ServerVersion) -> Vec<u8> {
     out.into_vec()
 }
 
-/// The version that a logical message tells; none if it is somebody else's message.
+/// The version that a logical message tells; none if it is another program's message.
 pub fn parse(info: u8, main_data: &[u8]) -> Result<Option<ServerVersion>, CodecError> {
     if info & XLR_RMGR_INFO_MASK != XLOG_LOGICAL_MESSAGE {
         return unknown("logical message type", info);
