@@ -5,7 +5,7 @@
 
 use crate::accounts::{Account, Carry};
 use crate::error::StorageError;
-use crate::source::Source;
+use crate::source::{Source, begins_past};
 use crate::value::Version;
 use quire_types::{Key, Lsn};
 use std::collections::BTreeMap;
@@ -117,12 +117,7 @@ impl Source for Memtable {
         upto: Lsn,
         limit: usize,
     ) -> Result<Vec<(Key, Version)>, StorageError> {
-        let is_empty = match from {
-            Bound::Included(from) => from > to,
-            Bound::Excluded(from) => from >= to,
-            Bound::Unbounded => false,
-        };
-        if is_empty {
+        if begins_past(from, to) {
             return Ok(Vec::new());
         }
         let newest = |(key, slot): (&Key, &Slot)| {

@@ -41,3 +41,12 @@ pub trait Source {
         Ok(newest)
     }
 }
+
+/// Whether a range with this lower bound has no key up to `last`.
+pub(crate) fn begins_past(from: Bound<Key>, last: Key) -> bool {
+    match from {
+        Bound::Included(from) => from > last,
+        Bound::Excluded(from) => from >= last,
+        Bound::Unbounded => false,
+    }
+}

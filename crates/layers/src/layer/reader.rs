@@ -7,7 +7,7 @@ use super::footer::{FOOTER_BYTES, Footer, MAGIC, Summary};
 use super::frame::{self, Extent};
 use crate::error::StorageError;
 use crate::objects::{Object, Objects};
-use crate::source::Source;
+use crate::source::{Source, begins_past};
 use crate::value::Version;
 use quire_types::key::KEY_BYTES;
 use quire_types::{CodecError, Key, Lsn, Reader};
@@ -67,12 +67,7 @@ impl Layer {
     /// Whether it may have a version of a key in the range at or below `upto`.
     fn may_hold_any(&self, from: Bound<Key>, to: Key, upto: Lsn) -> bool {
         let summary = self.summary();
-        let is_past = match from {
-            Bound::Included(from) => summary.last_key < from,
-            Bound::Excluded(from) => summary.last_key <= from,
-            Bound::Unbounded => false,
-        };
-        !is_past && summary.first_key <= to && summary.first_lsn <= upto
+        !begins_past(from, summary.last_key) && summary.first_key <= to && summary.first_lsn <= upto
     }
 
     /// All versions, in order, past the cache.
@@ -84,8 +79,8 @@ impl Layer {
         self.read_again(|object| frame::read_next(object, &self.path, offset, end))
     }
 
-    /// Reads, and where that fails once more from what the name stands for now: whoever puts back a damaged file may
-    /// put another in its place.
+    /// Reads, and where that fails once more from what the name stands for now: a damaged file may have been replaced
+    /// by another.
     fn read_again<T>(&self, read: impl Fn(&dyn Object) -> Result<T, StorageError>) -> Result<T, StorageError> {
         read(self.object.as_ref()).or_else(|error| match self.objects.open(&self.name) {
             Ok(object) => read(object.as_ref()),
